@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""FlagEmbedding's API against a Triton server.
+
+Importing this package imports neither torch nor transformers nor a wire; those come when they are used.
+"""
+
+from __future__ import annotations
+
+from flagtriton.auto import FlagAutoModel
+from flagtriton.checkpoints import support_model_list, support_native_bge_model_list
+from flagtriton.embedders import AbsEmbedder, FlagModel
+from flagtriton.errors import (
+    AccessDeniedError,
+    DeploymentMismatchError,
+    DeploymentWarning,
+    FlagTritonError,
+    InvalidRequestError,
+    MissingExtraError,
+    ModelNotServedError,
+    RequestTimeoutError,
+    ServerError,
+    ServerUnavailableError,
+)
+from flagtriton.transport.base import TLS
+from flagtriton.types import EmbedderModelClass
+
+__all__ = [
+    "TLS",
+    "AbsEmbedder",
+    "AccessDeniedError",
+    "DeploymentMismatchError",
+    "DeploymentWarning",
+    "EmbedderModelClass",
+    "FlagAutoModel",
+    "FlagModel",
+    "FlagTritonError",
+    "InvalidRequestError",
+    "MissingExtraError",
+    "ModelNotServedError",
+    "RequestTimeoutError",
+    "ServerError",
+    "ServerUnavailableError",
+    "support_model_list",
+    "support_native_bge_model_list",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The factory that finds the class for a model name."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flagtriton.checkpoints import EMBEDDERS, checkpoint_name
+from flagtriton.embedders import AbsEmbedder, FlagModel
+from flagtriton.errors import DeploymentMismatchError
+from flagtriton.served import ConnectionSettings, ServedModel
+from flagtriton.types import DeviceSpec, EmbedderModelClass
+
+__all__ = ["FlagAutoModel"]
+
+_CLASSES: Final[dict[EmbedderModelClass, type[AbsEmbedder]]] = {
+    EmbedderModelClass.ENCODER_ONLY_BASE: FlagModel
+}
+
+
+class FlagAutoModel:
+    """Not to be instantiated: call `from_finetuned`."""
+
+    def __init__(self) -> None:
+        raise OSError(
+            "FlagAutoModel is designed to be instantiated using the "
+            "`FlagAutoModel.from_finetuned(model_name_or_path)` method."
+        )
+
+    @classmethod
+    def from_finetuned(
+        cls,
+        model_name_or_path: str,
+        model_class: str | EmbedderModelClass | None = None,
+        normalize_embeddings: bool = True,
+        use_fp16: bool = True,
+        use_bf16: bool = False,
+        query_instruction_for_retrieval: str | None = None,
+        devices: DeviceSpec = None,
+        pooling_method: str | None = None,
+        trust_remote_code: bool | None = None,
+        query_instruction_format: str | None = None,
+        truncate_dim: int | None = None,
+        **kwargs: Any,
+    ) -> AbsEmbedder:
+        """Return the embedder that talks to the deployment of `model_name_or_path`.
+
+        Args:
+            model_name_or_path: a deployment's name, or the checkpoint it was made from.
+            model_class: one of `EmbedderModelClass`; None takes the model table's, or for a name it lacks, what
+                the server says.
+            normalize_embeddings: return unit vectors.
+            use_fp16: permits half precision.
+            use_bf16: likewise.
+            query_instruction_for_retrieval: put before queries.
+            devices: compared with the deployment's.
+            pooling_method: None takes what is served.
+            trust_remote_code: None takes what is served.
+            query_instruction_format: None takes the model table's, else the deployment's; with `model_class`
+                given it is `"{}{}"`, as in FlagEmbedding.
+            truncate_dim: keep the first so many components, before normalising.
+            **kwargs: further arguments of the class, and the fields of `ConnectionSettings`, `url` first.
+
+        Raises:
+            ValueError: `model_class` is no class of FlagEmbedding's.
+            FlagTritonError: as `AbsEmbedder`.
+        """
+        name = checkpoint_name(model_name_or_path)
+        known = EMBEDDERS.get(name)
+        if model_class is not None:
+            chosen, default_format = EmbedderModelClass(model_class), "{}{}"
+        elif known is not None:
+            chosen, default_format = known.model_class, known.query_instruction_format
+        else:
+            served = ServedModel.find(name, ConnectionSettings.taken_from(dict(kwargs)))
+            kwargs["transport"] = served.transport
+            chosen = EmbedderModelClass(served.deployment.model_class)
+            default_format = served.deployment.query_instruction_format
+        return _class_for(chosen)(
+            model_name_or_path,
+            normalize_embeddings=normalize_embeddings,
+            use_fp16=use_fp16,
+            use_bf16=use_bf16,
+            query_instruction_for_retrieval=query_instruction_for_retrieval,
+            query_instruction_format=query_instruction_format or default_format,
+            devices=devices,
+            truncate_dim=truncate_dim,
+            pooling_method=pooling_method,
+            trust_remote_code=trust_remote_code,
+            **kwargs,
+        )
+
+
+def _class_for(model_class: EmbedderModelClass) -> type[AbsEmbedder]:
+    if model_class not in _CLASSES:
+        served = ", ".join(known.value for known in _CLASSES)
+        raise DeploymentMismatchError(
+            f"this version has no SDK class for {model_class.value} yet; it has {served}"
+        )
+    return _CLASSES[model_class]

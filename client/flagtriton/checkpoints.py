@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The published checkpoints that are known by name, as frozen data.
+
+Classes, pooling, remote-code flags and instruction formats are FlagEmbedding 1.4.2's model table; hidden sizes
+and lengths are those of the published configurations. Knows nothing of servers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from flagtriton.types import EmbedderModelClass, PoolingMethod, RerankerModelClass
+
+__all__ = [
+    "EMBEDDERS",
+    "RERANKERS",
+    "EmbedderCheckpoint",
+    "RerankerCheckpoint",
+    "checkpoint_name",
+    "support_model_list",
+    "support_native_bge_model_list",
+]
+
+_PLAIN: Final = "{}{}"
+_INSTRUCT: Final = "Instruct: {}\nQuery: {}"
+_INSTRUCT_TIGHT: Final = "Instruct: {}\nQuery:{}"
+_TAGGED: Final = "<instruct>{}\n<query>{}"
+
+
+@dataclass(frozen=True)
+class EmbedderCheckpoint:
+    """One published embedder.
+
+    Attributes:
+        hidden_size: D, components of a dense vector.
+        max_length: tokens of the longest text, special tokens included.
+    """
+
+    model_class: EmbedderModelClass
+    pooling_method: PoolingMethod
+    hidden_size: int
+    max_length: int
+    query_instruction_format: str = _PLAIN
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class RerankerCheckpoint:
+    """One published reranker."""
+
+    model_class: RerankerModelClass
+    trust_remote_code: bool = False
+
+
+def _encoder(
+    pooling: PoolingMethod, hidden_size: int, max_length: int = 512, fmt: str = _PLAIN, remote: bool = False
+) -> EmbedderCheckpoint:
+    model_class = EmbedderModelClass.ENCODER_ONLY_BASE
+    return EmbedderCheckpoint(model_class, pooling, hidden_size, max_length, fmt, remote)
+
+
+def _decoder(hidden_size: int, max_length: int, fmt: str, remote: bool = False) -> EmbedderCheckpoint:
+    model_class = EmbedderModelClass.DECODER_ONLY_BASE
+    return EmbedderCheckpoint(model_class, PoolingMethod.LAST_TOKEN, hidden_size, max_length, fmt, remote)
+
+
+_CLS = PoolingMethod.CLS
+_MEAN = PoolingMethod.MEAN
+
+_NATIVE_BGE: Final[dict[str, EmbedderCheckpoint]] = {
+    "bge-reasoner-embed-qwen3-8b-0923": _decoder(4096, 32768, _INSTRUCT),
+    "bge-code-v1": _decoder(1536, 32768, _TAGGED, remote=True),
+    "bge-en-icl": EmbedderCheckpoint(
+        EmbedderModelClass.DECODER_ONLY_ICL, PoolingMethod.LAST_TOKEN, 4096, 32768, _TAGGED
+    ),
+    "bge-multilingual-gemma2": _decoder(3584, 8192, _TAGGED),
+    "bge-m3": EmbedderCheckpoint(EmbedderModelClass.ENCODER_ONLY_M3, _CLS, 1024, 8192),
+    "bge-large-en-v1.5": _encoder(_CLS, 1024),
+    "bge-base-en-v1.5": _encoder(_CLS, 768),
+    "bge-small-en-v1.5": _encoder(_CLS, 384),
+    "bge-large-zh-v1.5": _encoder(_CLS, 1024),
+    "bge-base-zh-v1.5": _encoder(_CLS, 768),
+    "bge-small-zh-v1.5": _encoder(_CLS, 512),
+    "bge-large-en": _encoder(_CLS, 1024),
+    "bge-base-en": _encoder(_CLS, 768),
+    "bge-small-en": _encoder(_CLS, 384),
+    "bge-large-zh": _encoder(_CLS, 1024),
+    "bge-base-zh": _encoder(_CLS, 768),
+    "bge-small-zh": _encoder(_CLS, 512),
+}
+
+EMBEDDERS: Final[dict[str, EmbedderCheckpoint]] = {
+    **_NATIVE_BGE,
+    "Qwen3-Embedding-0.6B": _decoder(1024, 32768, _INSTRUCT_TIGHT),
+    "Qwen3-Embedding-4B": _decoder(2560, 32768, _INSTRUCT_TIGHT),
+    "Qwen3-Embedding-8B": _decoder(4096, 32768, _INSTRUCT_TIGHT),
+    "e5-mistral-7b-instruct": _decoder(4096, 32768, _INSTRUCT),
+    "e5-large-v2": _encoder(_MEAN, 1024),
+    "e5-base-v2": _encoder(_MEAN, 768),
+    "e5-small-v2": _encoder(_MEAN, 384),
+    "multilingual-e5-large-instruct": _encoder(_MEAN, 1024, fmt=_INSTRUCT),
+    "multilingual-e5-large": _encoder(_MEAN, 1024),
+    "multilingual-e5-base": _encoder(_MEAN, 768),
+    "multilingual-e5-small": _encoder(_MEAN, 384),
+    "e5-large": _encoder(_MEAN, 1024),
+    "e5-base": _encoder(_MEAN, 768),
+    "e5-small": _encoder(_MEAN, 384),
+    "gte-Qwen2-7B-instruct": _decoder(3584, 32768, _INSTRUCT, remote=True),
+    "gte-Qwen2-1.5B-instruct": _decoder(1536, 32768, _INSTRUCT, remote=True),
+    "gte-Qwen1.5-7B-instruct": _decoder(4096, 32768, _INSTRUCT, remote=True),
+    "gte-multilingual-base": _encoder(_CLS, 768, 8192, remote=True),
+    "gte-large-en-v1.5": _encoder(_CLS, 1024, 8192, remote=True),
+    "gte-base-en-v1.5": _encoder(_CLS, 768, 8192, remote=True),
+    "gte-large": _encoder(_MEAN, 1024),
+    "gte-base": _encoder(_MEAN, 768),
+    "gte-small": _encoder(_MEAN, 384),
+    "gte-large-zh": _encoder(_CLS, 1024),
+    "gte-base-zh": _encoder(_CLS, 768),
+    "gte-small-zh": _encoder(_CLS, 512),
+    "SFR-Embedding-2_R": _decoder(4096, 32768, _INSTRUCT),
+    "SFR-Embedding-Mistral": _decoder(4096, 32768, _INSTRUCT),
+    "Linq-Embed-Mistral": _decoder(4096, 32768, _INSTRUCT),
+    "bce-embedding-base_v1": _encoder(_CLS, 768),
+}
+"""The 47 embedders, by name."""
+
+RERANKERS: Final[dict[str, RerankerCheckpoint]] = {
+    "bge-reranker-base": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
+    "bge-reranker-large": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
+    "bge-reranker-v2-m3": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
+    "bge-reranker-v2-gemma": RerankerCheckpoint(RerankerModelClass.DECODER_ONLY_BASE),
+    "bge-reranker-v2-minicpm-layerwise": RerankerCheckpoint(RerankerModelClass.DECODER_ONLY_LAYERWISE),
+    "bge-reranker-v2.5-gemma2-lightweight": RerankerCheckpoint(RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT),
+    "jina-reranker-v2-base-multilingual": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
+    "gte-multilingual-reranker-base": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
+    "bce-reranker-base_v1": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
+    "jina-reranker-v1-turbo-en": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
+}
+"""The 10 rerankers, by name."""
+
+
+def checkpoint_name(model_name_or_path: str) -> str:
+    """Return the name a checkpoint goes by: its last path part, or the one before a `checkpoint-500`.
+
+    A trailing slash is ignored (FlagEmbedding would find no name at all).
+    """
+    path = PurePosixPath(model_name_or_path)
+    return path.parent.name if path.name.startswith("checkpoint-") and path.parent.name else path.name
+
+
+def support_model_list() -> list[str]:
+    """Return the names of all embedders that `FlagAutoModel.from_finetuned` knows."""
+    return list(EMBEDDERS)
+
+
+def support_native_bge_model_list() -> list[str]:
+    """Return the names of BAAI's own among them."""
+    return list(_NATIVE_BGE)

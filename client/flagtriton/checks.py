@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a caller asks for beside what is served: refused where it changes the answer, else one warning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from flagtriton.errors import DeploymentMismatchError, DeploymentWarning
+from flagtriton.protocol import DEFAULT_MAX_LENGTH, Deployment
+from flagtriton.types import DeviceSpec
+
+__all__ = ["device_names", "refuse_mismatch", "served_devices", "warn_of_differences"]
+
+
+def device_names(devices: DeviceSpec) -> list[str]:
+    """Return `devices` the way FlagEmbedding names them: `0` is `cuda:0`.
+
+    Raises:
+        ValueError: neither a string, an integer, nor a list of one of them.
+    """
+    entries = devices if isinstance(devices, list) else [devices]
+    if all(isinstance(entry, str) for entry in entries):
+        return [str(entry) for entry in entries]
+    if all(isinstance(entry, int) for entry in entries):
+        return [f"cuda:{entry}" for entry in entries]
+    raise ValueError("devices should be a string or an integer or a list of strings or a list of integers.")
+
+
+def served_devices(deployment: Deployment) -> list[str]:
+    """Return a deployment's devices the same way: `gpu:0,1` is `cuda:0`, `cuda:1`."""
+    kind, _, numbers = deployment.device.partition(":")
+    return [f"cuda:{number}" for number in numbers.split(",")] if kind == "gpu" and numbers else [kind]
+
+
+def refuse_mismatch(
+    name: str,
+    deployment: Deployment,
+    *,
+    model_classes: Sequence[str],
+    pooling_method: str | None,
+    max_lengths: dict[str, int],
+) -> None:
+    """Raise where the deployment would answer another question than the caller's.
+
+    Args:
+        name: the deployment's name.
+        deployment: what is served.
+        model_classes: the classes that the caller's Python class can talk to.
+        pooling_method: what the caller asked for; None takes what is served.
+        max_lengths: the caller's length limits by argument name, tokens. FlagEmbedding's default of 512 stands
+            for the smaller of itself and the deployment's.
+
+    Raises:
+        DeploymentMismatchError: says what came, what is served, and how to deploy it as asked.
+    """
+    again = f"flagtriton add {deployment.checkpoint} --name {name} --force"
+    if deployment.task != "embed" or deployment.model_class not in model_classes:
+        raise DeploymentMismatchError(
+            f"{name} is served as {deployment.task} {deployment.model_class}; "
+            f"this class expects embed {' or '.join(model_classes)}. FlagAutoModel chooses the right class"
+        )
+    if pooling_method is not None and pooling_method != deployment.pooling_method:
+        raise DeploymentMismatchError(
+            f"{name} is served with pooling_method={deployment.pooling_method!r}, not {pooling_method!r}. "
+            f"Pass pooling_method={deployment.pooling_method!r}, or deploy: {again} --pooling {pooling_method}"
+        )
+    for argument, length in max_lengths.items():
+        if length > deployment.max_length and length != DEFAULT_MAX_LENGTH:
+            raise DeploymentMismatchError(
+                f"{argument}={length}, but {name} is served with at most {deployment.max_length} tokens. "
+                f"Ask for less, or deploy: {again} --max-length {length}"
+            )
+
+
+def warn_of_differences(
+    name: str,
+    deployment: Deployment,
+    *,
+    use_fp16: bool,
+    use_bf16: bool,
+    devices: DeviceSpec,
+    trust_remote_code: bool | None,
+    cache_dir: str | None,
+    ignored: Sequence[str],
+) -> None:
+    """Warn once, naming both sides of every argument that the deployment settles otherwise.
+
+    `use_fp16=True`, FlagEmbedding's default, permits half precision and never differs.
+    """
+    served = served_devices(deployment)
+    differences = []
+    if use_bf16 and deployment.precision != "bf16":
+        differences.append(f"use_bf16=True, served in {deployment.precision}")
+    if not use_bf16 and not use_fp16 and deployment.precision != "fp32":
+        differences.append(f"use_fp16=False, served in {deployment.precision}")
+    if devices is not None and device_names(devices) != served:
+        differences.append(f"devices={devices!r}, served on {', '.join(served)}")
+    if trust_remote_code is not None and trust_remote_code != deployment.trust_remote_code:
+        differences.append(
+            f"trust_remote_code={trust_remote_code}, served with {deployment.trust_remote_code}"
+        )
+    if cache_dir is not None:
+        differences.append(
+            f"cache_dir={str(cache_dir)!r}, weights are loaded by the server from its own cache"
+        )
+    if ignored:
+        differences.append(f"no such argument here, ignored: {', '.join(ignored)}")
+    if differences:
+        warnings.warn(f"{name}: {'; '.join(differences)}", DeploymentWarning, stacklevel=5)

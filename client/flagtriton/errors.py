@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything the SDK raises of its own.
+
+    FlagTritonError
+    ├── DeploymentMismatchError   (ValueError)       the caller asked for what the deployment does not do
+    ├── InvalidRequestError       (ValueError)       the server refused an input or option
+    ├── ModelNotServedError       (LookupError)      no deployment of that name
+    ├── AccessDeniedError         (PermissionError)  a header or certificate is missing or wrong
+    ├── ServerUnavailableError    (ConnectionError)  unreachable, still loading, or overloaded; retries are used up
+    ├── RequestTimeoutError       (TimeoutError)     no answer within `timeout_s`; retries are used up
+    ├── ServerError               (RuntimeError)     the server failed on a request it had accepted
+    └── MissingExtraError         (ImportError)      a package is needed that this installation lacks
+
+Each is also the built-in exception that a caller of FlagEmbedding would already be catching.
+`DeploymentWarning` is the category of every warning.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccessDeniedError",
+    "DeploymentMismatchError",
+    "DeploymentWarning",
+    "FlagTritonError",
+    "InvalidRequestError",
+    "MissingExtraError",
+    "ModelNotServedError",
+    "RequestTimeoutError",
+    "ServerError",
+    "ServerUnavailableError",
+]
+
+
+class FlagTritonError(Exception):
+    """The root of the tree."""
+
+
+class DeploymentMismatchError(FlagTritonError, ValueError):
+    """The caller asked for something that this deployment does not do."""
+
+
+class InvalidRequestError(FlagTritonError, ValueError):
+    """The server refused an input or an option; sending it again would not help."""
+
+
+class ModelNotServedError(FlagTritonError, LookupError):
+    """The server has no deployment of that name."""
+
+
+class AccessDeniedError(FlagTritonError, PermissionError):
+    """The server, or a proxy before it, wants credentials that did not come."""
+
+
+class ServerUnavailableError(FlagTritonError, ConnectionError):
+    """The server is unreachable, still loading, or has more requests queued than it accepts."""
+
+
+class RequestTimeoutError(FlagTritonError, TimeoutError):
+    """No answer came within `timeout_s` seconds."""
+
+
+class ServerError(FlagTritonError, RuntimeError):
+    """The server accepted a request and then failed on it."""
+
+
+class MissingExtraError(FlagTritonError, ImportError):
+    """A package is needed that `pip install flagtriton` alone does not bring."""
+
+
+class DeploymentWarning(UserWarning):
+    """An argument that is the server's business differs from what is served, or has no effect here."""

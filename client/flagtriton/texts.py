@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Callers' texts: what is accepted, and how they become a BYTES tensor. Knows nothing of servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["as_text_list", "text_tensor"]
+
+
+def as_text_list(texts: str | Iterable[str], argument: str) -> tuple[list[str], bool]:
+    """Return the texts as a list, and whether a lone `str` came.
+
+    Lists, tuples, arrays, pandas Series and generators of `str` are accepted.
+
+    Args:
+        texts: one text, or several.
+        argument: what the caller's argument is called, for messages.
+
+    Raises:
+        TypeError: something else came; an element is named by its index.
+        ValueError: an element holds a lone surrogate and so has no UTF-8 form; named by its index.
+    """
+    if isinstance(texts, str):
+        texts, single = [texts], True
+    elif isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
+        raise TypeError(f"{argument} is a {type(texts).__name__}; expected a str or a list of str")
+    else:
+        texts, single = list(texts), False
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{argument}[{index}] is {_shown(text)} ({type(text).__name__}); expected a str")
+        if not text.isascii():
+            _check_encodable(text, f"{argument}[{index}]")
+    return texts, single
+
+
+def text_tensor(texts: Sequence[str]) -> NDArray[Any]:
+    """Return `[B, 1]` UTF-8 `bytes`, dtype object."""
+    rows = np.empty((len(texts), 1), dtype=np.object_)
+    rows[:, 0] = [text.encode() for text in texts]
+    return rows
+
+
+def _check_encodable(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        character = f"U+{ord(text[error.start]):04X}"
+        raise ValueError(f"{where} holds a lone surrogate, {character}, at position {error.start}") from error
+
+
+def _shown(value: object, limit: int = 60) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"

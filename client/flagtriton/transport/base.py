@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a wire can do, where a server is, and how often a call is tried. Imports no wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+from numpy.typing import NDArray
+
+from flagtriton.errors import RequestTimeoutError, ServerUnavailableError
+from flagtriton.protocol import OptionValue
+
+__all__ = ["TLS", "InferenceReply", "ModelConfig", "RetryPolicy", "ServerAddress", "Transport"]
+
+InferenceReply: TypeAlias = dict[str, NDArray[Any]]
+"""Output tensors by name."""
+
+T = TypeVar("T")
+
+_SCHEMES = {
+    "grpc": ("grpc", False),
+    "grpcs": ("grpc", True),
+    "http": ("http", False),
+    "https": ("http", True),
+}
+_DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
+
+
+@dataclass(frozen=True)
+class TLS:
+    """PEM files for an encrypted connection; what is None is the system's own, or not sent."""
+
+    root_certificates: str | None = None
+    private_key: str | None = None
+    certificate_chain: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The part of a Triton model configuration that clients need."""
+
+    name: str
+    max_batch_size: int
+    parameters: Mapping[str, str]
+
+    @classmethod
+    def from_json(cls, name: str, config: Mapping[str, Any]) -> ModelConfig:
+        """Return it from the JSON form that both wires give; `config` is its outermost object."""
+        strings = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+        return cls(name, int(config.get("max_batch_size", 0)), strings)
+
+
+@dataclass(frozen=True)
+class ServerAddress:
+    """Where a server is and how it is spoken to."""
+
+    wire: str
+    host_and_port: str
+    secure: bool
+
+    @classmethod
+    def parse(cls, url: str) -> ServerAddress:
+        """Return the address that `url` names; without a port, Triton's own.
+
+        Raises:
+            ValueError: no or another scheme, or no host.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in _SCHEMES or not parts.hostname:
+            raise ValueError(
+                f"server URL is {url!r}; expected grpc://host:port, grpcs://…, http://… or https://…"
+            )
+        wire, secure = _SCHEMES[parts.scheme]
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        path = parts.path.rstrip("/") if wire == "http" else ""  # a gateway may serve Triton below a path
+        return cls(wire, f"{host}:{parts.port or _DEFAULT_PORTS[parts.scheme]}{path}", secure)
+
+    def __str__(self) -> str:
+        return f"{self.wire}{'s' if self.secure else ''}://{self.host_and_port}"
+
+
+class Transport(Protocol):
+    """One server over one wire. Safe to share between threads.
+
+    Every method raises the errors of `flagtriton.errors` and nothing of the wire's own.
+    """
+
+    @property
+    def address(self) -> str:
+        """The server's URL, for messages."""
+        ...
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        parameters: Mapping[str, OptionValue],
+    ) -> InferenceReply:
+        """Run one request; the tensors travel in binary. BYTES tensors are object arrays of `bytes`."""
+        ...
+
+    def model_config(self, model: str) -> ModelConfig:
+        """Return a model's configuration; `ModelNotServedError` where there is none."""
+        ...
+
+    def ready_models(self) -> list[str]:
+        """Return the names of all models that are ready, private steps included."""
+        ...
+
+    def close(self) -> None:
+        """Close every connection; the transport is not used again."""
+        ...
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often a call is tried again when the server is away, busy or late, and how long the waits are.
+
+    The n-th wait is drawn uniformly from 0 to `min(first_wait_s * 2**n, longest_wait_s)` seconds, so that many
+    clients do not come back at the same moment.
+    """
+
+    retries: int = 5
+    first_wait_s: float = 0.2
+    longest_wait_s: float = 10.0
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Return what `function` returns; raise its last error once `retries` more tries have failed."""
+        import tenacity
+
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(self.retries + 1),
+            wait=tenacity.wait_random_exponential(multiplier=self.first_wait_s, max=self.longest_wait_s),
+            retry=tenacity.retry_if_exception_type((ServerUnavailableError, RequestTimeoutError)),
+            reraise=True,
+        )
+        return retrying(function)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton over gRPC. One channel serves all threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import tritonclient.grpc as triton
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from flagtriton import errors
+from flagtriton.protocol import OptionValue
+from flagtriton.transport.base import TLS, InferenceReply, ModelConfig, ServerAddress
+
+__all__ = ["GrpcTransport"]
+
+_ERRORS: dict[str, type[errors.FlagTritonError]] = {
+    "StatusCode.INVALID_ARGUMENT": errors.InvalidRequestError,
+    "StatusCode.OUT_OF_RANGE": errors.InvalidRequestError,
+    "StatusCode.NOT_FOUND": errors.ModelNotServedError,
+    "StatusCode.UNAVAILABLE": errors.ServerUnavailableError,
+    "StatusCode.DEADLINE_EXCEEDED": errors.RequestTimeoutError,
+    "StatusCode.UNAUTHENTICATED": errors.AccessDeniedError,
+    "StatusCode.PERMISSION_DENIED": errors.AccessDeniedError,
+}
+
+
+class GrpcTransport:
+    """A `Transport` over gRPC.
+
+    Args:
+        address: where the server is.
+        headers: sent as metadata with every call; names are lower-cased, as gRPC wants them.
+        tls: None speaks plain text.
+        timeout_s: the deadline of every call, seconds.
+    """
+
+    def __init__(
+        self, address: ServerAddress, headers: Mapping[str, str], tls: TLS | None, timeout_s: float
+    ) -> None:
+        self._address = address
+        self._headers = {name.lower(): value for name, value in headers.items()}
+        self._timeout_s = timeout_s
+        certificates = tls or TLS()
+        self._client = triton.InferenceServerClient(
+            address.host_and_port,
+            ssl=tls is not None,
+            root_certificates=certificates.root_certificates,
+            private_key=certificates.private_key,
+            certificate_chain=certificates.certificate_chain,
+        )
+
+    @property
+    def address(self) -> str:
+        """The server's URL, for messages."""
+        return str(self._address)
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        parameters: Mapping[str, OptionValue],
+    ) -> InferenceReply:
+        """Run one request."""
+        with self._translated(model):
+            result = self._client.infer(
+                model,
+                [_input_tensor(name, array) for name, array in inputs.items()],
+                outputs=[triton.InferRequestedOutput(name) for name in outputs],
+                parameters=dict(parameters),
+                headers=self._headers,
+                client_timeout=self._timeout_s,
+            )
+        return {name: result.as_numpy(name) for name in outputs}
+
+    def model_config(self, model: str) -> ModelConfig:
+        """Return a model's configuration."""
+        with self._translated(model):
+            reply = self._client.get_model_config(
+                model, headers=self._headers, as_json=True, client_timeout=self._timeout_s
+            )
+        return ModelConfig.from_json(model, reply["config"])
+
+    def ready_models(self) -> list[str]:
+        """Return the names of all models that are ready."""
+        with self._translated(""):
+            index = self._client.get_model_repository_index(
+                headers=self._headers, client_timeout=self._timeout_s
+            )
+        return [model.name for model in index.models if model.state == "READY"]
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._client.close()
+
+    @contextmanager
+    def _translated(self, model: str) -> Iterator[None]:
+        try:
+            yield
+        except InferenceServerException as error:
+            kind = _ERRORS.get(error.status(), errors.ServerError)
+            subject = f"model {model!r} at {self.address}" if model else self.address
+            raise kind(f"{subject}: {error.message()}") from error
+
+
+def _input_tensor(name: str, array: NDArray[Any]) -> triton.InferInput:
+    tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+    tensor.set_data_from_numpy(array)
+    return tensor

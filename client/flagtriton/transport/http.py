@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton over HTTP, with binary tensors. tritonclient's HTTP client is not thread-safe: each thread has its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gevent
+import gevent.ssl
+import tritonclient.http as triton
+from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from flagtriton import errors
+from flagtriton.protocol import OptionValue
+from flagtriton.transport.base import TLS, InferenceReply, ModelConfig, ServerAddress
+
+__all__ = ["HttpTransport"]
+
+_ERRORS: dict[str, type[errors.FlagTritonError]] = {
+    "400": errors.InvalidRequestError,
+    "401": errors.AccessDeniedError,
+    "403": errors.AccessDeniedError,
+    "404": errors.ModelNotServedError,
+    "413": errors.InvalidRequestError,
+    "408": errors.RequestTimeoutError,
+    "429": errors.ServerUnavailableError,
+    "502": errors.ServerUnavailableError,
+    "503": errors.ServerUnavailableError,
+    "504": errors.RequestTimeoutError,
+}
+
+
+class HttpTransport:
+    """A `Transport` over HTTP.
+
+    Args:
+        address: where the server is; a path before Triton's own `/v2` is kept.
+        headers: sent with every request.
+        tls: None speaks plain text.
+        timeout_s: seconds to wait for a connection, and for every read from it.
+    """
+
+    def __init__(
+        self, address: ServerAddress, headers: Mapping[str, str], tls: TLS | None, timeout_s: float
+    ) -> None:
+        self._address = address
+        self._headers = dict(headers)
+        self._tls = tls
+        self._timeout_s = timeout_s
+        self._of_thread = threading.local()
+        self._clients: list[triton.InferenceServerClient] = []
+
+    @property
+    def address(self) -> str:
+        """The server's URL, for messages."""
+        return str(self._address)
+
+    def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        parameters: Mapping[str, OptionValue],
+    ) -> InferenceReply:
+        """Run one request."""
+        with self._translated(model):
+            result = self._client.infer(
+                model,
+                [_input_tensor(name, array) for name, array in inputs.items()],
+                outputs=[triton.InferRequestedOutput(name, binary_data=True) for name in outputs],
+                parameters=dict(parameters),
+                headers=self._headers,
+            )
+        return {name: result.as_numpy(name) for name in outputs}
+
+    def model_config(self, model: str) -> ModelConfig:
+        """Return a model's configuration."""
+        with self._translated(model):
+            reply = self._client.get_model_config(model, headers=self._headers)
+        return ModelConfig.from_json(model, reply)
+
+    def ready_models(self) -> list[str]:
+        """Return the names of all models that are ready."""
+        with self._translated(""):
+            index = self._client.get_model_repository_index(headers=self._headers)
+        return [model["name"] for model in index if model.get("state") == "READY"]
+
+    def close(self) -> None:
+        """Close the connections of every thread."""
+        while self._clients:
+            self._clients.pop().close()
+
+    @property
+    def _client(self) -> triton.InferenceServerClient:
+        client = getattr(self._of_thread, "client", None)
+        if client is None:
+            client = self._of_thread.client = self._new_client()
+            self._clients.append(client)
+        return client
+
+    def _new_client(self) -> triton.InferenceServerClient:
+        tls = self._tls
+        return triton.InferenceServerClient(
+            self._address.host_and_port,
+            connection_timeout=self._timeout_s,
+            network_timeout=self._timeout_s,
+            ssl=tls is not None,
+            ssl_context_factory=(lambda: _ssl_context(tls)) if tls is not None else None,
+        )
+
+    @contextmanager
+    def _translated(self, model: str) -> Iterator[None]:
+        subject = f"model {model!r} at {self.address}" if model else self.address
+        try:
+            yield
+        except InferenceServerException as error:
+            kind = _ERRORS.get(error.status() or "", errors.ServerError)
+            raise kind(f"{subject}: {error.message()}") from error
+        except (TimeoutError, gevent.Timeout) as error:
+            raise errors.RequestTimeoutError(f"{subject}: no answer within {self._timeout_s} s") from error
+        except (OSError, HTTPConnectionClosed, HTTPParseError) as error:
+            raise errors.ServerUnavailableError(f"{subject}: {error or type(error).__name__}") from error
+
+
+def _ssl_context(tls: TLS) -> gevent.ssl.SSLContext:
+    context = gevent.ssl.create_default_context(cafile=tls.root_certificates)
+    if tls.certificate_chain is not None:
+        context.load_cert_chain(tls.certificate_chain, tls.private_key)
+    return context
+
+
+def _input_tensor(name: str, array: NDArray[Any]) -> triton.InferInput:
+    tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+    tensor.set_data_from_numpy(array, binary_data=True)
+    return tensor

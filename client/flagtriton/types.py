@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names of values and arguments that FlagEmbedding's documentation uses.
+
+Knows nothing of servers and wires; safe to import for annotations alone.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "ColBERTVectors",
+    "CorpusType",
+    "DecoderPoolingMethod",
+    "DenseEmbedding",
+    "DeviceSpec",
+    "EmbedderModelClass",
+    "EmbeddingOutput",
+    "InstructionTemplate",
+    "M3Output",
+    "PoolingMethod",
+    "QueryType",
+    "RerankerModelClass",
+    "SentencePair",
+    "SparseWeights",
+]
+
+
+class PoolingMethod(str, Enum):
+    """How one vector is made from a text's token vectors."""
+
+    CLS = "cls"
+    MEAN = "mean"
+    LAST_TOKEN = "last_token"
+
+
+class EmbedderModelClass(str, Enum):
+    """The embedder classes, by the value that `model_class=` takes."""
+
+    ENCODER_ONLY_BASE = "encoder-only-base"
+    ENCODER_ONLY_M3 = "encoder-only-m3"
+    DECODER_ONLY_BASE = "decoder-only-base"
+    DECODER_ONLY_ICL = "decoder-only-icl"
+    DECODER_ONLY_PSEUDO_MOE = "decoder-only-pseudo_moe"
+
+
+class RerankerModelClass(str, Enum):
+    """The reranker classes, by the value that `model_class=` takes."""
+
+    ENCODER_ONLY_BASE = "encoder-only-base"
+    DECODER_ONLY_BASE = "decoder-only-base"
+    DECODER_ONLY_LAYERWISE = "decoder-only-layerwise"
+    DECODER_ONLY_LIGHTWEIGHT = "decoder-only-lightweight"
+
+
+DecoderPoolingMethod: TypeAlias = Literal["last_token"]
+
+QueryType: TypeAlias = str | list[str]
+CorpusType: TypeAlias = str | list[str]
+SentencePair: TypeAlias = tuple[str, str] | list[str]
+
+InstructionTemplate: TypeAlias = str
+"""Two positional fields, instruction then text: `"Instruct: {}\\nQuery: {}"`."""
+
+DeviceSpec: TypeAlias = str | int | list[str] | list[int] | None
+
+DenseEmbedding: TypeAlias = NDArray[np.float32]
+"""`[D]` for one text, `[B, D]` for a list."""
+
+EmbeddingOutput: TypeAlias = Union[DenseEmbedding, "torch.Tensor"]
+"""`numpy.ndarray`, or a `torch.Tensor` where `convert_to_numpy=False`."""
+
+SparseWeights: TypeAlias = dict[str, float]
+"""Token id, as a string, to its weight (> 0)."""
+
+ColBERTVectors: TypeAlias = NDArray[np.float32]
+"""`[T - 1, D]`: a unit vector for every token of a text but the first."""
+
+
+class M3Output(TypedDict):
+    """What BGE-M3 returns; what was not asked for is None."""
+
+    dense_vecs: DenseEmbedding | None
+    lexical_weights: SparseWeights | list[SparseWeights] | None
+    colbert_vecs: ColBERTVectors | list[ColBERTVectors] | None

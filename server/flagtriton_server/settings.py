@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each step is told by the parameters of its `config.pbtxt`, as frozen dataclasses.
+
+Imports neither torch nor Triton: `flagtriton add` writes the same classes that the steps read.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from flagtriton.parameters import read_parameters
+
+__all__ = ["EncoderSettings", "PoolerSettings", "TokenizerSettings", "instance_count", "read_settings"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class TokenizerSettings:
+    """The tokenizer step.
+
+    Attributes:
+        checkpoint: local folder or hub name.
+        max_length: the most tokens of a text that a request may ask for, and what it gets if it asks for none.
+        query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
+    """
+
+    checkpoint: str
+    max_length: int
+    revision: str | None = None
+    trust_remote_code: bool = False
+    query_instruction: str | None = None
+    query_instruction_format: str = "{}{}"
+    passage_instruction: str | None = None
+    passage_instruction_format: str = "{}{}"
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """The encoder step.
+
+    Attributes:
+        checkpoint: local folder or hub name.
+        max_length: checked against the checkpoint's positions when it loads.
+        token_budget: the most tokens, padding included, of one forward pass; a longer text still runs, alone.
+        precision: `auto`, `fp32`, `fp16` or `bf16`.
+    """
+
+    checkpoint: str
+    max_length: int
+    token_budget: int
+    precision: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class PoolerSettings:
+    """The pooler step."""
+
+    pooling_method: str
+
+
+def read_settings(cls: type[T], model_config: str) -> T:
+    """Return a step's settings from `model_config`, the JSON that Triton hands to `initialize`.
+
+    Raises:
+        ParameterError: an unknown, missing or ill-formed parameter.
+    """
+    parameters = json.loads(model_config).get("parameters", {})
+    return read_parameters(cls, {name: value["string_value"] for name, value in parameters.items()})
+
+
+def instance_count(model_config: str) -> int:
+    """Return how many instances of a step share this machine's processor."""
+    groups: list[dict[str, Any]] = json.loads(model_config).get("instance_group", [])
+    return max(1, sum(int(group.get("count", 1)) for group in groups))

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts to ragged token ids, by the Rust tokenizers alone. Does not import torch, nor let transformers do so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flagtriton.protocol import INPUT_IDS, PAST_END, TOKEN_COUNT, Tensor
+from flagtriton_server.rejection import RequestError
+
+__all__ = ["TextBatch", "TextTokenizer"]
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """The texts of one request.
+
+    Attributes:
+        texts: B texts, instructions in place.
+        max_length: tokens kept of each, special tokens included.
+        refuse_longer: a longer text is an error rather than cut.
+    """
+
+    texts: list[str]
+    max_length: int
+    refuse_longer: bool = False
+
+
+class TextTokenizer:
+    """A checkpoint's fast tokenizer, with truncation set per call and no padding.
+
+    Truncation is state of the Rust tokenizer, so one object serves one thread; a step is one thread.
+
+    Args:
+        backend: a `tokenizers.Tokenizer`; whatever padding and truncation its file asks for is dropped.
+    """
+
+    def __init__(self, backend: Any) -> None:  # noqa: ANN401 - tokenizers.Tokenizer, which has no stubs of its own
+        self._backend = backend
+        self._backend.no_padding()
+        self._backend.no_truncation()
+        self.special_count: int = backend.num_special_tokens_to_add(False)
+        self._max_length: int | None = None
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: str, revision: str | None, trust_remote_code: bool) -> TextTokenizer:
+        """Return the tokenizer of a local folder or hub name.
+
+        Raises:
+            OSError: the checkpoint has no tokenizer.
+            ValueError: it has no fast tokenizer.
+        """
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(
+            checkpoint, revision=revision or "main", trust_remote_code=trust_remote_code
+        )
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{checkpoint} has no fast tokenizer; save one as tokenizer.json beside its weights"
+            )
+        return cls(tokenizer.backend_tokenizer)
+
+    def encode(self, batches: Sequence[TextBatch]) -> list[dict[Tensor, NDArray[np.int32]] | RequestError]:
+        """Return `input_ids` `[B, T]` and `token_count` `[B, 1]`, int32, for the texts of each request.
+
+        Requests with the same `max_length` go through the tokenizer together. T is the longest text of its
+        request; shorter rows are filled up with `PAST_END`.
+        """
+        answers: dict[int, dict[Tensor, NDArray[np.int32]] | RequestError] = {}
+        by_length = sorted(range(len(batches)), key=lambda i: batches[i].max_length)
+        for max_length, group in groupby(by_length, key=lambda i: batches[i].max_length):
+            members = list(group)
+            encodings = iter(self._encodings([t for i in members for t in batches[i].texts], max_length))
+            for i in members:
+                answers[i] = _answer(batches[i], [next(encodings) for _ in batches[i].texts])
+        return [answers[i] for i in range(len(batches))]
+
+    def _encodings(self, texts: list[str], max_length: int) -> list[Any]:
+        if max_length != self._max_length:
+            self._backend.enable_truncation(max_length)
+            self._max_length = max_length
+        return self._backend.encode_batch_fast(texts, add_special_tokens=True)
+
+
+def _answer(batch: TextBatch, encodings: list[Any]) -> dict[Tensor, NDArray[np.int32]] | RequestError:
+    if batch.refuse_longer:
+        for index, encoding in enumerate(encodings):
+            if encoding.overflowing:
+                return RequestError(
+                    f"text {index} has more than {batch.max_length} tokens and truncate=NONE; "
+                    "shorten it, raise max_length, or send truncate=END"
+                )
+    return ragged([encoding.ids for encoding in encodings])
+
+
+def ragged(rows: Sequence[Sequence[int]]) -> dict[Tensor, NDArray[np.int32]]:
+    """Return rows of token ids as `input_ids` `[B, T]` filled up with `PAST_END`, and `token_count` `[B, 1]`."""
+    counts = np.fromiter(map(len, rows), np.int32, len(rows))
+    input_ids = np.full((len(rows), max(1, int(counts.max()))), PAST_END, dtype=np.int32)
+    for row, ids in zip(input_ids, rows, strict=True):
+        row[: len(ids)] = ids
+    return {INPUT_IDS: input_ids, TOKEN_COUNT: counts[:, None]}

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Triton's requests to arrays and arrays to responses; the only importer of `triton_python_backend_utils`.
+
+A request that is bad fails alone: `RequestError` becomes its answer, and the batch beside it goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+from numpy.typing import NDArray
+
+from flagtriton.protocol import TEXT, OptionError
+from flagtriton.protocol import Tensor as TensorSpec
+from flagtriton_server.rejection import RequestError
+
+__all__ = ["array", "log_info", "options", "respond", "texts"]
+
+T = TypeVar("T")
+
+Answer = Mapping[TensorSpec, NDArray[Any]]
+
+
+def respond(
+    requests: Sequence[Any],
+    read: Callable[[Any], T],
+    run: Callable[[list[T]], Sequence[Answer | RequestError]],
+) -> list[Any]:
+    """Answer a batch of requests, in their order.
+
+    Args:
+        requests: what Triton handed to `execute`.
+        read: one request to what the step works on; may raise `RequestError` or `OptionError`.
+        run: the work on all that could be read, one answer each; called only if there is any.
+    """
+    read_or_refused = [_read_one(request, read) for request in requests]
+    accepted = [item for item in read_or_refused if not isinstance(item, Exception)]
+    answers = iter(run(accepted) if accepted else ())
+    return [_response(item if isinstance(item, Exception) else next(answers)) for item in read_or_refused]
+
+
+def texts(request: Any) -> list[str]:  # noqa: ANN401 - Triton's class exists only inside its stub
+    """Return the request's texts.
+
+    Raises:
+        RequestError: a text is not UTF-8.
+    """
+    rows = array(request, TEXT).reshape(-1)
+    return [_decoded(row, index) for index, row in enumerate(rows)]
+
+
+def array(request: Any, spec: TensorSpec) -> NDArray[Any]:  # noqa: ANN401 - as above
+    """Return an input tensor."""
+    return pb_utils.get_input_tensor_by_name(request, spec.name).as_numpy()
+
+
+def options(request: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
+    """Return the request's parameters."""
+    return json.loads(request.parameters() or "{}")
+
+
+def log_info(message: str) -> None:
+    """Write one line into the server's log."""
+    pb_utils.Logger.log_info(f"[flagtriton] {message}")
+
+
+def _read_one(request: Any, read: Callable[[Any], T]) -> T | Exception:  # noqa: ANN401 - as above
+    if request.is_cancelled():
+        return RequestError("the client has cancelled this request", "CANCELLED")
+    try:
+        return read(request)
+    except (RequestError, OptionError) as error:
+        return error
+
+
+def _decoded(row: bytes, index: int) -> str:
+    try:
+        return row.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"text {index} is not valid UTF-8: byte 0x{row[error.start]:02x} at position {error.start}; "
+            "send UTF-8"
+        ) from error
+
+
+def _response(answer: Answer | Exception) -> Any:  # noqa: ANN401 - as above
+    if isinstance(answer, Exception):
+        code = getattr(pb_utils.TritonError, getattr(answer, "code", "INVALID_ARG"))
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
+    return pb_utils.InferenceResponse(
+        [pb_utils.Tensor(spec.name, np.ascontiguousarray(values)) for spec, values in answer.items()]
+    )

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be known of a checkpoint without loading it: from its files, or from the model table by its name."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from flagtriton.checkpoints import EMBEDDERS, RERANKERS, checkpoint_name
+from flagtriton_server.positions import position_capacity
+from flagtriton_tools.errors import ToolError
+
+__all__ = ["CheckpointFacts", "inspect_checkpoint"]
+
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_TOKENIZERS = (
+    "tokenizer.json",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    "vocab.json",
+)
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last_token",
+}
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_NO_LIMIT = 10**9
+"""Tokenizers without a length of their own say some number far beyond this."""
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """What is known; None where it is not, and the user has to say.
+
+    Attributes:
+        source: absolute path, or hub name as it came.
+        name: what the deployment is called unless told otherwise.
+        max_length: tokens the model has positions for.
+        known_from: where the facts come from, for the user to read.
+    """
+
+    source: str
+    name: str
+    known_from: str
+    task: str | None = None
+    model_class: str | None = None
+    pooling_method: str | None = None
+    hidden_size: int | None = None
+    max_length: int | None = None
+    query_instruction_format: str = "{}{}"
+    trust_remote_code: bool = False
+
+
+def inspect_checkpoint(path_or_name: str) -> CheckpointFacts:
+    """Return what is known of a local folder or a hub name.
+
+    Raises:
+        ToolError: a path that does not exist or is no checkpoint; says what is missing.
+    """
+    path = Path(path_or_name).expanduser()
+    if path.is_dir():
+        return _local(path.resolve())
+    if path_or_name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(path_or_name):
+        raise ToolError(
+            f"{path_or_name} is no folder; name a checkpoint's folder, or a hub name such as BAAI/bge-m3"
+        )
+    return _by_table(CheckpointFacts(path_or_name, checkpoint_name(path_or_name), "its name alone"))
+
+
+def _by_table(facts: CheckpointFacts) -> CheckpointFacts:
+    if facts.name in RERANKERS:
+        reranker = RERANKERS[facts.name]
+        return replace(
+            facts,
+            known_from="the model table",
+            task="rerank",
+            model_class=reranker.model_class.value,
+            trust_remote_code=reranker.trust_remote_code,
+        )
+    if facts.name not in EMBEDDERS:
+        return facts
+    embedder = EMBEDDERS[facts.name]
+    return replace(
+        facts,
+        known_from="the model table",
+        task="embed",
+        model_class=embedder.model_class.value,
+        pooling_method=embedder.pooling_method.value,
+        hidden_size=facts.hidden_size or embedder.hidden_size,
+        max_length=facts.max_length or embedder.max_length,
+        query_instruction_format=embedder.query_instruction_format,
+        trust_remote_code=embedder.trust_remote_code,
+    )
+
+
+def _local(path: Path) -> CheckpointFacts:
+    _check_files(path)
+    config = _read_json(path / "config.json")
+    facts = CheckpointFacts(
+        source=str(path),
+        name=checkpoint_name(str(path)),
+        known_from="its config.json",
+        hidden_size=config.get("hidden_size"),
+        max_length=_max_length(path, config),
+    )
+    by_table = _by_table(facts)
+    if by_table.task is not None:
+        return by_table
+    task, model_class = _classify(path, config)
+    return replace(facts, task=task, model_class=model_class, pooling_method=_pooling(path))
+
+
+def _check_files(path: Path) -> None:
+    needed = {"config.json": ("config.json",), "weights": _WEIGHTS, "a tokenizer": _TOKENIZERS}
+    for what, names in needed.items():
+        if not any((path / name).is_file() for name in names):
+            raise ToolError(f"{path} is no checkpoint: {what} missing (looked for {', '.join(names)})")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ToolError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ToolError(f"{path} holds a {type(content).__name__}, expected an object")
+    return content
+
+
+def _max_length(path: Path, config: dict[str, Any]) -> int | None:
+    limits = [position_capacity(config)]
+    if (path / "tokenizer_config.json").is_file():
+        limits.append(_read_json(path / "tokenizer_config.json").get("model_max_length"))
+    known = [int(limit) for limit in limits if limit is not None and limit < _NO_LIMIT]
+    return min(known, default=None)
+
+
+def _classify(path: Path, config: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Return task and model class where the files settle them."""
+    architecture = next(iter(config.get("architectures") or [""]))
+    if (path / "colbert_linear.pt").is_file() and (path / "sparse_linear.pt").is_file():
+        return "embed", "encoder-only-m3"
+    if architecture.endswith("ForSequenceClassification"):
+        return "rerank", "encoder-only-base"
+    if architecture.endswith(("ForCausalLM", "ForMaskedLM")):
+        return None, None  # both embedders and rerankers are saved so
+    encoder = config.get("model_type") in (
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "mpnet",
+        "distilbert",
+        "camembert",
+        "new",
+    )
+    if architecture.endswith("Model"):
+        return "embed", "encoder-only-base" if encoder else None
+    return None, None
+
+
+def _pooling(path: Path) -> str | None:
+    """Return what sentence-transformers' own file beside the weights says."""
+    file = path / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return None
+    flags = _read_json(file)
+    set_ones = [method for flag, method in _POOLING_FLAGS.items() if flags.get(flag)]
+    if flags.get("pooling_mode") in _POOLING_FLAGS.values():
+        set_ones = [flags["pooling_mode"]]
+    return set_ones[0] if len(set_ones) == 1 else None

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one deployment consists of: its ensemble and steps, from the user's options and the checkpoint's facts.
+
+Pure: nothing is written here. A model class is one entry of `_BUILDERS`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from flagtriton.parameters import write_parameters
+from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, TEXT, TOKEN_COUNT, Deployment, Tensor
+from flagtriton_server.settings import EncoderSettings, PoolerSettings, TokenizerSettings
+from flagtriton_tools.checkpoint import CheckpointFacts
+from flagtriton_tools.errors import ToolError
+from flagtriton_tools.pbtxt import Device, EnsembleStep, QueuePolicy, ensemble_config, step_config
+
+__all__ = ["AddOptions", "Model", "build", "describe"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_QUEUE = QueuePolicy(max_queue_size=4096, timeout_us=60_000_000)
+_TOKEN_BUDGETS = {"cpu": 4_096, "gpu": 65_536}
+_WARMUP_TOKENS = (16, 256)
+_DEFAULT_MAX_LENGTH = 512
+_PROCESSOR = Device()
+
+
+@dataclass(frozen=True)
+class AddOptions:
+    """What the user said; None where the checkpoint's facts decide."""
+
+    name: str | None = None
+    task: str | None = None
+    model_class: str | None = None
+    pooling_method: str | None = None
+    device: str = "cpu"
+    instances: int = 1
+    precision: str = "auto"
+    max_length: int | None = None
+    max_batch_size: int = 256
+    query_instruction: str | None = None
+    query_instruction_format: str | None = None
+    passage_instruction: str | None = None
+    passage_instruction_format: str | None = None
+    trust_remote_code: bool | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """One folder of a model repository.
+
+    Attributes:
+        step: the module of `flagtriton_server` it runs; None for an ensemble.
+    """
+
+    name: str
+    config: ModelConfig
+    step: str | None = None
+
+
+def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
+    """Return what is to be served: the user's word first, then what is known of the checkpoint.
+
+    Raises:
+        ToolError: something is neither said nor known, or contradicts the checkpoint.
+    """
+    task = options.task or facts.task
+    if task is None:
+        raise ToolError(f"{facts.source} may be an embedder or a reranker; say --task embed or --task rerank")
+    model_class = options.model_class or facts.model_class
+    if model_class is None:
+        raise ToolError(
+            f"{facts.source} does not tell its model class; say --model-class, e.g. encoder-only-base"
+        )
+    most = facts.max_length
+    if options.max_length is not None and most is not None and options.max_length > most:
+        raise ToolError(
+            f"--max-length is {options.max_length}, but {facts.source} has positions for {most} tokens"
+        )
+    return Deployment(
+        task=task,
+        model_class=model_class,
+        checkpoint=facts.source,
+        pooling_method=options.pooling_method or facts.pooling_method or "cls",
+        max_length=options.max_length or most or _DEFAULT_MAX_LENGTH,
+        precision=options.precision,
+        device=str(Device.parse(options.device, options.instances)),
+        hidden_size=facts.hidden_size,
+        revision=options.revision,
+        trust_remote_code=facts.trust_remote_code
+        if options.trust_remote_code is None
+        else options.trust_remote_code,
+        query_instruction=options.query_instruction,
+        query_instruction_format=options.query_instruction_format or facts.query_instruction_format,
+        passage_instruction=options.passage_instruction,
+        passage_instruction_format=options.passage_instruction_format or "{}{}",
+    )
+
+
+def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
+    """Return the folders of one deployment, the public ensemble first.
+
+    Raises:
+        ToolError: as `describe`; an unusable name; a model class that this version does not serve.
+    """
+    name = options.name or facts.name
+    if not _NAME.fullmatch(name):
+        raise ToolError(f"the name is {name!r}; expected letters, digits, '.', '_' and '-': pass --name")
+    deployment = describe(facts, options)
+    builder = _BUILDERS.get((deployment.task, deployment.model_class))
+    if builder is None:
+        served = ", ".join(f"{task} {model_class}" for task, model_class in _BUILDERS)
+        raise ToolError(
+            f"{facts.source} is {deployment.task} {deployment.model_class}; this version serves {served}"
+        )
+    return builder(name, deployment, Device.parse(options.device, options.instances), options.max_batch_size)
+
+
+def _encoder_only_embedder(name: str, served: Deployment, device: Device, max_batch_size: int) -> list[Model]:
+    tokenizer, encoder, pooler = (f"{name}_{step}" for step in ("tokenizer", "encoder", "pooler"))
+    ensemble = ensemble_config(
+        inputs=[TEXT],
+        outputs=[DENSE_VECS, TOKEN_COUNT],
+        max_batch_size=max_batch_size,
+        steps=[
+            EnsembleStep(tokenizer, _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT)),
+            EnsembleStep(encoder, _same(INPUT_IDS), _same(HIDDEN_STATES)),
+            EnsembleStep(pooler, _same(HIDDEN_STATES, INPUT_IDS), _same(DENSE_VECS)),
+        ],
+        parameters=write_parameters(served),
+    )
+    return [
+        Model(name, ensemble),
+        Model(tokenizer, _tokenizer_config(served, max_batch_size), "tokenizer"),
+        Model(encoder, _encoder_config(served, device, max_batch_size), "encoder"),
+        Model(pooler, _pooler_config(served, max_batch_size), "pooler"),
+    ]
+
+
+def _tokenizer_config(served: Deployment, max_batch_size: int) -> ModelConfig:
+    settings = TokenizerSettings(
+        checkpoint=served.checkpoint,
+        max_length=served.max_length,
+        revision=served.revision,
+        trust_remote_code=served.trust_remote_code,
+        query_instruction=served.query_instruction,
+        query_instruction_format=served.query_instruction_format,
+        passage_instruction=served.passage_instruction,
+        passage_instruction_format=served.passage_instruction_format,
+    )
+    return step_config(
+        inputs=[TEXT],
+        outputs=[INPUT_IDS, TOKEN_COUNT],
+        max_batch_size=max_batch_size,
+        device=_PROCESSOR,
+        parameters=write_parameters(settings),
+        queue_policy=_QUEUE,
+    )
+
+
+def _encoder_config(served: Deployment, device: Device, max_batch_size: int) -> ModelConfig:
+    settings = EncoderSettings(
+        checkpoint=served.checkpoint,
+        max_length=served.max_length,
+        token_budget=_TOKEN_BUDGETS["gpu" if device.gpus else "cpu"],
+        precision=served.precision,
+        revision=served.revision,
+        trust_remote_code=served.trust_remote_code,
+    )
+    return step_config(
+        inputs=[INPUT_IDS],
+        outputs=[HIDDEN_STATES],
+        max_batch_size=max_batch_size,
+        device=device,
+        parameters=write_parameters(settings),
+        warmup_tokens=[tokens for tokens in _WARMUP_TOKENS if tokens <= served.max_length],
+    )
+
+
+def _pooler_config(served: Deployment, max_batch_size: int) -> ModelConfig:
+    return step_config(
+        inputs=[HIDDEN_STATES, INPUT_IDS],
+        outputs=[DENSE_VECS],
+        max_batch_size=max_batch_size,
+        device=_PROCESSOR,
+        parameters=write_parameters(PoolerSettings(served.pooling_method)),
+    )
+
+
+def _same(*tensors: Tensor) -> dict[str, str]:
+    return {tensor.name: tensor.name for tensor in tensors}
+
+
+_BUILDERS: dict[tuple[str, str], Callable[[str, Deployment, Device, int], list[Model]]] = {
+    ("embed", "encoder-only-base"): _encoder_only_embedder,
+}

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: options to function calls, and every `ToolError` to one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flagtriton_tools.checkpoint import inspect_checkpoint
+from flagtriton_tools.deployments import AddOptions, build, describe
+from flagtriton_tools.errors import ToolError
+from flagtriton_tools.launcher import ServeOptions, running_server
+from flagtriton_tools.repository import add_models, entries, remove_deployment
+
+__all__ = ["entry_point", "main"]
+
+_MESSAGES = Console(stderr=True, soft_wrap=True, highlight=False)
+_INTERRUPTED = 128 + signal.SIGINT
+_RESULTS = Console(soft_wrap=True, highlight=False)
+
+_repository = click.option(
+    "--repository",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The model repository's folder.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="flagtriton")
+def cli() -> None:
+    """Serve FlagEmbedding's embedders and rerankers from NVIDIA Triton.
+
+    \b
+    flagtriton add BAAI/bge-large-en-v1.5 --repository repo
+    flagtriton serve --repository repo
+    curl -s localhost:8000/v2/models/bge-large-en-v1.5/generate -d '{"text": "hello"}'
+    """
+
+
+@cli.command()
+@click.argument("checkpoint")
+@_repository
+@click.option("--name", help="The deployment's name.  [default: the checkpoint's last path part]")
+@click.option(
+    "--task", type=click.Choice(["embed", "rerank"]), help="Needed where the checkpoint does not tell."
+)
+@click.option(
+    "--model-class", help="FlagEmbedding's class, e.g. encoder-only-base; needed where nothing tells."
+)
+@click.option("--pooling", "pooling_method", type=click.Choice(["cls", "mean", "last_token"]))
+@click.option("--device", default="cpu", show_default=True, help="cpu, or GPUs by number: gpu:0,1")
+@click.option(
+    "--instances", type=click.IntRange(1), default=1, show_default=True, help="On the CPU, or on each GPU."
+)
+@click.option(
+    "--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]), default="auto", show_default=True
+)
+@click.option(
+    "--max-length", type=click.IntRange(1), help="Tokens of a text.  [default: all the checkpoint has]"
+)
+@click.option(
+    "--max-batch-size", type=click.IntRange(1), default=256, show_default=True, help="Texts of a request."
+)
+@click.option("--query-instruction", help="Put before texts sent with input_type=query.")
+@click.option(
+    "--query-instruction-format", help="Two fields, instruction and text.  [default: the model table's]"
+)
+@click.option("--passage-instruction", help="Put before texts sent with input_type=passage.")
+@click.option("--passage-instruction-format", help="Two fields, instruction and text.  [default: {}{}]")
+@click.option(
+    "--trust-remote-code", is_flag=True, default=None, help="Run code that comes with the checkpoint."
+)
+@click.option("--revision", help="A hub revision: branch, tag or commit.")
+@click.option("--force", is_flag=True, help="Replace a deployment of the same name.")
+def add(checkpoint: str, repository: Path, force: bool, **chosen: Any) -> None:
+    """Add the Triton models of CHECKPOINT, a local folder or a hub name, to a repository.
+
+    \b
+    flagtriton add ./my-bge --repository repo --pooling cls
+    flagtriton add BAAI/bge-large-en-v1.5 --repository repo --device gpu:0,1 --instances 2
+    flagtriton add intfloat/e5-base-v2 --repository repo --query-instruction 'query: '
+    """
+    facts = inspect_checkpoint(checkpoint)
+    options = AddOptions(**chosen)
+    models = build(facts, options)
+    add_models(models, repository, force=force)
+    served = describe(facts, options)
+    _MESSAGES.print(
+        f"added [bold]{escape(models[0].name)}[/] to {escape(str(repository))}: {served.task} {served.model_class}, "
+        f"{served.pooling_method} pooling (known from {facts.known_from}), up to {served.max_length} tokens, "
+        f"{served.precision} on {served.device}"
+    )
+    _MESSAGES.print(f"serve it with: flagtriton serve --repository {escape(str(repository))}")
+
+
+@cli.command("list")
+@_repository
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
+def list_deployments(repository: Path, as_json: bool) -> None:
+    """List a repository's deployments."""
+    found = entries(repository)
+    if as_json:
+        for entry in found:
+            click.echo(json.dumps({"name": entry.name, **asdict(entry.deployment), "steps": entry.steps}))
+        return
+    if not found:
+        _MESSAGES.print(
+            f"{escape(str(repository))} has no deployment yet; `flagtriton add CHECKPOINT` adds one"
+        )
+        return
+    table = Table("name", "task", "class", "pooling", "tokens", "precision", "device", "checkpoint", box=None)
+    for entry in found:
+        served = entry.deployment
+        table.add_row(
+            entry.name,
+            served.task,
+            served.model_class,
+            served.pooling_method,
+            str(served.max_length),
+            served.precision,
+            served.device,
+            served.checkpoint,
+        )
+    _RESULTS.print(table)
+
+
+@cli.command()
+@click.argument("name")
+@_repository
+def remove(name: str, repository: Path) -> None:
+    """Remove the deployment NAME, its steps included, from a repository."""
+    folders = remove_deployment(name, repository)
+    _MESSAGES.print(f"removed {escape(', '.join(folders))} from {escape(str(repository))}")
+
+
+@cli.command()
+@_repository
+@click.option("--load", multiple=True, metavar="NAME", help="Load only this deployment; may be repeated.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="0.0.0.0 opens the server to the network."
+)
+@click.option("--http-port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--grpc-port", type=click.IntRange(1, 65535), default=8001, show_default=True)
+@click.option("--metrics-port", type=click.IntRange(1, 65535), default=8002, show_default=True)
+@click.option(
+    "--tritonserver", metavar="PATH", help="The server's binary.  [default: on PATH, else the embedded one]"
+)
+@click.option(
+    "--log-file", metavar="FILE", help="Where the server's log goes, - for here.  [default: a state folder]"
+)
+@click.option("--ready-timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds.")
+@click.argument("tritonserver_flags", nargs=-1, type=click.UNPROCESSED)
+def serve(
+    repository: Path,
+    log_file: str | None,
+    ready_timeout: float,
+    tritonserver_flags: tuple[str, ...],
+    **chosen: Any,
+) -> int:
+    """Serve a repository until Ctrl-C. What stands behind -- goes to tritonserver as it is.
+
+    \b
+    flagtriton serve --repository repo
+    flagtriton serve --repository repo --load bge-m3 --http-port 9000 -- --log-verbose=1
+    """
+    options = ServeOptions(
+        repository,
+        log_file=_log_file(log_file, chosen["http_port"]),
+        ready_timeout_s=ready_timeout,
+        extra=tritonserver_flags,
+        **chosen,
+    )
+    with interrupted_by_sigterm():
+        return _serve(options)
+
+
+def _serve(options: ServeOptions) -> int:
+    """Return the server's exit code, once it has ended or been stopped."""
+    with ExitStack() as stack:
+        with _MESSAGES.status("starting tritonserver …"):
+            server = stack.enter_context(running_server(options, _report))
+        _MESSAGES.print(
+            f"[bold]ready[/]: tritonserver {server.version}, {options.http_url}, {options.grpc_url}"
+        )
+        _MESSAGES.print(f"log: {escape(str(options.log_file or 'above'))}; stop with Ctrl-C")
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            _MESSAGES.print("stopping; again to kill …")
+            return server.stop()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code: 0, 2 for what the user can mend, or the server's own."""
+    try:
+        code = cli.main(arguments, prog_name="flagtriton", standalone_mode=False)
+    except ToolError as error:
+        _MESSAGES.print(f"[red]flagtriton:[/] {escape(str(error))}")
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _INTERRUPTED
+    return code or 0
+
+
+def entry_point() -> None:
+    """Run the command line and end the process."""
+    sys.exit(main())
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM and a closed terminal do what Ctrl-C does, so that everything is put in order on the way out."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    former = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _report(line: str) -> None:
+    _MESSAGES.print(escape(line))
+
+
+def _log_file(chosen: str | None, http_port: int) -> Path | None:
+    if chosen is not None:
+        return None if chosen == "-" else Path(chosen)
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    return state / "flagtriton" / f"tritonserver-{http_port}.log"

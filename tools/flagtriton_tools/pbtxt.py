@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`config.pbtxt` through Triton's own protobuf, both ways. Knows nothing of what is served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import (
+    DataType,
+    ModelConfig,
+    ModelEnsembling,
+    ModelInstanceGroup,
+    ModelQueuePolicy,
+)
+
+from flagtriton.protocol import Tensor
+from flagtriton_tools.errors import ToolError
+
+__all__ = [
+    "Device",
+    "EnsembleStep",
+    "QueuePolicy",
+    "ensemble_config",
+    "read_config",
+    "step_config",
+    "to_pbtxt",
+]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a step's instances run: `count` on the processor, or `count` on each of `gpus`."""
+
+    gpus: tuple[int, ...] = ()
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str, count: int) -> Device:
+        """Return what `cpu` or `gpu:0,1` means.
+
+        Raises:
+            ToolError: it is neither.
+        """
+        kind, _, numbers = text.partition(":")
+        if text == "cpu":
+            return cls((), count)
+        if kind == "gpu" and all(number.isdecimal() for number in numbers.split(",")):
+            return cls(tuple(int(number) for number in numbers.split(",")), count)
+        raise ToolError(f"--device is {text!r}; expected cpu, or gpu: and the GPUs' numbers, such as gpu:0,1")
+
+    def __str__(self) -> str:
+        return f"gpu:{','.join(map(str, self.gpus))}" if self.gpus else "cpu"
+
+
+@dataclass(frozen=True)
+class QueuePolicy:
+    """How long a queue may get before new requests are refused with UNAVAILABLE."""
+
+    max_queue_size: int
+    timeout_us: int
+
+
+@dataclass(frozen=True)
+class EnsembleStep:
+    """One step of an ensemble: which model, and which ensemble tensor each of its own is."""
+
+    model: str
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str] = field(default_factory=dict)
+
+
+def step_config(
+    *,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    max_batch_size: int,
+    device: Device,
+    parameters: Mapping[str, str],
+    queue_policy: QueuePolicy | None = None,
+    warmup_tokens: Sequence[int] = (),
+) -> ModelConfig:
+    """Return the configuration of a Python-backend model with dynamic batching.
+
+    Args:
+        inputs: those with a variable dimension may be ragged across the requests of a batch.
+        outputs: likewise.
+        max_batch_size: rows of one execution.
+        device: where its instances run.
+        parameters: what its settings class reads.
+        queue_policy: None leaves the queue unbounded, right for every step but an ensemble's first.
+        warmup_tokens: a request of zeros, this many tokens long, is run for each before the model is ready.
+    """
+    config = ModelConfig(backend="python", max_batch_size=max_batch_size)
+    for tensor in inputs:
+        ragged = -1 in tensor.dims
+        config.input.add(
+            name=tensor.name, data_type=_type(tensor), dims=tensor.dims, allow_ragged_batch=ragged
+        )
+    for tensor in outputs:
+        config.output.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims)
+    kind = ModelInstanceGroup.KIND_GPU if device.gpus else ModelInstanceGroup.KIND_CPU
+    config.instance_group.add(count=device.count, kind=kind, gpus=device.gpus)
+    config.dynamic_batching.SetInParent()
+    if queue_policy is not None:
+        policy = config.dynamic_batching.default_queue_policy
+        policy.max_queue_size = queue_policy.max_queue_size
+        policy.default_timeout_microseconds = queue_policy.timeout_us
+        policy.allow_timeout_override = True
+        policy.timeout_action = ModelQueuePolicy.REJECT
+    for tokens in warmup_tokens:
+        warmup = config.model_warmup.add(name=f"{tokens} tokens", batch_size=1)
+        for tensor in inputs:
+            zeros = warmup.inputs[tensor.name]
+            zeros.data_type, zeros.zero_data = _type(tensor), True
+            zeros.dims.extend(tokens if dim == -1 else dim for dim in tensor.dims)
+    _set_parameters(config, parameters)
+    return config
+
+
+def ensemble_config(
+    *,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    max_batch_size: int,
+    steps: Sequence[EnsembleStep],
+    parameters: Mapping[str, str],
+) -> ModelConfig:
+    """Return the configuration of an ensemble."""
+    config = ModelConfig(platform="ensemble", max_batch_size=max_batch_size)
+    for tensor in inputs:
+        config.input.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims)
+    for tensor in outputs:
+        config.output.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims)
+    config.ensemble_scheduling.CopyFrom(
+        ModelEnsembling(
+            step=[
+                ModelEnsembling.Step(
+                    model_name=step.model, model_version=-1, input_map=step.inputs, output_map=step.outputs
+                )
+                for step in steps
+            ]
+        )
+    )
+    _set_parameters(config, parameters)
+    return config
+
+
+def to_pbtxt(config: ModelConfig) -> str:
+    """Return a configuration as text, the same for the same content."""
+    return text_format.MessageToString(config, as_utf8=True)
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Return the configuration in a `config.pbtxt`.
+
+    Raises:
+        ToolError: it does not parse.
+    """
+    try:
+        return text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+    except text_format.ParseError as error:
+        raise ToolError(f"{path} does not parse: {error}") from error
+
+
+def _type(tensor: Tensor) -> int:
+    name = "TYPE_STRING" if tensor.datatype == "BYTES" else f"TYPE_{tensor.datatype}"
+    return DataType.Value(name)
+
+
+def _set_parameters(config: ModelConfig, parameters: Mapping[str, str]) -> None:
+    for name, value in parameters.items():
+        config.parameters[name].string_value = value

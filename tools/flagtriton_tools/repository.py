@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model repository on disk: deployments added, listed and removed, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from flagtriton.parameters import ParameterError, read_parameters
+from flagtriton.protocol import Deployment
+from flagtriton_tools.deployments import Model
+from flagtriton_tools.errors import ToolError
+from flagtriton_tools.pbtxt import read_config, to_pbtxt
+
+__all__ = ["Entry", "add_models", "entries", "model_names", "remove_deployment"]
+
+_MODEL_PY = '''"""{summary}"""
+
+from flagtriton_server.{step} import TritonPythonModel as TritonPythonModel
+'''
+_SUMMARIES = {
+    "tokenizer": "Text to ragged token ids.",
+    "encoder": "Ragged token ids to hidden states.",
+    "pooler": "Hidden states to embeddings.",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One deployment found in a repository."""
+
+    name: str
+    deployment: Deployment
+    steps: tuple[str, ...]
+    max_batch_size: int
+
+
+def add_models(models: Sequence[Model], repository: Path, *, force: bool = False) -> None:
+    """Write the folders of a deployment; on any failure the repository is left as it was.
+
+    Args:
+        models: what `deployments.build` returned.
+        repository: made if it does not exist.
+        force: replace folders of the same name.
+
+    Raises:
+        ToolError: a folder of that name is there and `force` is not set, or the repository cannot be written.
+    """
+    names = [model.name for model in models]
+    existing = [name for name in names if (repository / name).exists()]
+    if existing and not force:
+        raise ToolError(
+            f"{repository} already has {', '.join(existing)}; replace with --force, or pass another --name"
+        )
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        with _staging(repository) as staging:
+            for model in models:
+                _write(model, staging / "new" / model.name)
+            _swap(_replaced(names, repository), names, staging, repository)
+    except OSError as error:
+        raise ToolError(f"cannot write {repository}: {error}") from error
+
+
+def remove_deployment(name: str, repository: Path) -> tuple[str, ...]:
+    """Remove a deployment's ensemble and steps; return the names of the folders.
+
+    Raises:
+        ToolError: there is no such deployment; says which there are.
+    """
+    found = {entry.name: entry for entry in entries(repository)}
+    if name not in found:
+        raise ToolError(f"{repository} has no deployment {name}; it has {', '.join(found) or 'none'}")
+    folders = (name, *found[name].steps)
+    with _staging(repository) as staging:
+        (staging / "old").mkdir()
+        for folder in folders:
+            if (repository / folder).exists():
+                (repository / folder).rename(staging / "old" / folder)
+    return folders
+
+
+def entries(repository: Path) -> list[Entry]:
+    """Return the deployments of a repository, by name.
+
+    Raises:
+        ToolError: it is no folder, or a configuration in it does not parse.
+    """
+    if not repository.is_dir():
+        raise ToolError(
+            f"{repository} is no folder; `flagtriton add CHECKPOINT --repository {repository}` makes it"
+        )
+    configs = {path.parent.name: read_config(path) for path in sorted(repository.glob("*/config.pbtxt"))}
+    return [entry for name, config in configs.items() if (entry := _entry(name, config)) is not None]
+
+
+def model_names(repository: Path) -> list[str]:
+    """Return the names of all models, steps and those of others included."""
+    return sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+
+
+def _replaced(names: Sequence[str], repository: Path) -> list[str]:
+    """Return the folders that make room for `names`: those themselves, and the steps of a deployment among them."""
+    former_steps = (step for entry in entries(repository) if entry.name in names for step in entry.steps)
+    return [name for name in dict.fromkeys([*names, *former_steps]) if (repository / name).exists()]
+
+
+def _entry(name: str, config: ModelConfig) -> Entry | None:
+    if config.platform != "ensemble":
+        return None
+    strings = {key: value.string_value for key, value in config.parameters.items()}
+    try:
+        deployment = read_parameters(Deployment, strings)
+    except ParameterError:
+        return None  # an ensemble that somebody else made
+    steps = tuple(step.model_name for step in config.ensemble_scheduling.step)
+    return Entry(name, deployment, steps, config.max_batch_size)
+
+
+def _write(model: Model, folder: Path) -> None:
+    version = folder / "1"
+    version.mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(to_pbtxt(model.config), encoding="utf-8")
+    if model.step is None:
+        (version / ".gitkeep").touch()  # Triton wants a version folder, Git wants a file in it
+    else:
+        source = _MODEL_PY.format(summary=_SUMMARIES[model.step], step=model.step)
+        (version / "model.py").write_text(source, encoding="utf-8")
+
+
+@contextmanager
+def _staging(repository: Path) -> Iterator[Path]:
+    """Yield a folder on the repository's file system that Triton does not look into; removed at the end."""
+    beside = repository.resolve().parent
+    same_disk = os.stat(beside).st_dev == os.stat(repository).st_dev
+    parent = beside if same_disk and os.access(beside, os.W_OK) else repository
+    staging = Path(tempfile.mkdtemp(prefix=".flagtriton-", dir=parent))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging)
+
+
+def _swap(replaced: Sequence[str], added: Sequence[str], staging: Path, repository: Path) -> None:
+    """Move `replaced` out to `old` and `added` in from `new`; on failure move everything back."""
+    (staging / "old").mkdir()
+    moved_out, moved_in = [], []
+    try:
+        for name in replaced:
+            (repository / name).rename(staging / "old" / name)
+            moved_out.append(name)
+        for name in added:
+            (staging / "new" / name).rename(repository / name)
+            moved_in.append(name)
+    except BaseException:
+        for name in moved_in:
+            (repository / name).rename(staging / "new" / name)
+        for name in moved_out:
+            (staging / "old" / name).rename(repository / name)
+        raise
