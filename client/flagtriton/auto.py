@@ -13,9 +13,7 @@ from flagtriton.types import DeviceSpec, EmbedderModelClass
 
 __all__ = ["FlagAutoModel"]
 
-_CLASSES: Final[dict[EmbedderModelClass, type[AbsEmbedder]]] = {
-    EmbedderModelClass.ENCODER_ONLY_BASE: FlagModel
-}
+_CLASSES: Final[dict[EmbedderModelClass, type[AbsEmbedder]]] = {EmbedderModelClass.ENCODER_ONLY_BASE: FlagModel}
 
 
 class FlagAutoModel:
@@ -94,7 +92,5 @@ class FlagAutoModel:
 def _class_for(model_class: EmbedderModelClass) -> type[AbsEmbedder]:
     if model_class not in _CLASSES:
         served = ", ".join(known.value for known in _CLASSES)
-        raise DeploymentMismatchError(
-            f"this version has no SDK class for {model_class.value} yet; it has {served}"
-        )
+        raise DeploymentMismatchError(f"this version has no SDK class for {model_class.value} yet; it has {served}")
     return _CLASSES[model_class]

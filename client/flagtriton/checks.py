@@ -97,13 +97,9 @@ def warn_of_differences(
     if devices is not None and device_names(devices) != served:
         differences.append(f"devices={devices!r}, served on {', '.join(served)}")
     if trust_remote_code is not None and trust_remote_code != deployment.trust_remote_code:
-        differences.append(
-            f"trust_remote_code={trust_remote_code}, served with {deployment.trust_remote_code}"
-        )
+        differences.append(f"trust_remote_code={trust_remote_code}, served with {deployment.trust_remote_code}")
     if cache_dir is not None:
-        differences.append(
-            f"cache_dir={str(cache_dir)!r}, weights are loaded by the server from its own cache"
-        )
+        differences.append(f"cache_dir={str(cache_dir)!r}, weights are loaded by the server from its own cache")
     if ignored:
         differences.append(f"no such argument here, ignored: {', '.join(ignored)}")
     if differences:

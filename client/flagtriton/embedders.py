@@ -222,9 +222,9 @@ class AbsEmbedder:
     def _compare_with_deployment(
         self,
         devices: DeviceSpec,
-        pooling_method: Any,
-        trust_remote_code: Any,
-        cache_dir: Any,  # noqa: ANN401
+        pooling_method: str | None,
+        trust_remote_code: bool | None,
+        cache_dir: str | None,
     ) -> None:
         lengths = {"query_max_length": self.query_max_length, "passage_max_length": self.passage_max_length}
         refuse_mismatch(
@@ -286,9 +286,7 @@ class AbsEmbedder:
             return self.truncate_dim
         hidden_size = self.served.deployment.hidden_size
         if hidden_size is None or hidden_size + self.truncate_dim < 1 or self.truncate_dim == 0:
-            raise ValueError(
-                f"truncate_dim is {self.truncate_dim}, which leaves no component of {hidden_size}"
-            )
+            raise ValueError(f"truncate_dim is {self.truncate_dim}, which leaves no component of {hidden_size}")
         return hidden_size + self.truncate_dim
 
     def _embed(
@@ -355,9 +353,7 @@ class FlagModel(AbsEmbedder):
 def _progress_wish(arguments: dict[str, Any]) -> bool | None:
     unknown = set(arguments) - {"show_progress", *_NO_EFFECT}
     if unknown:
-        raise TypeError(
-            f"unexpected keyword argument {sorted(unknown)[0]!r}; beside the named ones: show_progress"
-        )
+        raise TypeError(f"unexpected keyword argument {sorted(unknown)[0]!r}; beside the named ones: show_progress")
     wish: bool | None = arguments.get("show_progress")
     return wish
 

@@ -44,9 +44,7 @@ def read_parameters(cls: type[T], parameters: Mapping[str, str], *, ignore_unkno
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(parameters) - set(hints))
     if unknown and not ignore_unknown:
-        raise ParameterError(
-            f"unknown parameter {unknown[0]!r}; {cls.__name__} has {', '.join(sorted(hints))}"
-        )
+        raise ParameterError(f"unknown parameter {unknown[0]!r}; {cls.__name__} has {', '.join(sorted(hints))}")
     values = {name: _from_string(name, parameters[name], hints[name]) for name in hints if name in parameters}
     try:
         return cls(**values)

@@ -128,9 +128,7 @@ class EmbedOptions:
         return {f.name: value for f in fields if (value := getattr(self, f.name)) != f.default}
 
     @classmethod
-    def from_parameters(
-        cls, parameters: Mapping[str, Any], *, min_length: int, max_length: int
-    ) -> EmbedOptions:
+    def from_parameters(cls, parameters: Mapping[str, Any], *, min_length: int, max_length: int) -> EmbedOptions:
         """Return the options of a request.
 
         Args:
@@ -156,9 +154,7 @@ class EmbedOptions:
             checks[name](name, value)
         options = cls(**given)
         if options.instruction is not None and options.input_type is None:
-            raise OptionError(
-                "option 'instruction' came without 'input_type'; send 'query' or 'passage' with it"
-            )
+            raise OptionError("option 'instruction' came without 'input_type'; send 'query' or 'passage' with it")
         return options
 
 
@@ -176,9 +172,7 @@ def _whole_number(least: int, most: int | None, unit: str) -> Check:
 def _one_of(*choices: str) -> Check:
     def check(name: str, value: object) -> None:
         if value not in choices:
-            raise OptionError(
-                f"option {name!r} is {value!r}; expected one of {', '.join(map(repr, choices))}"
-            )
+            raise OptionError(f"option {name!r} is {value!r}; expected one of {', '.join(map(repr, choices))}")
 
     return check
 

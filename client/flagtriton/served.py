@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flagtriton.batching import plan_requests
 from flagtriton.errors import DeploymentMismatchError, FlagTritonError, ModelNotServedError
 from flagtriton.parameters import ParameterError, read_parameters
-from flagtriton.protocol import TEXT, Deployment, EmbedOptions, Tensor
+from flagtriton.protocol import TEXT, Deployment, EmbedOptions, OptionValue, Tensor
 from flagtriton.texts import text_tensor
 from flagtriton.transport import TLS, InferenceReply, RetryPolicy, Transport, connect
 
@@ -26,6 +26,10 @@ _CHARACTERS_PER_REQUEST = 65_536
 
 _PROGRESS_DELAY_S = 2.0
 """Calls shorter than this show no progress bar unless asked to."""
+
+
+Send: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.float32]]
+"""One request: row numbers to their vectors."""
 
 
 @dataclass(frozen=True)
@@ -162,11 +166,13 @@ class ServedModel:
         self.release_threads()
         self.transport.close()
 
-    def _infer(self, inputs: dict[str, NDArray[Any]], output: Tensor, parameters: Any) -> InferenceReply:  # noqa: ANN401
+    def _infer(
+        self, inputs: Mapping[str, NDArray[Any]], output: Tensor, parameters: Mapping[str, OptionValue]
+    ) -> InferenceReply:
         policy = RetryPolicy(self.settings.retries)
         return policy.call(lambda: self.transport.infer(self.name, inputs, [output.name], parameters))
 
-    def _send_all(self, send: Any, plan: list[NDArray[np.int64]]) -> Iterator[NDArray[np.float32]]:  # noqa: ANN401
+    def _send_all(self, send: Send, plan: list[NDArray[np.int64]]) -> Iterator[NDArray[np.float32]]:
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(self.settings.concurrency, "flagtriton")

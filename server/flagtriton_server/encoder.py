@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,6 +12,7 @@ from flagtriton_server import triton_io
 from flagtriton_server.encoding import check_token_ids, encode_rows
 from flagtriton_server.loading import load_encoder, share_cores
 from flagtriton_server.settings import EncoderSettings, instance_count, read_settings
+from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
 
@@ -33,11 +32,11 @@ class TritonPythonModel:
             f"{self._settings.token_budget} tokens a pass"
         )
 
-    def execute(self, requests: list[Any]) -> list[Any]:
+    def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Run all requests' rows through the model together."""
         return triton_io.respond(requests, self._read, self._run)
 
-    def _read(self, request: Any) -> NDArray[np.int32]:  # noqa: ANN401 - Triton's class exists only inside its stub
+    def _read(self, request: PbRequest) -> NDArray[np.int32]:
         input_ids = triton_io.array(request, INPUT_IDS)
         check_token_ids(input_ids, self._encoder.vocab_size, self._settings.max_length)
         return input_ids

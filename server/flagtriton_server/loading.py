@@ -72,9 +72,7 @@ def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncod
     source = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
     config = AutoConfig.from_pretrained(settings.checkpoint, **source)
     _check_positions(settings, config.to_dict())
-    precision = choose_precision(
-        settings.precision, device, decoder=bool(getattr(config, "is_decoder", False))
-    )
+    precision = choose_precision(settings.precision, device, decoder=bool(getattr(config, "is_decoder", False)))
     module = AutoModel.from_pretrained(settings.checkpoint, config=config, dtype=precision.stored, **source)
     if not settings.trust_remote_code and getattr(module, "pooler", None) is not None:
         module.pooler = None  # BERT's tanh layer over CLS, which no embedder reads

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, PAST_END, 
 from flagtriton_server import triton_io
 from flagtriton_server.pooling import POOLING_METHODS, to_embedding
 from flagtriton_server.settings import PoolerSettings, read_settings
+from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
 
@@ -42,7 +42,7 @@ class TritonPythonModel:
         self._pool = POOLING_METHODS[method]
         torch.set_num_threads(1)  # a few sums: threads would only take the encoder's cores
 
-    def execute(self, requests: list[Any]) -> list[Any]:
+    def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Pool every request's token vectors."""
         return triton_io.respond(requests, _read, self._run)
 
@@ -57,7 +57,7 @@ class TritonPythonModel:
         return to_embedding(vectors, truncate_dim=options.truncate_dim, normalize=options.normalize).numpy()
 
 
-def _read(request: Any) -> _Work:  # noqa: ANN401 - Triton's class exists only inside its stub
+def _read(request: PbRequest) -> _Work:
     # The tokenizer step has already checked the lengths against the deployment's.
     options = EmbedOptions.from_parameters(triton_io.options(request), min_length=1, max_length=_NO_LIMIT)
     return _Work(triton_io.array(request, HIDDEN_STATES), triton_io.array(request, INPUT_IDS), options)

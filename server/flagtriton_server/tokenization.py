@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
 
 from flagtriton.protocol import INPUT_IDS, PAST_END, TOKEN_COUNT, Tensor
 from flagtriton_server.rejection import RequestError
@@ -41,7 +41,7 @@ class TextTokenizer:
         backend: a `tokenizers.Tokenizer`; whatever padding and truncation its file asks for is dropped.
     """
 
-    def __init__(self, backend: Any) -> None:  # noqa: ANN401 - tokenizers.Tokenizer, which has no stubs of its own
+    def __init__(self, backend: Tokenizer) -> None:
         self._backend = backend
         self._backend.no_padding()
         self._backend.no_truncation()
@@ -62,9 +62,7 @@ class TextTokenizer:
             checkpoint, revision=revision or "main", trust_remote_code=trust_remote_code
         )
         if not tokenizer.is_fast:
-            raise ValueError(
-                f"{checkpoint} has no fast tokenizer; save one as tokenizer.json beside its weights"
-            )
+            raise ValueError(f"{checkpoint} has no fast tokenizer; save one as tokenizer.json beside its weights")
         return cls(tokenizer.backend_tokenizer)
 
     def encode(self, batches: Sequence[TextBatch]) -> list[dict[Tensor, NDArray[np.int32]] | RequestError]:
@@ -82,14 +80,14 @@ class TextTokenizer:
                 answers[i] = _answer(batches[i], [next(encodings) for _ in batches[i].texts])
         return [answers[i] for i in range(len(batches))]
 
-    def _encodings(self, texts: list[str], max_length: int) -> list[Any]:
+    def _encodings(self, texts: list[str], max_length: int) -> list[Encoding]:
         if max_length != self._max_length:
             self._backend.enable_truncation(max_length)
             self._max_length = max_length
         return self._backend.encode_batch_fast(texts, add_special_tokens=True)
 
 
-def _answer(batch: TextBatch, encodings: list[Any]) -> dict[Tensor, NDArray[np.int32]] | RequestError:
+def _answer(batch: TextBatch, encodings: list[Encoding]) -> dict[Tensor, NDArray[np.int32]] | RequestError:
     if batch.refuse_longer:
         for index, encoding in enumerate(encodings):
             if encoding.overflowing:

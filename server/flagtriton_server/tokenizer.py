@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 from flagtriton.protocol import EmbedOptions
 from flagtriton_server import triton_io
 from flagtriton_server.prompts import instructed
 from flagtriton_server.settings import TokenizerSettings, read_settings
+from flagtriton_server.triton_io import PbRequest, PbResponse
 
 # transformers imports torch wherever it finds it: 1.5 s and 200 MB in a process that needs none of it. None in
 # `sys.modules` is Python's own way to say that a module is not to be had.
@@ -30,11 +30,11 @@ class TritonPythonModel:
             self._settings.checkpoint, self._settings.revision, self._settings.trust_remote_code
         )
 
-    def execute(self, requests: list[Any]) -> list[Any]:
+    def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Tokenise all requests at once."""
         return triton_io.respond(requests, self._read, self._tokenizer.encode)
 
-    def _read(self, request: Any) -> TextBatch:  # noqa: ANN401 - Triton's class exists only inside its stub
+    def _read(self, request: PbRequest) -> TextBatch:
         options = EmbedOptions.from_parameters(
             triton_io.options(request),
             min_length=max(1, self._tokenizer.special_count),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -18,18 +18,24 @@ from flagtriton.protocol import TEXT, OptionError
 from flagtriton.protocol import Tensor as TensorSpec
 from flagtriton_server.rejection import RequestError
 
-__all__ = ["array", "log_info", "options", "respond", "texts"]
+__all__ = ["PbRequest", "PbResponse", "array", "log_info", "options", "respond", "texts"]
 
 T = TypeVar("T")
+
+PbRequest: TypeAlias = Any
+"""`pb_utils.InferenceRequest`, a class that exists only inside Triton's stub."""
+
+PbResponse: TypeAlias = Any
+"""`pb_utils.InferenceResponse`, likewise."""
 
 Answer = Mapping[TensorSpec, NDArray[Any]]
 
 
 def respond(
-    requests: Sequence[Any],
+    requests: Sequence[PbRequest],
     read: Callable[[Any], T],
     run: Callable[[list[T]], Sequence[Answer | RequestError]],
-) -> list[Any]:
+) -> list[PbResponse]:
     """Answer a batch of requests, in their order.
 
     Args:
@@ -43,7 +49,7 @@ def respond(
     return [_response(item if isinstance(item, Exception) else next(answers)) for item in read_or_refused]
 
 
-def texts(request: Any) -> list[str]:  # noqa: ANN401 - Triton's class exists only inside its stub
+def texts(request: PbRequest) -> list[str]:
     """Return the request's texts.
 
     Raises:
@@ -53,12 +59,12 @@ def texts(request: Any) -> list[str]:  # noqa: ANN401 - Triton's class exists on
     return [_decoded(row, index) for index, row in enumerate(rows)]
 
 
-def array(request: Any, spec: TensorSpec) -> NDArray[Any]:  # noqa: ANN401 - as above
+def array(request: PbRequest, spec: TensorSpec) -> NDArray[Any]:
     """Return an input tensor."""
     return pb_utils.get_input_tensor_by_name(request, spec.name).as_numpy()
 
 
-def options(request: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
+def options(request: PbRequest) -> dict[str, Any]:
     """Return the request's parameters."""
     return json.loads(request.parameters() or "{}")
 
@@ -68,7 +74,7 @@ def log_info(message: str) -> None:
     pb_utils.Logger.log_info(f"[flagtriton] {message}")
 
 
-def _read_one(request: Any, read: Callable[[Any], T]) -> T | Exception:  # noqa: ANN401 - as above
+def _read_one(request: PbRequest, read: Callable[[Any], T]) -> T | Exception:
     if request.is_cancelled():
         return RequestError("the client has cancelled this request", "CANCELLED")
     try:
@@ -82,12 +88,11 @@ def _decoded(row: bytes, index: int) -> str:
         return row.decode()
     except UnicodeDecodeError as error:
         raise RequestError(
-            f"text {index} is not valid UTF-8: byte 0x{row[error.start]:02x} at position {error.start}; "
-            "send UTF-8"
+            f"text {index} is not valid UTF-8: byte 0x{row[error.start]:02x} at position {error.start}; send UTF-8"
         ) from error
 
 
-def _response(answer: Answer | Exception) -> Any:  # noqa: ANN401 - as above
+def _response(answer: Answer | Exception) -> PbResponse:
     if isinstance(answer, Exception):
         code = getattr(pb_utils.TritonError, getattr(answer, "code", "INVALID_ARG"))
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))

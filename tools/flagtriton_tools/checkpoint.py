@@ -72,9 +72,7 @@ def inspect_checkpoint(path_or_name: str) -> CheckpointFacts:
     if path.is_dir():
         return _local(path.resolve())
     if path_or_name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(path_or_name):
-        raise ToolError(
-            f"{path_or_name} is no folder; name a checkpoint's folder, or a hub name such as BAAI/bge-m3"
-        )
+        raise ToolError(f"{path_or_name} is no folder; name a checkpoint's folder, or a hub name such as BAAI/bge-m3")
     return _by_table(CheckpointFacts(path_or_name, checkpoint_name(path_or_name), "its name alone"))
 
 

@@ -74,14 +74,10 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
         raise ToolError(f"{facts.source} may be an embedder or a reranker; say --task embed or --task rerank")
     model_class = options.model_class or facts.model_class
     if model_class is None:
-        raise ToolError(
-            f"{facts.source} does not tell its model class; say --model-class, e.g. encoder-only-base"
-        )
+        raise ToolError(f"{facts.source} does not tell its model class; say --model-class, e.g. encoder-only-base")
     most = facts.max_length
     if options.max_length is not None and most is not None and options.max_length > most:
-        raise ToolError(
-            f"--max-length is {options.max_length}, but {facts.source} has positions for {most} tokens"
-        )
+        raise ToolError(f"--max-length is {options.max_length}, but {facts.source} has positions for {most} tokens")
     return Deployment(
         task=task,
         model_class=model_class,
@@ -92,9 +88,7 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
         device=str(Device.parse(options.device, options.instances)),
         hidden_size=facts.hidden_size,
         revision=options.revision,
-        trust_remote_code=facts.trust_remote_code
-        if options.trust_remote_code is None
-        else options.trust_remote_code,
+        trust_remote_code=facts.trust_remote_code if options.trust_remote_code is None else options.trust_remote_code,
         query_instruction=options.query_instruction,
         query_instruction_format=options.query_instruction_format or facts.query_instruction_format,
         passage_instruction=options.passage_instruction,
@@ -115,9 +109,7 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
     builder = _BUILDERS.get((deployment.task, deployment.model_class))
     if builder is None:
         served = ", ".join(f"{task} {model_class}" for task, model_class in _BUILDERS)
-        raise ToolError(
-            f"{facts.source} is {deployment.task} {deployment.model_class}; this version serves {served}"
-        )
+        raise ToolError(f"{facts.source} is {deployment.task} {deployment.model_class}; this version serves {served}")
     return builder(name, deployment, Device.parse(options.device, options.instances), options.max_batch_size)
 
 

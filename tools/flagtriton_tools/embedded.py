@@ -93,9 +93,7 @@ def _backend_folder(server: Path, work_folder: Path) -> Path:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.is_file():
-        raise ToolError(
-            f"the embedded Triton has no stub for Python {version}; use Python 3.10, 3.11 or 3.12"
-        )
+        raise ToolError(f"the embedded Triton has no stub for Python {version}; use Python 3.10, 3.11 or 3.12")
     python_backend = work_folder / "backends" / "python"
     python_backend.mkdir(parents=True)
     for file in (server / "backends" / "python").iterdir():

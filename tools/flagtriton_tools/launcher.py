@@ -143,14 +143,10 @@ def free_ports(count: int) -> list[int]:
 
 def _check_models(options: ServeOptions) -> None:
     if not options.repository.is_dir():
-        raise ToolError(
-            f"{options.repository} is no folder; `flagtriton add CHECKPOINT --repository …` makes one"
-        )
+        raise ToolError(f"{options.repository} is no folder; `flagtriton add CHECKPOINT --repository …` makes one")
     names = model_names(options.repository)
     if not names:
-        raise ToolError(
-            f"{options.repository} holds no model; `flagtriton add CHECKPOINT --repository …` adds one"
-        )
+        raise ToolError(f"{options.repository} holds no model; `flagtriton add CHECKPOINT --repository …` adds one")
     for name in options.load:
         if name not in names:
             raise ToolError(f"--load is {name}, but {options.repository} has {', '.join(names)}")
@@ -163,9 +159,7 @@ def _check_ports(options: ServeOptions) -> None:
         "--metrics-port": options.metrics_port,
     }
     if len(set(ports.values())) < len(ports):
-        raise ToolError(
-            f"two ports are the same: {', '.join(f'{flag} {port}' for flag, port in ports.items())}"
-        )
+        raise ToolError(f"two ports are the same: {', '.join(f'{flag} {port}' for flag, port in ports.items())}")
     for flag, port in ports.items():
         family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
         with socket.socket(family) as probe:

@@ -42,7 +42,7 @@ _repository = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="flagtriton")
 def cli() -> None:
-    """Serve FlagEmbedding's embedders and rerankers from NVIDIA Triton.
+    r"""Serve FlagEmbedding's embedders and rerankers from NVIDIA Triton.
 
     \b
     flagtriton add BAAI/bge-large-en-v1.5 --repository repo
@@ -55,39 +55,23 @@ def cli() -> None:
 @click.argument("checkpoint")
 @_repository
 @click.option("--name", help="The deployment's name.  [default: the checkpoint's last path part]")
-@click.option(
-    "--task", type=click.Choice(["embed", "rerank"]), help="Needed where the checkpoint does not tell."
-)
-@click.option(
-    "--model-class", help="FlagEmbedding's class, e.g. encoder-only-base; needed where nothing tells."
-)
+@click.option("--task", type=click.Choice(["embed", "rerank"]), help="Needed where the checkpoint does not tell.")
+@click.option("--model-class", help="FlagEmbedding's class, e.g. encoder-only-base; needed where nothing tells.")
 @click.option("--pooling", "pooling_method", type=click.Choice(["cls", "mean", "last_token"]))
 @click.option("--device", default="cpu", show_default=True, help="cpu, or GPUs by number: gpu:0,1")
-@click.option(
-    "--instances", type=click.IntRange(1), default=1, show_default=True, help="On the CPU, or on each GPU."
-)
-@click.option(
-    "--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]), default="auto", show_default=True
-)
-@click.option(
-    "--max-length", type=click.IntRange(1), help="Tokens of a text.  [default: all the checkpoint has]"
-)
-@click.option(
-    "--max-batch-size", type=click.IntRange(1), default=256, show_default=True, help="Texts of a request."
-)
+@click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="On the CPU, or on each GPU.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]), default="auto", show_default=True)
+@click.option("--max-length", type=click.IntRange(1), help="Tokens of a text.  [default: all the checkpoint has]")
+@click.option("--max-batch-size", type=click.IntRange(1), default=256, show_default=True, help="Texts of a request.")
 @click.option("--query-instruction", help="Put before texts sent with input_type=query.")
-@click.option(
-    "--query-instruction-format", help="Two fields, instruction and text.  [default: the model table's]"
-)
+@click.option("--query-instruction-format", help="Two fields, instruction and text.  [default: the model table's]")
 @click.option("--passage-instruction", help="Put before texts sent with input_type=passage.")
 @click.option("--passage-instruction-format", help="Two fields, instruction and text.  [default: {}{}]")
-@click.option(
-    "--trust-remote-code", is_flag=True, default=None, help="Run code that comes with the checkpoint."
-)
+@click.option("--trust-remote-code", is_flag=True, default=None, help="Run code that comes with the checkpoint.")
 @click.option("--revision", help="A hub revision: branch, tag or commit.")
 @click.option("--force", is_flag=True, help="Replace a deployment of the same name.")
 def add(checkpoint: str, repository: Path, force: bool, **chosen: Any) -> None:
-    """Add the Triton models of CHECKPOINT, a local folder or a hub name, to a repository.
+    r"""Add the Triton models of CHECKPOINT, a local folder or a hub name, to a repository.
 
     \b
     flagtriton add ./my-bge --repository repo --pooling cls
@@ -118,9 +102,7 @@ def list_deployments(repository: Path, as_json: bool) -> None:
             click.echo(json.dumps({"name": entry.name, **asdict(entry.deployment), "steps": entry.steps}))
         return
     if not found:
-        _MESSAGES.print(
-            f"{escape(str(repository))} has no deployment yet; `flagtriton add CHECKPOINT` adds one"
-        )
+        _MESSAGES.print(f"{escape(str(repository))} has no deployment yet; `flagtriton add CHECKPOINT` adds one")
         return
     table = Table("name", "task", "class", "pooling", "tokens", "precision", "device", "checkpoint", box=None)
     for entry in found:
@@ -150,18 +132,12 @@ def remove(name: str, repository: Path) -> None:
 @cli.command()
 @_repository
 @click.option("--load", multiple=True, metavar="NAME", help="Load only this deployment; may be repeated.")
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="0.0.0.0 opens the server to the network."
-)
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 opens the server to the network.")
 @click.option("--http-port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--grpc-port", type=click.IntRange(1, 65535), default=8001, show_default=True)
 @click.option("--metrics-port", type=click.IntRange(1, 65535), default=8002, show_default=True)
-@click.option(
-    "--tritonserver", metavar="PATH", help="The server's binary.  [default: on PATH, else the embedded one]"
-)
-@click.option(
-    "--log-file", metavar="FILE", help="Where the server's log goes, - for here.  [default: a state folder]"
-)
+@click.option("--tritonserver", metavar="PATH", help="The server's binary.  [default: on PATH, else the embedded one]")
+@click.option("--log-file", metavar="FILE", help="Where the server's log goes, - for here.  [default: a state folder]")
 @click.option("--ready-timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds.")
 @click.argument("tritonserver_flags", nargs=-1, type=click.UNPROCESSED)
 def serve(
@@ -171,7 +147,7 @@ def serve(
     tritonserver_flags: tuple[str, ...],
     **chosen: Any,
 ) -> int:
-    """Serve a repository until Ctrl-C. What stands behind -- goes to tritonserver as it is.
+    r"""Serve a repository until Ctrl-C. What stands behind -- goes to tritonserver as it is.
 
     \b
     flagtriton serve --repository repo
@@ -193,9 +169,7 @@ def _serve(options: ServeOptions) -> int:
     with ExitStack() as stack:
         with _MESSAGES.status("starting tritonserver …"):
             server = stack.enter_context(running_server(options, _report))
-        _MESSAGES.print(
-            f"[bold]ready[/]: tritonserver {server.version}, {options.http_url}, {options.grpc_url}"
-        )
+        _MESSAGES.print(f"[bold]ready[/]: tritonserver {server.version}, {options.http_url}, {options.grpc_url}")
         _MESSAGES.print(f"log: {escape(str(options.log_file or 'above'))}; stop with Ctrl-C")
         try:
             return server.wait()
@@ -226,7 +200,7 @@ def entry_point() -> None:
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal do what Ctrl-C does, so that everything is put in order on the way out."""
+    """Let SIGTERM and a closed terminal do what Ctrl-C does: everything is put in order on the way out."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -96,9 +96,7 @@ def step_config(
     config = ModelConfig(backend="python", max_batch_size=max_batch_size)
     for tensor in inputs:
         ragged = -1 in tensor.dims
-        config.input.add(
-            name=tensor.name, data_type=_type(tensor), dims=tensor.dims, allow_ragged_batch=ragged
-        )
+        config.input.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims, allow_ragged_batch=ragged)
     for tensor in outputs:
         config.output.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims)
     kind = ModelInstanceGroup.KIND_GPU if device.gpus else ModelInstanceGroup.KIND_CPU

@@ -56,9 +56,7 @@ def add_models(models: Sequence[Model], repository: Path, *, force: bool = False
     names = [model.name for model in models]
     existing = [name for name in names if (repository / name).exists()]
     if existing and not force:
-        raise ToolError(
-            f"{repository} already has {', '.join(existing)}; replace with --force, or pass another --name"
-        )
+        raise ToolError(f"{repository} already has {', '.join(existing)}; replace with --force, or pass another --name")
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with _staging(repository) as staging:
@@ -94,9 +92,7 @@ def entries(repository: Path) -> list[Entry]:
         ToolError: it is no folder, or a configuration in it does not parse.
     """
     if not repository.is_dir():
-        raise ToolError(
-            f"{repository} is no folder; `flagtriton add CHECKPOINT --repository {repository}` makes it"
-        )
+        raise ToolError(f"{repository} is no folder; `flagtriton add CHECKPOINT --repository {repository}` makes it")
     configs = {path.parent.name: read_config(path) for path in sorted(repository.glob("*/config.pbtxt"))}
     return [entry for name, config in configs.items() if (entry := _entry(name, config)) is not None]
 
@@ -107,7 +103,7 @@ def model_names(repository: Path) -> list[str]:
 
 
 def _replaced(names: Sequence[str], repository: Path) -> list[str]:
-    """Return the folders that make room for `names`: those themselves, and the steps of a deployment among them."""
+    """Return the folders that make room: those of `names`, and the steps of a deployment among them."""
     former_steps = (step for entry in entries(repository) if entry.name in names for step in entry.steps)
     return [name for name in dict.fromkeys([*names, *former_steps]) if (repository / name).exists()]
 
@@ -139,7 +135,7 @@ def _write(model: Model, folder: Path) -> None:
 def _staging(repository: Path) -> Iterator[Path]:
     """Yield a folder on the repository's file system that Triton does not look into; removed at the end."""
     beside = repository.resolve().parent
-    same_disk = os.stat(beside).st_dev == os.stat(repository).st_dev
+    same_disk = beside.stat().st_dev == repository.stat().st_dev
     parent = beside if same_disk and os.access(beside, os.W_OK) else repository
     staging = Path(tempfile.mkdtemp(prefix=".flagtriton-", dir=parent))
     try:

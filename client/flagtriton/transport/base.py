@@ -70,9 +70,7 @@ class ServerAddress:
         """
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES or not parts.hostname:
-            raise ValueError(
-                f"server URL is {url!r}; expected grpc://host:port, grpcs://…, http://… or https://…"
-            )
+            raise ValueError(f"server URL is {url!r}; expected grpc://host:port, grpcs://…, http://… or https://…")
         wire, secure = _SCHEMES[parts.scheme]
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         path = parts.path.rstrip("/") if wire == "http" else ""  # a gateway may serve Triton below a path

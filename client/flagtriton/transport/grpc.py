@@ -38,9 +38,7 @@ class GrpcTransport:
         timeout_s: the deadline of every call, seconds.
     """
 
-    def __init__(
-        self, address: ServerAddress, headers: Mapping[str, str], tls: TLS | None, timeout_s: float
-    ) -> None:
+    def __init__(self, address: ServerAddress, headers: Mapping[str, str], tls: TLS | None, timeout_s: float) -> None:
         self._address = address
         self._headers = {name.lower(): value for name, value in headers.items()}
         self._timeout_s = timeout_s
@@ -88,9 +86,7 @@ class GrpcTransport:
     def ready_models(self) -> list[str]:
         """Return the names of all models that are ready."""
         with self._translated(""):
-            index = self._client.get_model_repository_index(
-                headers=self._headers, client_timeout=self._timeout_s
-            )
+            index = self._client.get_model_repository_index(headers=self._headers, client_timeout=self._timeout_s)
         return [model.name for model in index.models if model.state == "READY"]
 
     def close(self) -> None:

@@ -45,9 +45,7 @@ class HttpTransport:
         timeout_s: seconds to wait for a connection, and for every read from it.
     """
 
-    def __init__(
-        self, address: ServerAddress, headers: Mapping[str, str], tls: TLS | None, timeout_s: float
-    ) -> None:
+    def __init__(self, address: ServerAddress, headers: Mapping[str, str], tls: TLS | None, timeout_s: float) -> None:
         self._address = address
         self._headers = dict(headers)
         self._tls = tls

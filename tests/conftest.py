@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One real server for the whole run: five deployments of three checkpoints, all in fp32."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flagtriton_tools.checkpoint import inspect_checkpoint
+from flagtriton_tools.deployments import AddOptions, build
+from flagtriton_tools.launcher import RunningServer, ServeOptions, free_ports, running_server
+from flagtriton_tools.repository import add_models
+from tests.checkpoints import make_bert, make_xlm_roberta, minilm_path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("FLAGTRITON_URL", None)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server and where its deployments came from."""
+
+    server: RunningServer
+    checkpoints: dict[str, Path]
+
+    @property
+    def grpc_url(self) -> str:
+        return self.server.options.grpc_url
+
+    @property
+    def http_url(self) -> str:
+        return self.server.options.http_url
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bert(tmp_path_factory.mktemp("checkpoints") / "bert")
+
+
+@pytest.fixture(scope="session")
+def xlm_roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_xlm_roberta(tmp_path_factory.mktemp("checkpoints") / "xlm-roberta")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    return minilm_path()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, bert: Path, xlm_roberta: Path, minilm: Path) -> Iterator[Served]:
+    """Serve `bert-cls`, `bert-mean`, `xlmr-cls`, `xlmr-mean` and `all-MiniLM-L6-v2`."""
+    folder = tmp_path_factory.mktemp("served")
+    deployments = {
+        "bert-cls": (bert, "cls"),
+        "bert-mean": (bert, "mean"),
+        "xlmr-cls": (xlm_roberta, "cls"),
+        "xlmr-mean": (xlm_roberta, "mean"),
+        "all-MiniLM-L6-v2": (minilm, None),
+    }
+    for name, (checkpoint, pooling) in deployments.items():
+        options = AddOptions(name=name, pooling_method=pooling, precision="fp32")
+        add_models(build(inspect_checkpoint(str(checkpoint)), options), folder / "repository")
+    with running_server(serve_options(folder / "repository", folder / "tritonserver.log")) as server:
+        yield Served(server, {name: checkpoint for name, (checkpoint, _) in deployments.items()})
+
+
+def serve_options(repository: Path, log_file: Path, load: tuple[str, ...] = ()) -> ServeOptions:
+    """Return options with ports of their own."""
+    http_port, grpc_port, metrics_port = free_ports(3)
+    return ServeOptions(
+        repository,
+        load=load,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        log_file=log_file,
+        ready_timeout_s=300,
+    )
