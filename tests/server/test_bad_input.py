@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bad input over the raw protocol: the request at fault fails with a code and a sentence, its neighbours are answered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from tests.conftest import Served
+
+pytestmark = pytest.mark.server
+
+MODEL = "bert-cls"
+GOOD = "the quick brown fox"
+
+
+@dataclass
+class Requests:
+    """Sends requests that queue behind a slow one, so that Triton batches them; collects their answers."""
+
+    client: triton.InferenceServerClient
+    answers: dict[int, Any] = field(default_factory=dict)
+    _arrived: threading.Condition = field(default_factory=threading.Condition)
+    _sent: int = 0
+
+    def send(self, texts: list[bytes], model: str = MODEL, **options: Any) -> int:
+        """Send one request; return its number."""
+        tensor = triton.InferInput("text", [len(texts), 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[text] for text in texts], dtype=np.object_))
+        number = self._sent
+        self._sent += 1
+        outputs = [triton.InferRequestedOutput("dense_vecs")]
+        self.client.async_infer(
+            model,
+            [tensor],
+            lambda result, error: self._arrive(number, error or result),
+            outputs=outputs,
+            parameters=options,
+        )
+        return number
+
+    def wait(self) -> dict[int, Any]:
+        """Return all answers: an array, or the error that came."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.answers) == self._sent, timeout=120)
+        return self.answers
+
+    def _arrive(self, number: int, answer: Any) -> None:
+        with self._arrived:
+            failed = isinstance(answer, InferenceServerException)
+            self.answers[number] = answer if failed else answer.as_numpy("dense_vecs")
+            self._arrived.notify_all()
+
+
+@pytest.fixture
+def requests(served: Served) -> Iterator[Requests]:
+    with triton.InferenceServerClient(served.grpc_url.split("//")[1]) as client:
+        yield Requests(client)
+
+
+@pytest.fixture(scope="module")
+def good_vector(served: Served) -> np.ndarray:
+    with triton.InferenceServerClient(served.grpc_url.split("//")[1]) as client:
+        requests = Requests(client)
+        requests.send([GOOD.encode()])
+        return requests.wait()[0][0]
+
+
+def batches_of_several(requests: Requests) -> int:
+    """Return how often the tokenizer step ran several rows together."""
+    statistics = requests.client.get_inference_statistics(f"{MODEL}_tokenizer").model_stats[0]
+    return sum(batch.compute_infer.count for batch in statistics.batch_stats if batch.batch_size > 1)
+
+
+BAD = {
+    "invalid UTF-8": ([b"abc\xff"], {}, "text 0 is not valid UTF-8: byte 0xff at position 3"),
+    "second text invalid": ([b"fine", b"\xc3("], {}, "text 1 is not valid UTF-8: byte 0xc3 at position 0"),
+    "max_length 0": ([b"x"], {"max_length": 0}, "option 'max_length' is 0; expected a whole number from 2 to 512"),
+    "max_length 1": ([b"x"], {"max_length": 1}, "option 'max_length' is 1; expected a whole number from 2 to 512"),
+    "max_length -5": ([b"x"], {"max_length": -5}, "option 'max_length' is -5; expected"),
+    "max_length 10**9": ([b"x"], {"max_length": 10**9}, "option 'max_length' is 1000000000; expected"),
+    "max_length abc": ([b"x"], {"max_length": "abc"}, "option 'max_length' is 'abc'; expected"),
+    "max_length true": ([b"x"], {"max_length": True}, "option 'max_length' is True; expected"),
+    "unknown option": ([b"x"], {"max_lenght": 5}, "unknown option 'max_lenght'; this model has"),
+    "normalize 1": ([b"x"], {"normalize": 1}, "option 'normalize' is 1; expected true or false"),
+    "truncate_dim 0": ([b"x"], {"truncate_dim": 0}, "option 'truncate_dim' is 0; expected"),
+    "input_type": ([b"x"], {"input_type": "doc"}, "option 'input_type' is 'doc'; expected one of 'query', 'passage'"),
+    "instruction alone": ([b"x"], {"instruction": "find"}, "option 'instruction' came without 'input_type'"),
+    "truncate": ([b"x"], {"truncate": "MIDDLE"}, "option 'truncate' is 'MIDDLE'; expected one of 'END', 'NONE'"),
+    "too long": (
+        [b"x", b"fox " * 600],
+        {"truncate": "NONE"},
+        "text 1 has more than 512 tokens and truncate=NONE",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_request_fails_alone_and_its_neighbours_are_answered(
+    case: str, requests: Requests, good_vector: np.ndarray
+) -> None:
+    texts, options, sentence = BAD[case]
+    shared_before = batches_of_several(requests)
+    requests.send([b"fox " * 100_000])  # keeps the tokenizer busy, so that the next ones queue and share a batch
+    good = [requests.send([GOOD.encode()])]
+    bad = requests.send(texts, **options)
+    good += [requests.send([GOOD.encode()]) for _ in range(3)]
+    answers = requests.wait()
+    assert answers[bad].status() == "StatusCode.INVALID_ARGUMENT"
+    assert sentence in answers[bad].message()
+    for number in good:
+        assert np.allclose(answers[number][0], good_vector, atol=1e-6)
+    assert batches_of_several(requests) > shared_before
+
+
+@pytest.mark.parametrize("text", [b"", b"a\x00b", b"\x00", b"fox " * 262_144], ids=["empty", "nul", "only nul", "1 MB"])
+def test_odd_but_valid_text_is_served(text: bytes, requests: Requests) -> None:
+    requests.send([text])
+    vector = requests.wait()[0][0]
+    assert vector.shape == (48,)
+    assert abs(np.linalg.norm(vector) - 1) < 1e-5
+
+
+def test_truncate_none_serves_what_fits(requests: Requests, good_vector: np.ndarray) -> None:
+    requests.send([GOOD.encode()], truncate="NONE")
+    assert np.allclose(requests.wait()[0][0], good_vector, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "datatype", "values"),
+    [
+        ([1, 1], "INT32", np.array([[1]], np.int32)),
+        ([1, 2], "BYTES", np.array([[b"a", b"b"]], np.object_)),
+        ([1], "BYTES", np.array([b"a"], np.object_)),
+        ([0, 1], "BYTES", np.empty((0, 1), np.object_)),
+        ([257, 1], "BYTES", np.full((257, 1), b"a", np.object_)),
+    ],
+    ids=["wrong dtype", "two columns", "no batch dimension", "no row", "too many rows"],
+)
+def test_wrong_tensors_are_refused(shape: list[int], datatype: str, values: np.ndarray, requests: Requests) -> None:
+    tensor = triton.InferInput("text", shape, datatype)
+    tensor.set_data_from_numpy(values)
+    with pytest.raises(InferenceServerException) as caught:
+        requests.client.infer(MODEL, [tensor])
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+
+
+def test_an_unknown_model_is_not_found(requests: Requests) -> None:
+    requests.send([b"x"], model="bert-clss")
+    assert requests.wait()[0].status() == "StatusCode.NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("ids", "sentence"),
+    [
+        ([[2, 999_999, 3]], "input_ids runs from 2 to 999999; expected 0 to"),
+        ([[2, -7, 3]], "input_ids runs from -7 to 3; expected 0 to"),
+        ([[2] * 600], "input_ids has 600 tokens a row; this model takes 512"),
+    ],
+    ids=["beyond the vocabulary", "negative", "too long"],
+)
+def test_the_encoder_step_refuses_ids_outside_its_tables(
+    ids: list[list[int]], sentence: str, requests: Requests
+) -> None:
+    values = np.array(ids, np.int32)
+    tensor = triton.InferInput("input_ids", list(values.shape), "INT32")
+    tensor.set_data_from_numpy(values)
+    with pytest.raises(InferenceServerException) as caught:
+        requests.client.infer(f"{MODEL}_encoder", [tensor])
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert sentence in caught.value.message()
