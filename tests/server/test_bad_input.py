@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bad input over the raw protocol: the request at fault fails with a code and a sentence, its neighbours are answered."""
+"""Bad input over the raw protocol: the request at fault fails alone, with a code and a sentence."""
 
 from __future__ import annotations
 

@@ -7,8 +7,8 @@ import csv
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
+import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +26,7 @@ from tests.conftest import Served
 pytestmark = pytest.mark.server
 
 MODEL = "bert-cls"
+PERF_ANALYZER = Path(sys.executable).parent / "perf_analyzer"
 WIRES = [tritonclient.grpc, tritonclient.http]
 
 
@@ -106,13 +107,13 @@ def test_requests_with_other_options_share_a_batch_and_keep_their_own(served: Se
         assert np.allclose(answer["dense_vecs"][0], sdk.encode(text, max_length=length), atol=1e-6)
 
 
-@pytest.mark.skipif(shutil.which("perf_analyzer") is None, reason="perf_analyzer comes with tritonclient 2.51")
+@pytest.mark.skipif(not PERF_ANALYZER.exists(), reason="tritonclient carries perf_analyzer up to 2.51 only")
 def test_perf_analyzer_runs_without_a_failed_request(served: Served, tmp_path: Path) -> None:
     report = tmp_path / "report.csv"
-    command = [
-        "perf_analyzer", "-m", "all-MiniLM-L6-v2", "-u", served.grpc_url.split("//")[1], "-i", "grpc", "--shape", "text:1",
-        "--string-data", "what is a vector database", "--request-count", "40", "--concurrency-range", "4", "-f", str(report),
-    ]  # fmt: skip
+    endpoint = ["-m", "all-MiniLM-L6-v2", "-u", served.grpc_url.split("//")[1], "-i", "grpc"]
+    text = ["--shape", "text:1", "--string-data", "what is a vector database"]
+    load = ["--request-count", "40", "--concurrency-range", "4", "-f", str(report)]
+    command = [str(PERF_ANALYZER), *endpoint, *text, *load]
     done = subprocess.run(command, env=perf_analyzer_environment(tmp_path), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     row = next(csv.DictReader(report.read_text().splitlines()))
@@ -120,7 +121,7 @@ def test_perf_analyzer_runs_without_a_failed_request(served: Served, tmp_path: P
 
 
 def perf_analyzer_environment(folder: Path) -> dict[str, str]:
-    """Return an environment in which perf_analyzer finds the libraries that nvidia-pytriton brings under other names."""
+    """Return an environment in which perf_analyzer finds libraries that nvidia-pytriton has under other names."""
     package = importlib.util.find_spec("pytriton")
     assert package is not None
     assert package.submodule_search_locations

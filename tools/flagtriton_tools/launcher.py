@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -30,6 +31,12 @@ _STOP_TIMEOUT_S = 40.0
 """tritonserver's own grace period is 30 s."""
 
 _PR_SET_PDEATHSIG = 1
+
+_ERROR_LINE = re.compile(r"E\d{4} ")
+"""How Triton's log marks errors: the level and the date, month and day."""
+
+_ERROR_LINES = 2
+_TAIL_LINES = 6
 
 Report = Callable[[str], None]
 
@@ -247,11 +254,15 @@ def _get(url: str, data: bytes | None = None) -> bytes | None:
         return None
 
 
-def _last_lines(log_file: Path | None, count: int = 15) -> str:
+def _last_lines(log_file: Path | None) -> str:
+    """Return a pointer to the log, its last errors and its last lines, without the tables that Triton draws."""
     if log_file is None:
         return "; its log is above"
-    lines = log_file.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
-    return "; see {}, which ends:\n{}".format(log_file, "\n".join(f"  {line}" for line in lines))
+    lines = [line for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip("+-| ")]
+    prose = [line for line in lines if not line.startswith(("|", "+"))]
+    errors = [line for line in prose[:-_TAIL_LINES] if _ERROR_LINE.match(line)][-_ERROR_LINES:]
+    shown = [line.replace("\\n", "\n    ") for line in (*errors, *prose[-_TAIL_LINES:])]
+    return "; see {}, which ends:\n{}".format(log_file, "\n".join(f"  {line}" for line in shown))
 
 
 def _exit_code(returncode: int) -> int:

@@ -222,3 +222,7 @@ def _log_file(chosen: str | None, http_port: int) -> Path | None:
         return None if chosen == "-" else Path(chosen)
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     return state / "flagtriton" / f"tritonserver-{http_port}.log"
+
+
+if __name__ == "__main__":
+    entry_point()
