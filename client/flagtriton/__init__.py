@@ -6,9 +6,10 @@ Importing this package imports neither torch nor transformers nor a wire; those 
 
 from __future__ import annotations
 
+from flagtriton.abs_embedder import AbsEmbedder
 from flagtriton.auto import FlagAutoModel
 from flagtriton.checkpoints import support_model_list, support_native_bge_model_list
-from flagtriton.embedders import AbsEmbedder, FlagModel
+from flagtriton.embedders import FlagModel
 from flagtriton.errors import (
     AccessDeniedError,
     DeploymentMismatchError,

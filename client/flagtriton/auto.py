@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from flagtriton.abs_embedder import AbsEmbedder
 from flagtriton.checkpoints import EMBEDDERS, checkpoint_name
-from flagtriton.embedders import AbsEmbedder, FlagModel
+from flagtriton.embedders import FlagModel
 from flagtriton.errors import DeploymentMismatchError
 from flagtriton.served import ConnectionSettings, ServedModel
 from flagtriton.types import DeviceSpec, EmbedderModelClass
@@ -72,7 +73,7 @@ class FlagAutoModel:
         else:
             served = ServedModel.find(name, ConnectionSettings.taken_from(dict(kwargs)))
             kwargs["transport"] = served.transport
-            chosen = EmbedderModelClass(served.deployment.model_class)
+            chosen = _served_class(served)
             default_format = served.deployment.query_instruction_format
         return _class_for(chosen)(
             model_name_or_path,
@@ -87,6 +88,14 @@ class FlagAutoModel:
             trust_remote_code=trust_remote_code,
             **kwargs,
         )
+
+
+def _served_class(served: ServedModel) -> EmbedderModelClass:
+    task, model_class = served.deployment.task, served.deployment.model_class
+    if task != "embed" or model_class not in {known.value for known in EmbedderModelClass}:
+        served.close()
+        raise DeploymentMismatchError(f"{served.name} is served as {task} {model_class}, which is no embedder's class")
+    return EmbedderModelClass(model_class)
 
 
 def _class_for(model_class: EmbedderModelClass) -> type[AbsEmbedder]:

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 from flagtriton.errors import DeploymentMismatchError, DeploymentWarning
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, Deployment
@@ -20,9 +22,9 @@ def device_names(devices: DeviceSpec) -> list[str]:
         ValueError: neither a string, an integer, nor a list of one of them.
     """
     entries = devices if isinstance(devices, list) else [devices]
-    if all(isinstance(entry, str) for entry in entries):
+    if entries and all(isinstance(entry, str) for entry in entries):
         return [str(entry) for entry in entries]
-    if all(isinstance(entry, int) for entry in entries):
+    if entries and all(isinstance(entry, int) for entry in entries):
         return [f"cuda:{entry}" for entry in entries]
     raise ValueError("devices should be a string or an integer or a list of strings or a list of integers.")
 
@@ -103,4 +105,13 @@ def warn_of_differences(
     if ignored:
         differences.append(f"no such argument here, ignored: {', '.join(ignored)}")
     if differences:
-        warnings.warn(f"{name}: {'; '.join(differences)}", DeploymentWarning, stacklevel=5)
+        warnings.warn(f"{name}: {'; '.join(differences)}", DeploymentWarning, stacklevel=_frames_to_caller())
+
+
+def _frames_to_caller() -> int:
+    """Return the `stacklevel` that makes a warning point at the first line outside this package."""
+    package = str(Path(__file__).parent)
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        level, frame = level + 1, frame.f_back
+    return level

@@ -59,7 +59,8 @@ PAST_END = -1
 DEFAULT_MAX_LENGTH = 512
 
 # What Triton itself puts among, or reserves in, a request's parameters.
-_TRITONS_OWN = ("sequence_", "triton_", "binary_data_output", "headers", "priority", "timeout")
+_TRITONS_PREFIXES = ("sequence_", "triton_")
+_TRITONS_NAMES = frozenset({"binary_data_output", "headers", "priority", "timeout"})
 
 
 Check: TypeAlias = Callable[[str, object], None]
@@ -147,7 +148,7 @@ class EmbedOptions:
             "truncate_dim": _whole_number(1, None, "components"),
             "truncate": _one_of("END", "NONE"),
         }
-        given = {name: value for name, value in parameters.items() if not name.startswith(_TRITONS_OWN)}
+        given = {name: value for name, value in parameters.items() if not _is_tritons(name)}
         for name, value in given.items():
             if name not in checks:
                 raise OptionError(f"unknown option {name!r}; this model has {', '.join(sorted(checks))}")
@@ -156,6 +157,10 @@ class EmbedOptions:
         if options.instruction is not None and options.input_type is None:
             raise OptionError("option 'instruction' came without 'input_type'; send 'query' or 'passage' with it")
         return options
+
+
+def _is_tritons(name: str) -> bool:
+    return name in _TRITONS_NAMES or name.startswith(_TRITONS_PREFIXES)
 
 
 def _whole_number(least: int, most: int | None, unit: str) -> Check:

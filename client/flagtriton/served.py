@@ -16,13 +16,16 @@ from flagtriton.batching import plan_requests
 from flagtriton.errors import DeploymentMismatchError, FlagTritonError, ModelNotServedError
 from flagtriton.parameters import ParameterError, read_parameters
 from flagtriton.protocol import TEXT, Deployment, EmbedOptions, OptionValue, Tensor
-from flagtriton.texts import text_tensor
+from flagtriton.texts import text_size, text_tensor
 from flagtriton.transport import TLS, InferenceReply, RetryPolicy, Transport, connect
 
 __all__ = ["ConnectionSettings", "ServedModel"]
 
-_CHARACTERS_PER_REQUEST = 65_536
-"""About 16,000 tokens: enough to keep a GPU busy, while a reply and its hidden states stay below 100 MB."""
+_BYTES_PER_REQUEST = 65_536
+"""About 16,000 tokens: enough to keep a GPU busy, while their hidden states stay below 100 MB at D = 1,024."""
+
+_DEPLOYMENT_KEYS = {"task", "model_class", "checkpoint"}
+"""What tells a public ensemble's parameters from those of a step and of other people's models."""
 
 _PROGRESS_DELAY_S = 2.0
 """Calls shorter than this show no progress bar unless asked to."""
@@ -103,17 +106,18 @@ class ServedModel:
             ServerUnavailableError: the server does not answer.
         """
         transport = settings.open_transport()
-        policy = RetryPolicy(settings.retries)
         try:
-            config = policy.call(lambda: transport.model_config(name))
+            config = RetryPolicy(settings.retries).call(lambda: transport.model_config(name))
             deployment = read_parameters(Deployment, config.parameters, ignore_unknown=True)
         except ModelNotServedError as error:
-            served = ", ".join(_public_models(transport)) or "none"
+            served = _public_models(transport)
+            transport.close()
             raise ModelNotServedError(
                 f"model {name!r} is not served at {transport.address}; served there: {served}. "
                 f"To add it: flagtriton add CHECKPOINT --name {name} --repository REPOSITORY"
             ) from error
         except ParameterError as error:
+            transport.close()
             raise DeploymentMismatchError(
                 f"model {name!r} at {transport.address} is no flagtriton deployment: {error}. "
                 "Name the public ensemble that `flagtriton add` made, not one of its steps"
@@ -138,28 +142,29 @@ class ServedModel:
             max_rows: texts of one request; the deployment's `max_batch_size` holds too.
             show_progress: overrides the setting.
         """
-        sizes = np.fromiter((len(text) for text in texts), np.int64, len(texts))
+        sizes = np.fromiter(map(text_size, texts), np.int64, len(texts))
         max_rows = min(max_rows, self.max_batch_size)
-        plan = plan_requests(sizes, max_rows=max_rows, max_size=_CHARACTERS_PER_REQUEST)
+        plan = plan_requests(sizes, max_rows=max_rows, max_size=_BYTES_PER_REQUEST)
         parameters = options.to_parameters()
 
         def send(rows: NDArray[np.int64]) -> NDArray[np.float32]:
             inputs = {TEXT.name: text_tensor([texts[row] for row in rows])}
             return self._infer(inputs, output, parameters)[output.name]
 
-        if len(plan) == 1:
+        shown = self.settings.show_progress if show_progress is None else show_progress
+        if len(plan) == 1 and not shown:
             vectors = send(plan[0])
             in_order = np.empty_like(vectors)
             in_order[plan[0]] = vectors
             return in_order
-        return self._gather(plan, self._send_all(send, plan), len(texts), show_progress)
+        return self._gather(plan, self._send_all(send, plan), len(texts), shown)
 
     def release_threads(self) -> None:
-        """End the worker threads; a later call starts new ones."""
+        """End the worker threads once their requests are answered; a later call starts new ones."""
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:
-            executor.shutdown(wait=True, cancel_futures=True)
+            executor.shutdown(wait=True)
 
     def close(self) -> None:
         """End the worker threads and close the connections."""
@@ -183,11 +188,10 @@ class ServedModel:
         plan: list[NDArray[np.int64]],
         replies: Iterator[NDArray[np.float32]],
         count: int,
-        show_progress: bool | None,
+        shown: bool | None,
     ) -> NDArray[np.float32]:
         from tqdm.auto import tqdm
 
-        shown = self.settings.show_progress if show_progress is None else show_progress
         delay = _PROGRESS_DELAY_S if shown is None else 0.0
         vectors: NDArray[np.float32] | None = None
         with tqdm(total=count, desc=self.name, unit="text", delay=delay, disable=shown is False) as bar:
@@ -201,13 +205,13 @@ class ServedModel:
         return vectors
 
 
-def _public_models(transport: Transport) -> list[str]:
-    """Return the names of the ready models that are flagtriton ensembles."""
+def _public_models(transport: Transport) -> str:
+    """Return the names of the ready models that are flagtriton ensembles, for a message."""
     public = []
-    for name in transport.ready_models():
-        try:
-            read_parameters(Deployment, transport.model_config(name).parameters, ignore_unknown=True)
-        except (ParameterError, FlagTritonError):
-            continue
-        public.append(name)
-    return public
+    try:
+        for name in transport.ready_models():
+            if set(transport.model_config(name).parameters) >= _DEPLOYMENT_KEYS:
+                public.append(name)
+    except FlagTritonError as error:
+        return f"unknown ({error})"
+    return ", ".join(public) or "none"

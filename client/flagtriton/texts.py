@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_text_list", "text_tensor"]
+__all__ = ["as_text_list", "check_encodable", "text_size", "text_tensor"]
 
 
 def as_text_list(texts: str | Iterable[str], argument: str) -> tuple[list[str], bool]:
@@ -26,17 +26,36 @@ def as_text_list(texts: str | Iterable[str], argument: str) -> tuple[list[str], 
         ValueError: an element holds a lone surrogate and so has no UTF-8 form; named by its index.
     """
     if isinstance(texts, str):
-        texts, single = [texts], True
-    elif isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
+        check_encodable(texts, argument)
+        return [texts], True
+    if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
         raise TypeError(f"{argument} is a {type(texts).__name__}; expected a str or a list of str")
-    else:
-        texts, single = list(texts), False
-    for index, text in enumerate(texts):
+    listed = list(texts)
+    for index, text in enumerate(listed):
         if not isinstance(text, str):
             raise TypeError(f"{argument}[{index}] is {_shown(text)} ({type(text).__name__}); expected a str")
-        if not text.isascii():
-            _check_encodable(text, f"{argument}[{index}]")
-    return texts, single
+        check_encodable(text, f"{argument}[{index}]")
+    return listed, False
+
+
+def check_encodable(text: str, what: str) -> None:
+    """Raise where a text has no UTF-8 form.
+
+    Raises:
+        ValueError: it holds a lone surrogate; `what` and the position are named.
+    """
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        character = f"U+{ord(text[error.start]):04X}"
+        raise ValueError(f"{what} holds a lone surrogate, {character}, at position {error.start}") from error
+
+
+def text_size(text: str) -> int:
+    """Return a text's length in bytes of UTF-8, which goes with its tokens in every script: 3 to 5 a token."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def text_tensor(texts: Sequence[str]) -> NDArray[Any]:
@@ -44,14 +63,6 @@ def text_tensor(texts: Sequence[str]) -> NDArray[Any]:
     rows = np.empty((len(texts), 1), dtype=np.object_)
     rows[:, 0] = [text.encode() for text in texts]
     return rows
-
-
-def _check_encodable(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        character = f"U+{ord(text[error.start]):04X}"
-        raise ValueError(f"{where} holds a lone surrogate, {character}, at position {error.start}") from error
 
 
 def _shown(value: object, limit: int = 60) -> str:

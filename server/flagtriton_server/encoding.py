@@ -30,6 +30,8 @@ def check_token_ids(input_ids: NDArray[np.int32], vocab_size: int, max_length: i
     """
     if input_ids.shape[1] > max_length:
         raise RequestError(f"input_ids has {input_ids.shape[1]} tokens a row; this model takes {max_length}")
+    if ((input_ids[:, :-1] == PAST_END) & (input_ids[:, 1:] != PAST_END)).any():
+        raise RequestError(f"input_ids has {PAST_END} between tokens; it fills rows up behind their last token only")
     if input_ids.size and not (input_ids.min() >= PAST_END and input_ids.max() < vocab_size):
         raise RequestError(
             f"input_ids runs from {input_ids.min()} to {input_ids.max()}; expected 0 to {vocab_size - 1}, "

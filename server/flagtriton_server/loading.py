@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from flagtriton_server.positions import position_capacity
 from flagtriton_server.settings import EncoderSettings
 
-__all__ = ["LoadedEncoder", "Precision", "choose_precision", "load_encoder"]
+__all__ = ["LoadedEncoder", "Precision", "choose_precision", "load_encoder", "share_cores"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncod
 
     Raises:
         OSError: the checkpoint is not there or lacks a file.
-        ValueError: it has fewer positions than the deployment's `max_length`.
+        ValueError: its configuration is missing or of no known architecture, it lacks weights, or has fewer
+            positions than the deployment's `max_length`.
     """
     from transformers import AutoConfig, AutoModel
 
@@ -73,7 +75,10 @@ def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncod
     config = AutoConfig.from_pretrained(settings.checkpoint, **source)
     _check_positions(settings, config.to_dict())
     precision = choose_precision(settings.precision, device, decoder=bool(getattr(config, "is_decoder", False)))
-    module = AutoModel.from_pretrained(settings.checkpoint, config=config, dtype=precision.stored, **source)
+    module, report = AutoModel.from_pretrained(
+        settings.checkpoint, config=config, dtype=precision.stored, output_loading_info=True, **source
+    )
+    _check_weights(settings.checkpoint, report["missing_keys"])
     if not settings.trust_remote_code and getattr(module, "pooler", None) is not None:
         module.pooler = None  # BERT's tanh layer over CLS, which no embedder reads
     module = module.to(device=device, dtype=precision.computed).eval()
@@ -95,6 +100,13 @@ def _check_positions(settings: EncoderSettings, config: dict[str, Any]) -> None:
             f"{settings.checkpoint} has positions for {capacity} tokens, but the deployment's max_length is "
             f"{settings.max_length}; add it again with --force --max-length {capacity}"
         )
+
+
+def _check_weights(checkpoint: str, missing: Iterable[str]) -> None:
+    """Refuse a checkpoint whose missing weights transformers has made up at random."""
+    lacking = sorted(name for name in missing if not name.startswith("pooler."))
+    if lacking:
+        raise ValueError(f"{checkpoint} lacks {len(lacking)} weights of its architecture, {lacking[0]} the first")
 
 
 def _best_cpu_precision() -> str:

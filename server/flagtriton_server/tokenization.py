@@ -14,7 +14,7 @@ from tokenizers import Encoding, Tokenizer
 from flagtriton.protocol import INPUT_IDS, PAST_END, TOKEN_COUNT, Tensor
 from flagtriton_server.rejection import RequestError
 
-__all__ = ["TextBatch", "TextTokenizer"]
+__all__ = ["TextBatch", "TextTokenizer", "ragged"]
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,15 @@ _TOKENIZERS = (
     "tokenizer.model",
     "vocab.json",
 )
-_POOLING_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last_token",
+_POOLINGS = {
+    "cls": "cls",
+    "cls_token": "cls",
+    "mean": "mean",
+    "mean_tokens": "mean",
+    "lasttoken": "last_token",
 }
+"""sentence-transformers' names, in its older files (behind `pooling_mode_`) and its newer ones, to FlagEmbedding's."""
+
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _NO_LIMIT = 10**9
 """Tokenizers without a length of their own say some number far beyond this."""
@@ -47,6 +51,8 @@ class CheckpointFacts:
         source: absolute path, or hub name as it came.
         name: what the deployment is called unless told otherwise.
         max_length: tokens the model has positions for.
+        unknown_pooling: what the checkpoint says of pooling, where it is none of FlagEmbedding's.
+        trust_remote_code: the checkpoint is known to need code of its own.
         known_from: where the facts come from, for the user to read.
     """
 
@@ -58,6 +64,7 @@ class CheckpointFacts:
     pooling_method: str | None = None
     hidden_size: int | None = None
     max_length: int | None = None
+    unknown_pooling: str | None = None
     query_instruction_format: str = "{}{}"
     trust_remote_code: bool = False
 
@@ -69,10 +76,13 @@ def inspect_checkpoint(path_or_name: str) -> CheckpointFacts:
         ToolError: a path that does not exist or is no checkpoint; says what is missing.
     """
     path = Path(path_or_name).expanduser()
-    if path.is_dir():
+    if path_or_name and path.is_dir():
         return _local(path.resolve())
     if path_or_name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(path_or_name):
-        raise ToolError(f"{path_or_name} is no folder; name a checkpoint's folder, or a hub name such as BAAI/bge-m3")
+        raise ToolError(
+            f"{path_or_name or 'the empty name'} is no folder; "
+            "name a checkpoint's folder, or a hub name such as BAAI/bge-m3"
+        )
     return _by_table(CheckpointFacts(path_or_name, checkpoint_name(path_or_name), "its name alone"))
 
 
@@ -116,7 +126,10 @@ def _local(path: Path) -> CheckpointFacts:
     if by_table.task is not None:
         return by_table
     task, model_class = _classify(path, config)
-    return replace(facts, task=task, model_class=model_class, pooling_method=_pooling(path))
+    names = _pooling_names(path)
+    method = _POOLINGS.get(names[0]) if len(names) == 1 else None
+    unknown = ", ".join(names) if names and method is None else None
+    return replace(facts, task=task, model_class=model_class, pooling_method=method, unknown_pooling=unknown)
 
 
 def _check_files(path: Path) -> None:
@@ -129,8 +142,8 @@ def _check_files(path: Path) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ToolError(f"{path} is not valid JSON: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ToolError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):
         raise ToolError(f"{path} holds a {type(content).__name__}, expected an object")
     return content
@@ -140,7 +153,7 @@ def _max_length(path: Path, config: dict[str, Any]) -> int | None:
     limits = [position_capacity(config)]
     if (path / "tokenizer_config.json").is_file():
         limits.append(_read_json(path / "tokenizer_config.json").get("model_max_length"))
-    known = [int(limit) for limit in limits if limit is not None and limit < _NO_LIMIT]
+    known = [int(limit) for limit in limits if isinstance(limit, (int, float)) and limit < _NO_LIMIT]
     return min(known, default=None)
 
 
@@ -167,13 +180,13 @@ def _classify(path: Path, config: dict[str, Any]) -> tuple[str | None, str | Non
     return None, None
 
 
-def _pooling(path: Path) -> str | None:
-    """Return what sentence-transformers' own file beside the weights says."""
+def _pooling_names(path: Path) -> list[str]:
+    """Return the poolings that sentence-transformers' own file beside the weights switches on."""
     file = path / "1_Pooling" / "config.json"
     if not file.is_file():
-        return None
-    flags = _read_json(file)
-    set_ones = [method for flag, method in _POOLING_FLAGS.items() if flags.get(flag)]
-    if flags.get("pooling_mode") in _POOLING_FLAGS.values():
-        set_ones = [flags["pooling_mode"]]
-    return set_ones[0] if len(set_ones) == 1 else None
+        return []
+    content = _read_json(file)
+    if "pooling_mode" in content:
+        return [str(content["pooling_mode"])]
+    prefix = "pooling_mode_"
+    return [key.removeprefix(prefix) for key, value in content.items() if key.startswith(prefix) and value is True]

@@ -12,20 +12,32 @@ from dataclasses import dataclass
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from flagtriton.instructions import check_instruction_format
 from flagtriton.parameters import write_parameters
-from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, TEXT, TOKEN_COUNT, Deployment, Tensor
+from flagtriton.protocol import (
+    DEFAULT_MAX_LENGTH,
+    DENSE_VECS,
+    HIDDEN_STATES,
+    INPUT_IDS,
+    TEXT,
+    TOKEN_COUNT,
+    Deployment,
+    Tensor,
+)
 from flagtriton_server.settings import EncoderSettings, PoolerSettings, TokenizerSettings
 from flagtriton_tools.checkpoint import CheckpointFacts
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import Device, EnsembleStep, QueuePolicy, ensemble_config, step_config
 
-__all__ = ["AddOptions", "Model", "build", "describe"]
+__all__ = ["DEFAULT_POOLING", "AddOptions", "Model", "build", "describe"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _QUEUE = QueuePolicy(max_queue_size=4096, timeout_us=60_000_000)
 _TOKEN_BUDGETS = {"cpu": 4_096, "gpu": 65_536}
 _WARMUP_TOKENS = (16, 256)
-_DEFAULT_MAX_LENGTH = 512
+DEFAULT_POOLING = "cls"
+"""FlagEmbedding's, where nothing else is said or known."""
+
 _PROCESSOR = Device()
 
 
@@ -82,17 +94,17 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
         task=task,
         model_class=model_class,
         checkpoint=facts.source,
-        pooling_method=options.pooling_method or facts.pooling_method or "cls",
-        max_length=options.max_length or most or _DEFAULT_MAX_LENGTH,
+        pooling_method=_pooling(facts, options),
+        max_length=options.max_length or most or DEFAULT_MAX_LENGTH,
         precision=options.precision,
         device=str(Device.parse(options.device, options.instances)),
         hidden_size=facts.hidden_size,
         revision=options.revision,
-        trust_remote_code=facts.trust_remote_code if options.trust_remote_code is None else options.trust_remote_code,
+        trust_remote_code=_remote_code(facts, options),
         query_instruction=options.query_instruction,
-        query_instruction_format=options.query_instruction_format or facts.query_instruction_format,
+        query_instruction_format=_format("query", options.query_instruction_format, facts.query_instruction_format),
         passage_instruction=options.passage_instruction,
-        passage_instruction_format=options.passage_instruction_format or "{}{}",
+        passage_instruction_format=_format("passage", options.passage_instruction_format, "{}{}"),
     )
 
 
@@ -111,6 +123,32 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
         served = ", ".join(f"{task} {model_class}" for task, model_class in _BUILDERS)
         raise ToolError(f"{facts.source} is {deployment.task} {deployment.model_class}; this version serves {served}")
     return builder(name, deployment, Device.parse(options.device, options.instances), options.max_batch_size)
+
+
+def _pooling(facts: CheckpointFacts, options: AddOptions) -> str:
+    if options.pooling_method is None and facts.unknown_pooling is not None:
+        raise ToolError(
+            f"{facts.source} was made for {facts.unknown_pooling} pooling; this version has cls, mean and last_token: "
+            "say which with --pooling"
+        )
+    return options.pooling_method or facts.pooling_method or DEFAULT_POOLING
+
+
+def _remote_code(facts: CheckpointFacts, options: AddOptions) -> bool:
+    if options.trust_remote_code is None and facts.trust_remote_code:
+        raise ToolError(
+            f"{facts.source} needs Python code that comes with it; read it, then say --trust-remote-code, "
+            "or --no-trust-remote-code where this transformers has the architecture itself"
+        )
+    return bool(options.trust_remote_code)
+
+
+def _format(kind: str, asked: str | None, default: str) -> str:
+    try:
+        check_instruction_format(default if asked is None else asked)
+    except ValueError as error:
+        raise ToolError(f"--{kind}-instruction-format: {error}") from error
+    return default if asked is None else asked
 
 
 def _encoder_only_embedder(name: str, served: Deployment, device: Device, max_batch_size: int) -> list[Model]:

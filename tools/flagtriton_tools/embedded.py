@@ -55,10 +55,10 @@ def find_tritonserver(asked: str | None, work_folder: Path) -> Tritonserver:
         binary = shutil.which(asked)
         if binary is None:
             raise ToolError(f"--tritonserver is {asked}, which is no executable file")
-        return Tritonserver(Path(binary), "--tritonserver", environment=path)
+        return Tritonserver(Path(binary).absolute(), "--tritonserver", environment=path)
     binary = shutil.which("tritonserver")
     if binary is not None:
-        return Tritonserver(Path(binary), "PATH", environment=path)
+        return Tritonserver(Path(binary).absolute(), "PATH", environment=path)
     wheel = importlib.util.find_spec("pytriton")
     if wheel is None or not wheel.submodule_search_locations:
         raise ToolError(

@@ -13,12 +13,13 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from flagtriton_tools.embedded import Tritonserver, find_tritonserver
 from flagtriton_tools.errors import ToolError
@@ -35,7 +36,7 @@ _PR_SET_PDEATHSIG = 1
 _ERROR_LINE = re.compile(r"E\d{4} ")
 """How Triton's log marks errors: the level and the date, month and day."""
 
-_ERROR_LINES = 2
+_ERROR_LINES = 4
 _TAIL_LINES = 6
 
 Report = Callable[[str], None]
@@ -119,6 +120,8 @@ class RunningServer:
 def running_server(options: ServeOptions, report: Report = lambda _: None) -> Iterator[RunningServer]:
     """Yield a server whose models are all ready; stop it on leaving, whatever the reason.
 
+    It ends with the thread that started it, too.
+
     Args:
         options: what to serve, where.
         report: told what is happening, a line at a time.
@@ -196,21 +199,34 @@ def _start(binary: Tritonserver, options: ServeOptions, work_folder: Path) -> su
         *(control if options.load else ()),
         *options.extra,
     ]
-    with ExitStack() as stack:
-        log = None
-        if options.log_file is not None:
-            options.log_file.parent.mkdir(parents=True, exist_ok=True)
-            log = stack.enter_context(options.log_file.open("wb"))
-        return subprocess.Popen(
-            command,
-            cwd=work_folder,  # first on the stubs' sys.path, so it must hold nothing that could be imported
-            env={**os.environ, **binary.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,  # a Ctrl-C reaches this process alone, which then stops the server in order
-            preexec_fn=_die_with_parent,
-        )
+    try:
+        with _log(options.log_file) as log:
+            return subprocess.Popen(
+                command,
+                cwd=work_folder,  # first on the stubs' sys.path, so it must hold nothing that could be imported
+                env={**os.environ, **binary.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C reaches this process alone, which then stops the server in order
+                preexec_fn=_die_with_parent,
+            )
+    except OSError as error:
+        raise ToolError(f"cannot start {binary.binary}: {error}") from error
+
+
+@contextmanager
+def _log(file: Path | None) -> Iterator[BinaryIO | None]:
+    if file is None:
+        yield None
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        log = file.open("wb")
+    except OSError as error:
+        raise ToolError(f"cannot write the log {file}: {error}; choose another with --log-file") from error
+    with log:
+        yield log
 
 
 def _die_with_parent() -> None:
@@ -227,20 +243,28 @@ def _wait_until_ready(server: RunningServer, report: Report) -> str:
             exit_code = _exit_code(server.process.returncode)
             raise ServerStoppedError(
                 f"tritonserver ended with code {exit_code} before it was ready{_last_lines(options.log_file)}",
-                exit_code,
+                exit_code or 1,
             )
         for name in sorted(_ready_models(options) - reported):
             reported.add(name)
             report(f"ready: {name}")
         if _get(f"{options.http_url}/v2/health/ready") is not None:
-            return str(json.loads(_get(f"{options.http_url}/v2") or "{}").get("version", "unknown"))
+            return str(_get_json(f"{options.http_url}/v2", {}).get("version", "unknown"))
         time.sleep(_POLL_S)
     raise ToolError(f"not ready within {options.ready_timeout_s:.0f} s{_last_lines(options.log_file)}")
 
 
 def _ready_models(options: ServeOptions) -> set[str]:
-    index = _get(f"{options.http_url}/v2/repository/index", data=b"{}")
-    return {model["name"] for model in json.loads(index or "[]") if model.get("state") == "READY"}
+    index = _get_json(f"{options.http_url}/v2/repository/index", [], data=b"{}")
+    return {model["name"] for model in index if model.get("state") == "READY"}
+
+
+def _get_json(url: str, default: Any, data: bytes | None = None) -> Any:  # noqa: ANN401 - JSON
+    body = _get(url, data)
+    try:
+        return default if body is None else json.loads(body)
+    except ValueError:
+        return default
 
 
 def _get(url: str, data: bytes | None = None) -> bytes | None:
@@ -250,7 +274,7 @@ def _get(url: str, data: bytes | None = None) -> bytes | None:
         with opener.open(url, data, timeout=5) as reply:
             body: bytes = reply.read()
             return body
-    except (urllib.error.URLError, OSError):
+    except (OSError, HTTPException):
         return None
 
 

@@ -42,7 +42,7 @@ _repository = click.option(
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="flagtriton")
 def cli() -> None:
-    r"""Serve FlagEmbedding's embedders and rerankers from NVIDIA Triton.
+    """Serve FlagEmbedding's embedders and rerankers from NVIDIA Triton.
 
     \b
     flagtriton add BAAI/bge-large-en-v1.5 --repository repo
@@ -67,11 +67,13 @@ def cli() -> None:
 @click.option("--query-instruction-format", help="Two fields, instruction and text.  [default: the model table's]")
 @click.option("--passage-instruction", help="Put before texts sent with input_type=passage.")
 @click.option("--passage-instruction-format", help="Two fields, instruction and text.  [default: {}{}]")
-@click.option("--trust-remote-code", is_flag=True, default=None, help="Run code that comes with the checkpoint.")
+@click.option(
+    "--trust-remote-code/--no-trust-remote-code", default=None, help="Run Python code that comes with the checkpoint."
+)
 @click.option("--revision", help="A hub revision: branch, tag or commit.")
 @click.option("--force", is_flag=True, help="Replace a deployment of the same name.")
 def add(checkpoint: str, repository: Path, force: bool, **chosen: Any) -> None:
-    r"""Add the Triton models of CHECKPOINT, a local folder or a hub name, to a repository.
+    """Add the Triton models of CHECKPOINT, a local folder or a hub name, to a repository.
 
     \b
     flagtriton add ./my-bge --repository repo --pooling cls
@@ -83,10 +85,11 @@ def add(checkpoint: str, repository: Path, force: bool, **chosen: Any) -> None:
     models = build(facts, options)
     add_models(models, repository, force=force)
     served = describe(facts, options)
+    known = options.pooling_method or facts.pooling_method
+    pooling = f"{served.pooling_method} pooling" + ("" if known else ", the default; --pooling chooses another")
     _MESSAGES.print(
         f"added [bold]{escape(models[0].name)}[/] to {escape(str(repository))}: {served.task} {served.model_class}, "
-        f"{served.pooling_method} pooling (known from {facts.known_from}), up to {served.max_length} tokens, "
-        f"{served.precision} on {served.device}"
+        f"{pooling}, up to {served.max_length} tokens, {served.precision} on {served.device}"
     )
     _MESSAGES.print(f"serve it with: flagtriton serve --repository {escape(str(repository))}")
 
@@ -147,7 +150,7 @@ def serve(
     tritonserver_flags: tuple[str, ...],
     **chosen: Any,
 ) -> int:
-    r"""Serve a repository until Ctrl-C. What stands behind -- goes to tritonserver as it is.
+    """Serve a repository until Ctrl-C. What stands behind -- goes to tritonserver as it is.
 
     \b
     flagtriton serve --repository repo

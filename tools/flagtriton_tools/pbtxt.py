@@ -159,7 +159,7 @@ def read_config(path: Path) -> ModelConfig:
     """
     try:
         return text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
-    except text_format.ParseError as error:
+    except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ToolError(f"{path} does not parse: {error}") from error
 
 

@@ -57,6 +57,7 @@ def add_models(models: Sequence[Model], repository: Path, *, force: bool = False
     existing = [name for name in names if (repository / name).exists()]
     if existing and not force:
         raise ToolError(f"{repository} already has {', '.join(existing)}; replace with --force, or pass another --name")
+    is_new = not repository.exists()
     try:
         repository.mkdir(parents=True, exist_ok=True)
         with _staging(repository) as staging:
@@ -64,6 +65,8 @@ def add_models(models: Sequence[Model], repository: Path, *, force: bool = False
                 _write(model, staging / "new" / model.name)
             _swap(_replaced(names, repository), names, staging, repository)
     except OSError as error:
+        if is_new and repository.exists():
+            repository.rmdir()
         raise ToolError(f"cannot write {repository}: {error}") from error
 
 
@@ -71,17 +74,17 @@ def remove_deployment(name: str, repository: Path) -> tuple[str, ...]:
     """Remove a deployment's ensemble and steps; return the names of the folders.
 
     Raises:
-        ToolError: there is no such deployment; says which there are.
+        ToolError: there is no such deployment, and says which there are; or the repository cannot be changed.
     """
     found = {entry.name: entry for entry in entries(repository)}
     if name not in found:
         raise ToolError(f"{repository} has no deployment {name}; it has {', '.join(found) or 'none'}")
-    folders = (name, *found[name].steps)
-    with _staging(repository) as staging:
-        (staging / "old").mkdir()
-        for folder in folders:
-            if (repository / folder).exists():
-                (repository / folder).rename(staging / "old" / folder)
+    folders = tuple(folder for folder in (name, *found[name].steps) if (repository / folder).exists())
+    try:
+        with _staging(repository) as staging:
+            _swap(folders, (), staging, repository)
+    except OSError as error:
+        raise ToolError(f"cannot change {repository}: {error}") from error
     return folders
 
 
@@ -113,7 +116,7 @@ def _entry(name: str, config: ModelConfig) -> Entry | None:
         return None
     strings = {key: value.string_value for key, value in config.parameters.items()}
     try:
-        deployment = read_parameters(Deployment, strings)
+        deployment = read_parameters(Deployment, strings, ignore_unknown=True)
     except ParameterError:
         return None  # an ensemble that somebody else made
     steps = tuple(step.model_name for step in config.ensemble_scheduling.step)
@@ -133,7 +136,10 @@ def _write(model: Model, folder: Path) -> None:
 
 @contextmanager
 def _staging(repository: Path) -> Iterator[Path]:
-    """Yield a folder on the repository's file system that Triton does not look into; removed at the end."""
+    """Yield a folder on the repository's file system, removed at the end.
+
+    It lies beside the repository, where Triton does not look; inside only where that is another disk or read-only.
+    """
     beside = repository.resolve().parent
     same_disk = beside.stat().st_dev == repository.stat().st_dev
     parent = beside if same_disk and os.access(beside, os.W_OK) else repository
@@ -147,17 +153,15 @@ def _staging(repository: Path) -> Iterator[Path]:
 def _swap(replaced: Sequence[str], added: Sequence[str], staging: Path, repository: Path) -> None:
     """Move `replaced` out to `old` and `added` in from `new`; on failure move everything back."""
     (staging / "old").mkdir()
-    moved_out, moved_in = [], []
+    moves = [(repository / name, staging / "old" / name) for name in replaced]
+    moves += [(staging / "new" / name, repository / name) for name in added]
+    begun: list[tuple[Path, Path]] = []
     try:
-        for name in replaced:
-            (repository / name).rename(staging / "old" / name)
-            moved_out.append(name)
-        for name in added:
-            (staging / "new" / name).rename(repository / name)
-            moved_in.append(name)
+        for move in moves:
+            begun.append(move)
+            move[0].rename(move[1])
     except BaseException:
-        for name in moved_in:
-            (repository / name).rename(staging / "new" / name)
-        for name in moved_out:
-            (staging / "old" / name).rename(repository / name)
+        for source, target in reversed(begun):
+            if not source.exists():  # of the last one it is not known how far it came
+                target.rename(source)
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
 from flagtriton.transport.base import TLS, InferenceReply, ModelConfig, RetryPolicy, ServerAddress, Transport
 
@@ -42,6 +43,7 @@ def connect(
     """
     address = ServerAddress.parse(url or os.environ.get("FLAGTRITON_URL") or _DEFAULT_URL)
     certificates = tls if tls is not None else TLS() if address.secure else None
+    address = replace(address, secure=certificates is not None)
     if address.wire == "grpc":
         from flagtriton.transport.grpc import GrpcTransport
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from numpy.typing import NDArray
 
@@ -49,7 +49,7 @@ class ModelConfig:
     @classmethod
     def from_json(cls, name: str, config: Mapping[str, Any]) -> ModelConfig:
         """Return it from the JSON form that both wires give; `config` is its outermost object."""
-        strings = {key: value["string_value"] for key, value in config.get("parameters", {}).items()}
+        strings = {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
         return cls(name, int(config.get("max_batch_size", 0)), strings)
 
 
@@ -65,19 +65,32 @@ class ServerAddress:
     def parse(cls, url: str) -> ServerAddress:
         """Return the address that `url` names; without a port, Triton's own.
 
+        A path is kept over HTTP, where a gateway may serve Triton below one.
+
         Raises:
-            ValueError: no or another scheme, or no host.
+            ValueError: no or another scheme, no host, a port out of range, or parts that would be lost.
         """
         parts = urlsplit(url)
-        if parts.scheme not in _SCHEMES or not parts.hostname:
+        wire, secure = _SCHEMES.get(parts.scheme, ("", False))
+        path = parts.path.rstrip("/")
+        lost = parts.username or parts.password or parts.query or parts.fragment or (path and wire == "grpc")
+        port = _port(parts)
+        if not wire or not parts.hostname or lost or port is None:
             raise ValueError(f"server URL is {url!r}; expected grpc://host:port, grpcs://…, http://… or https://…")
-        wire, secure = _SCHEMES[parts.scheme]
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-        path = parts.path.rstrip("/") if wire == "http" else ""  # a gateway may serve Triton below a path
-        return cls(wire, f"{host}:{parts.port or _DEFAULT_PORTS[parts.scheme]}{path}", secure)
+        return cls(wire, f"{host}:{port}{path}", secure)
 
     def __str__(self) -> str:
         return f"{self.wire}{'s' if self.secure else ''}://{self.host_and_port}"
+
+
+def _port(parts: SplitResult) -> int | None:
+    """Return the URL's port, its scheme's default without one, or None where it is out of range."""
+    try:
+        port = parts.port
+    except ValueError:
+        return None
+    return _DEFAULT_PORTS.get(parts.scheme) if port is None else port or None
 
 
 class Transport(Protocol):

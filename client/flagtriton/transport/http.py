@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import gevent
 import gevent.ssl
@@ -51,7 +52,7 @@ class HttpTransport:
         self._tls = tls
         self._timeout_s = timeout_s
         self._of_thread = threading.local()
-        self._clients: list[triton.InferenceServerClient] = []
+        self._clients: WeakSet[triton.InferenceServerClient] = WeakSet()  # each is closed when its thread ends
 
     @property
     def address(self) -> str:
@@ -90,6 +91,7 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the connections of every thread."""
+        self._of_thread = threading.local()
         while self._clients:
             self._clients.pop().close()
 
@@ -98,7 +100,7 @@ class HttpTransport:
         client = getattr(self._of_thread, "client", None)
         if client is None:
             client = self._of_thread.client = self._new_client()
-            self._clients.append(client)
+            self._clients.add(client)
         return client
 
     def _new_client(self) -> triton.InferenceServerClient:

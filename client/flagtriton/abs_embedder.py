@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all embedders share: FlagEmbedding's constructor and methods, answered by a server.
+
+Knows what FlagEmbedding's arguments mean; how requests are made and sent is `served`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flagtriton.checkpoints import checkpoint_name
+from flagtriton.checks import device_names, refuse_mismatch, served_devices, warn_of_differences
+from flagtriton.errors import DeploymentMismatchError, MissingExtraError
+from flagtriton.instructions import apply_instruction
+from flagtriton.protocol import DEFAULT_MAX_LENGTH, DENSE_VECS, EmbedOptions
+from flagtriton.served import ConnectionSettings, ServedModel
+from flagtriton.texts import as_text_list, check_encodable
+from flagtriton.types import DeviceSpec, EmbeddingOutput
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["AbsEmbedder"]
+
+_PASSAGE_ARGUMENTS = ("passage_instruction_for_retrieval", "passage_instruction_format")
+_NO_EFFECT = ("pad_to_multiple_of",)
+"""Arguments of FlagEmbedding's methods that change how it computes, and no number."""
+
+
+class AbsEmbedder:
+    """An embedder of FlagEmbedding's, served by Triton.
+
+    Attributes are read at every call, so changing one (`normalize_embeddings`, say) changes the next answer; only
+    the two passage arguments are read from `kwargs`, as FlagEmbedding does.
+
+    Args:
+        model_name_or_path: a deployment's name, or the checkpoint it was made from: its last path part counts.
+        normalize_embeddings: return unit vectors.
+        use_fp16: permits half precision; the deployment's precision holds.
+        use_bf16: likewise; a deployment with another precision gets a warning.
+        query_instruction_for_retrieval: put before queries. None leaves it to the deployment, which has one
+            only if it was added with `--query-instruction`.
+        query_instruction_format: two fields, instruction and text.
+        devices: compared with the deployment's.
+        batch_size: texts of one request, at most.
+        query_max_length: tokens of a query, special tokens included; 512 stands for the smaller of 512 and
+            what the deployment allows.
+        passage_max_length: likewise, for passages and `encode`.
+        convert_to_numpy: False returns torch tensors.
+        truncate_dim: keep the first so many components, before normalising; negative drops some from the end.
+        **kwargs: the fields of `ConnectionSettings` (`url`, `headers`, `ssl`, `timeout_s`, `concurrency`,
+            `retries`, `show_progress`), and FlagEmbedding's `passage_instruction_for_retrieval` and
+            `passage_instruction_format`. Anything else is kept as an attribute and warned of.
+
+    Raises:
+        ModelNotServedError: the server has no such deployment; the message lists what it has.
+        DeploymentMismatchError: the deployment would answer another question.
+        ServerUnavailableError: the server does not answer.
+    """
+
+    DEFAULT_POOLING_METHOD: ClassVar[str]
+    MODEL_CLASSES: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        normalize_embeddings: bool = True,
+        use_fp16: bool = True,
+        use_bf16: bool = False,
+        query_instruction_for_retrieval: str | None = None,
+        query_instruction_format: str = "{}{}",
+        devices: DeviceSpec = None,
+        batch_size: int = 256,
+        query_max_length: int = DEFAULT_MAX_LENGTH,
+        passage_max_length: int = DEFAULT_MAX_LENGTH,
+        convert_to_numpy: bool = True,
+        truncate_dim: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.model_name_or_path = model_name_or_path
+        self.normalize_embeddings = normalize_embeddings
+        self.use_fp16 = use_fp16
+        self.use_bf16 = use_bf16
+        self.query_instruction_for_retrieval = query_instruction_for_retrieval
+        self.query_instruction_format = query_instruction_format
+        self.batch_size = batch_size
+        self.query_max_length = query_max_length
+        self.passage_max_length = passage_max_length
+        self.convert_to_numpy = convert_to_numpy
+        self.truncate_dim = truncate_dim
+        self.pool = None
+        settings = ConnectionSettings.taken_from(kwargs)
+        model_arguments = {
+            name: kwargs.pop(name, None) for name in ("pooling_method", "trust_remote_code", "cache_dir")
+        }
+        self.kwargs = kwargs
+        for name, value in kwargs.items():
+            if not hasattr(type(self), name):  # an argument called `encode` must not hide the method
+                setattr(self, name, value)
+        self.served = ServedModel.find(checkpoint_name(model_name_or_path), settings)
+        self.target_devices = served_devices(self.served.deployment)
+        try:
+            self._compare_with_deployment(devices, **model_arguments)
+        except (DeploymentMismatchError, ValueError):
+            self.close()
+            raise
+
+    def encode(
+        self,
+        sentences: str | Iterable[str],
+        batch_size: int | None = None,
+        max_length: int | None = None,
+        convert_to_numpy: bool | None = None,
+        instruction: str | None = None,
+        instruction_format: str | None = None,
+        **kwargs: Any,
+    ) -> EmbeddingOutput:
+        """Return the embeddings of texts as they are, without the deployment's instructions.
+
+        Args:
+            sentences: one text, or several.
+            batch_size: texts of one request, at most.
+            max_length: tokens of a text, special tokens included; None is `passage_max_length`.
+            convert_to_numpy: False returns a torch tensor.
+            instruction: put before every text.
+            instruction_format: two fields, instruction and text; None is `"{}{}"`.
+            **kwargs: `show_progress=`.
+
+        Returns:
+            float32, `[D]` for a `str`, `[B, D]` for a list.
+
+        Raises:
+            TypeError: a text is no `str`; it is named by its index.
+            InvalidRequestError: the deployment refused an option, e.g. a `max_length` beyond its own.
+        """
+        return self._encode(
+            sentences,
+            "sentences",
+            EmbedOptions(max_length=self._length(max_length, self.passage_max_length)),
+            (instruction_format or "{}{}", instruction),
+            batch_size,
+            convert_to_numpy,
+            kwargs,
+        )
+
+    def encode_queries(
+        self,
+        queries: str | Iterable[str],
+        batch_size: int | None = None,
+        max_length: int | None = None,
+        convert_to_numpy: bool | None = None,
+        **kwargs: Any,
+    ) -> EmbeddingOutput:
+        """Return the embeddings of queries, behind `query_instruction_for_retrieval`; see `encode`."""
+        return self._encode(
+            queries,
+            "queries",
+            EmbedOptions(max_length=self._length(max_length, self.query_max_length), input_type="query"),
+            (self.query_instruction_format, self.query_instruction_for_retrieval),
+            batch_size,
+            convert_to_numpy,
+            kwargs,
+        )
+
+    def encode_corpus(
+        self,
+        corpus: str | Iterable[str],
+        batch_size: int | None = None,
+        max_length: int | None = None,
+        convert_to_numpy: bool | None = None,
+        **kwargs: Any,
+    ) -> EmbeddingOutput:
+        """Return the embeddings of passages, behind `passage_instruction_for_retrieval`; see `encode`."""
+        instruction, instruction_format = (self.kwargs.get(name) for name in _PASSAGE_ARGUMENTS)
+        return self._encode(
+            corpus,
+            "corpus",
+            EmbedOptions(max_length=self._length(max_length, self.passage_max_length), input_type="passage"),
+            (instruction_format or "{}{}", instruction),
+            batch_size,
+            convert_to_numpy,
+            kwargs,
+        )
+
+    def encode_single_device(
+        self,
+        sentences: str | Iterable[str],
+        batch_size: int = 256,
+        max_length: int = DEFAULT_MAX_LENGTH,
+        convert_to_numpy: bool = True,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> EmbeddingOutput:
+        """Return what `encode` returns; `device` is the server's business and ignored."""
+        return self.encode(sentences, batch_size, self._length(None, max_length), convert_to_numpy, **kwargs)
+
+    @staticmethod
+    def get_detailed_instruct(instruction_format: str, instruction: str, sentence: str) -> str:
+        """Return `sentence` behind its instruction."""
+        return apply_instruction(instruction_format, instruction, sentence)
+
+    @staticmethod
+    def get_target_devices(devices: DeviceSpec) -> list[str]:
+        """Return `devices` as a list of names; None is `cpu`, as no device is sought on the client."""
+        return ["cpu"] if devices is None else device_names(devices)
+
+    def start_multi_process_pool(self, process_target_func: object = None) -> dict[str, list[object]]:
+        """Return an empty pool, for code that keeps one: the server's instances are the processes."""
+        return {"input": [], "output": [], "processes": []}
+
+    @staticmethod
+    def stop_multi_process_pool(pool: object) -> None:
+        """Do nothing: there is nothing to stop."""
+
+    def encode_multi_process(
+        self, sentences: str | Iterable[str], pool: object = None, **kwargs: Any
+    ) -> EmbeddingOutput:
+        """Return what `encode` returns."""
+        return self.encode(sentences, **kwargs)
+
+    def stop_self_pool(self) -> None:
+        """End the worker threads, where FlagEmbedding ends its processes; a later call starts new ones."""
+        self.served.release_threads()
+
+    def close(self) -> None:
+        """End the worker threads and close the connections; the object is not used again."""
+        self.served.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _compare_with_deployment(
+        self,
+        devices: DeviceSpec,
+        pooling_method: str | None,
+        trust_remote_code: bool | None,
+        cache_dir: str | None,
+    ) -> None:
+        lengths = {"query_max_length": self.query_max_length, "passage_max_length": self.passage_max_length}
+        refuse_mismatch(
+            self.served.name,
+            self.served.deployment,
+            model_classes=self.MODEL_CLASSES,
+            pooling_method=pooling_method,
+            max_lengths=lengths,
+        )
+        warn_of_differences(
+            self.served.name,
+            self.served.deployment,
+            use_fp16=self.use_fp16,
+            use_bf16=self.use_bf16,
+            devices=devices,
+            trust_remote_code=trust_remote_code,
+            cache_dir=cache_dir,
+            ignored=[name for name in self.kwargs if name not in _PASSAGE_ARGUMENTS],
+        )
+
+    def _length(self, asked: int | None, configured: int) -> int:
+        if asked is not None:
+            return asked
+        most = self.served.deployment.max_length
+        return min(configured, most) if configured == DEFAULT_MAX_LENGTH else configured
+
+    def _encode(
+        self,
+        sentences: str | Iterable[str],
+        argument: str,
+        options: EmbedOptions,
+        instruct: tuple[str, str | None],
+        batch_size: int | None,
+        convert_to_numpy: bool | None,
+        extra: dict[str, Any],
+    ) -> EmbeddingOutput:
+        show_progress = _progress_wish(extra)
+        texts, single = as_text_list(sentences, argument)
+        instruction_format, instruction = instruct
+        if instruction is not None:
+            check_encodable(instruction, "the instruction")
+            texts = [apply_instruction(instruction_format, instruction, text) for text in texts]
+        options = self._complete(options, instructed=instruction is not None)
+        rows = self.batch_size if batch_size is None else batch_size
+        vectors = self._embed(texts, options, rows, show_progress)
+        wanted = self.convert_to_numpy if convert_to_numpy is None else convert_to_numpy
+        return _as_output(vectors[0] if single else vectors, to_numpy=wanted)
+
+    def _complete(self, options: EmbedOptions, *, instructed: bool) -> EmbedOptions:
+        """Return the options with this object's own; a text that bears its instruction already gets no other."""
+        return EmbedOptions(
+            max_length=options.max_length,
+            input_type=None if instructed else options.input_type,
+            normalize=self.normalize_embeddings,
+            truncate_dim=self._components(),
+        )
+
+    def _components(self) -> int | None:
+        if self.truncate_dim is None or self.truncate_dim > 0:
+            return self.truncate_dim
+        hidden_size = self.served.deployment.hidden_size
+        if hidden_size is None:
+            raise ValueError(f"truncate_dim is {self.truncate_dim}, but the deployment does not tell its hidden size")
+        if self.truncate_dim == 0 or hidden_size + self.truncate_dim < 1:
+            raise ValueError(f"truncate_dim is {self.truncate_dim}, which leaves none of {hidden_size} components")
+        return hidden_size + self.truncate_dim
+
+    def _embed(
+        self, texts: list[str], options: EmbedOptions, rows: int, show_progress: bool | None
+    ) -> NDArray[np.float32]:
+        if texts:
+            return self.served.embed(texts, options, DENSE_VECS, max_rows=rows, show_progress=show_progress)
+        return self.served.embed([""], options, DENSE_VECS, max_rows=1)[:0]
+
+
+def _progress_wish(arguments: dict[str, Any]) -> bool | None:
+    unknown = set(arguments) - {"show_progress", *_NO_EFFECT}
+    if unknown:
+        raise TypeError(f"unexpected keyword argument {sorted(unknown)[0]!r}; beside the named ones: show_progress")
+    wish: bool | None = arguments.get("show_progress")
+    return wish
+
+
+def _as_output(vectors: NDArray[np.float32], *, to_numpy: bool) -> EmbeddingOutput:
+    if to_numpy:
+        return vectors
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("convert_to_numpy=False returns torch tensors: pip install torch") from error
+    return torch.from_numpy(vectors)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`flagtriton_server.loading`: which dtypes a precision means, and what a checkpoint's weights become."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from flagtriton_server import loading
+from flagtriton_server.loading import LoadedEncoder, Precision, choose_precision, load_encoder
+from flagtriton_server.settings import EncoderSettings
+from tests.checkpoints import make_bert
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+FP32 = Precision("fp32", torch.float32, torch.float32)
+FP16 = Precision("fp16", torch.float16, torch.float16)
+BF16 = Precision("bf16", torch.bfloat16, torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bert(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+def load(checkpoint: Path, precision: str = "fp32", max_length: int = 512) -> LoadedEncoder:
+    settings = EncoderSettings(str(checkpoint), max_length, token_budget=64, precision=precision)
+    return load_encoder(settings, CPU)
+
+
+def processor_with(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
+    cpuinfo = f"processor\t: 0\nmodel name\t: made up\nflags\t\t: {flags}\nbugs\t\t: none\n"
+
+    def opened(path: str, **_: Any) -> io.StringIO:
+        assert path == "/proc/cpuinfo"
+        return io.StringIO(cpuinfo)
+
+    monkeypatch.setattr(loading, "open", opened, raising=False)
+
+
+@pytest.mark.parametrize("name", ["fp32", "bf16"])
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_fp32_and_bf16_are_stored_and_computed_alike_everywhere(name: str, device: torch.device) -> None:
+    assert choose_precision(name, device, decoder=False) == {"fp32": FP32, "bf16": BF16}[name]
+
+
+def test_fp16_on_cuda_is_stored_and_computed_in_fp16() -> None:
+    assert choose_precision("fp16", CUDA, decoder=False) == FP16
+
+
+def test_fp16_on_a_cpu_is_stored_in_fp16_and_computed_in_fp32() -> None:
+    assert choose_precision("fp16", CPU, decoder=False) == Precision("fp16", torch.float16, torch.float32)
+
+
+def test_auto_on_cuda_is_fp16_for_an_encoder() -> None:
+    assert choose_precision("auto", CUDA, decoder=False) == FP16
+
+
+def test_auto_on_cuda_is_bf16_for_a_decoder() -> None:
+    assert choose_precision("auto", CUDA, decoder=True) == BF16
+
+
+@pytest.mark.parametrize("flag", ["amx_bf16", "avx512_bf16"])
+@pytest.mark.parametrize("decoder", [False, True])
+def test_auto_on_a_cpu_that_computes_in_bf16_is_bf16(monkeypatch: pytest.MonkeyPatch, flag: str, decoder: bool) -> None:
+    processor_with(monkeypatch, f"fpu avx2 {flag} sse")
+    assert choose_precision("auto", CPU, decoder=decoder) == BF16
+
+
+@pytest.mark.parametrize("flags", ["fpu avx2 avx512f", "", "not_amx_bf16"])
+def test_auto_on_another_cpu_is_fp32(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
+    processor_with(monkeypatch, flags)
+    assert choose_precision("auto", CPU, decoder=False) == FP32
+
+
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_another_name_is_refused_with_the_four_there_are(device: torch.device) -> None:
+    with pytest.raises(ValueError, match="precision is 'int8'; expected auto, fp32, fp16, bf16"):
+        choose_precision("int8", device, decoder=False)
+
+
+def test_a_checkpoint_is_described_by_its_configuration(checkpoint: Path) -> None:
+    encoder = load(checkpoint)
+    vocab_size = load_file(checkpoint / "model.safetensors")["embeddings.word_embeddings.weight"].shape[0]
+    assert (encoder.vocab_size, encoder.pad_token_id, encoder.hidden_size) == (vocab_size, 0, 48)
+
+
+def test_a_module_is_loaded_for_inference_without_dropout(checkpoint: Path) -> None:
+    assert not any(module.training for module in load(checkpoint).module.modules())
+
+
+def test_the_layer_over_cls_that_no_embedder_reads_is_dropped(checkpoint: Path) -> None:
+    assert load(checkpoint).module.pooler is None
+
+
+@pytest.mark.parametrize(
+    ("precision", "stored", "computed"),
+    [
+        ("fp32", torch.float32, torch.float32),
+        ("bf16", torch.bfloat16, torch.bfloat16),
+        ("fp16", torch.float16, torch.float32),
+    ],
+)
+def test_weights_are_the_checkpoints_rounded_to_the_precision(
+    checkpoint: Path, precision: str, stored: torch.dtype, computed: torch.dtype
+) -> None:
+    written = load_file(checkpoint / "model.safetensors")
+    loaded = dict(load(checkpoint, precision).module.named_parameters())
+    assert set(loaded) == {name for name in written if not name.startswith("pooler.")}
+    for name, weights in loaded.items():
+        assert weights.dtype == computed
+        assert torch.equal(weights, written[name].to(stored).to(computed)), name
+
+
+def test_fp16_on_a_cpu_does_round_the_weights(checkpoint: Path) -> None:
+    name = "embeddings.word_embeddings.weight"
+    rounded = load(checkpoint, "fp16").module.get_parameter(name)
+    assert not torch.equal(rounded, load_file(checkpoint / "model.safetensors")[name])
+
+
+def test_a_deployment_may_be_as_long_as_its_checkpoint(checkpoint: Path) -> None:
+    assert load(checkpoint, max_length=512).hidden_size == 48
+
+
+def test_a_deployment_longer_than_its_checkpoint_is_refused_with_the_remedy(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match=r"positions for 512 tokens.*max_length is 513.*--max-length 512"):
+        load(checkpoint, max_length=513)
+
+
+def test_a_folder_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="gone"):
+        load(tmp_path / "gone")
+
+
+def test_a_checkpoint_without_a_configuration_is_named(tmp_path: Path) -> None:
+    with pytest.raises((OSError, ValueError), match=r"config\.json"):
+        load(tmp_path)
+
+
+def test_a_checkpoint_without_weights_is_an_os_error(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copy(checkpoint / "config.json", tmp_path)
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        load(tmp_path)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused_not_filled_at_random(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copy(checkpoint / "config.json", tmp_path)
+    weights = load_file(checkpoint / "model.safetensors")
+    del weights["encoder.layer.1.attention.self.query.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"lacks 1 weights .*encoder\.layer\.1\.attention\.self\.query\.weight the first"
+    ):
+        load(tmp_path)
+
+
+def test_a_process_gets_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(loading.torch, "set_num_threads", given.append)
+    assert loading.share_cores(3) == 2
+    assert given == [2]
+
+
+def test_more_instances_than_cores_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(loading.torch, "set_num_threads", lambda _: None)
+    assert loading.share_cores(5) == 1
