@@ -258,9 +258,7 @@ def test_a_negative_truncate_dim_drops_components_from_the_end() -> None:
 
 @pytest.mark.parametrize("truncate_dim", [0, -4, -5])
 def test_a_truncate_dim_that_leaves_nothing_is_refused(truncate_dim: int) -> None:
-    with pytest.raises(
-        ValueError, match=f"is {truncate_dim}, which leaves none of {DIMENSION} components"
-    ):
+    with pytest.raises(ValueError, match=f"is {truncate_dim}, which leaves none of {DIMENSION} components"):
         sent_options("encode", truncate_dim=truncate_dim)
 
 

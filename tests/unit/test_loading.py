@@ -154,9 +154,7 @@ def test_a_checkpoint_that_lacks_weights_is_refused_not_filled_at_random(checkpo
     weights = load_file(checkpoint / "model.safetensors")
     del weights["encoder.layer.1.attention.self.query.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(
-        ValueError, match=r"lacks 1 weights .*layer\.1\.attention\.self\.query\.weight the first"
-    ):
+    with pytest.raises(ValueError, match=r"lacks 1 weights .*layer\.1\.attention\.self\.query\.weight the first"):
         load(tmp_path)
 
 
