@@ -12,8 +12,10 @@ import pytest
 
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.launcher import RunningServer, ServeOptions, free_ports, running_server
+from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
+from flagtriton_tools.server_process import RunningServer
+from flagtriton_tools.serving import ServeOptions, free_ports
 from tests.checkpoints import make_bert, make_xlm_roberta, minilm_path
 
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from flagtriton.calls import as_output, kept_components, progress_wish
 from flagtriton.checkpoints import checkpoint_name
 from flagtriton.checks import device_names, refuse_mismatch, served_devices, warn_of_differences
-from flagtriton.errors import DeploymentMismatchError, MissingExtraError
+from flagtriton.connection import ConnectionSettings
+from flagtriton.errors import DeploymentMismatchError
 from flagtriton.instructions import apply_instruction
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, DENSE_VECS, EmbedOptions
-from flagtriton.served import ConnectionSettings, ServedModel
+from flagtriton.served import ServedModel
 from flagtriton.texts import as_text_list, check_encodable
 from flagtriton.types import DeviceSpec, EmbeddingOutput
 
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["AbsEmbedder"]
 
 _PASSAGE_ARGUMENTS = ("passage_instruction_for_retrieval", "passage_instruction_format")
-_NO_EFFECT = ("pad_to_multiple_of",)
-"""Arguments of FlagEmbedding's methods that change how it computes, and no number."""
 
 
 class AbsEmbedder:
@@ -281,7 +281,7 @@ class AbsEmbedder:
         convert_to_numpy: bool | None,
         extra: dict[str, Any],
     ) -> EmbeddingOutput:
-        show_progress = _progress_wish(extra)
+        show_progress = progress_wish(extra)
         texts, single = as_text_list(sentences, argument)
         instruction_format, instruction = instruct
         if instruction is not None:
@@ -289,9 +289,11 @@ class AbsEmbedder:
             texts = [apply_instruction(instruction_format, instruction, text) for text in texts]
         options = self._complete(options, instructed=instruction is not None)
         rows = self.batch_size if batch_size is None else batch_size
+        if rows < 1:
+            raise ValueError(f"batch_size is {rows}, expected at least 1")
         vectors = self._embed(texts, options, rows, show_progress)
         wanted = self.convert_to_numpy if convert_to_numpy is None else convert_to_numpy
-        return _as_output(vectors[0] if single else vectors, to_numpy=wanted)
+        return as_output(vectors[0] if single else vectors, to_numpy=wanted)
 
     def _complete(self, options: EmbedOptions, *, instructed: bool) -> EmbedOptions:
         """Return the options with this object's own; a text that bears its instruction already gets no other."""
@@ -299,18 +301,8 @@ class AbsEmbedder:
             max_length=options.max_length,
             input_type=None if instructed else options.input_type,
             normalize=self.normalize_embeddings,
-            truncate_dim=self._components(),
+            truncate_dim=kept_components(self.truncate_dim, self.served.deployment.hidden_size),
         )
-
-    def _components(self) -> int | None:
-        if self.truncate_dim is None or self.truncate_dim > 0:
-            return self.truncate_dim
-        hidden_size = self.served.deployment.hidden_size
-        if hidden_size is None:
-            raise ValueError(f"truncate_dim is {self.truncate_dim}, but the deployment does not tell its hidden size")
-        if self.truncate_dim == 0 or hidden_size + self.truncate_dim < 1:
-            raise ValueError(f"truncate_dim is {self.truncate_dim}, which leaves none of {hidden_size} components")
-        return hidden_size + self.truncate_dim
 
     def _embed(
         self, texts: list[str], options: EmbedOptions, rows: int, show_progress: bool | None
@@ -318,21 +310,3 @@ class AbsEmbedder:
         if texts:
             return self.served.embed(texts, options, DENSE_VECS, max_rows=rows, show_progress=show_progress)
         return self.served.embed([""], options, DENSE_VECS, max_rows=1)[:0]
-
-
-def _progress_wish(arguments: dict[str, Any]) -> bool | None:
-    unknown = set(arguments) - {"show_progress", *_NO_EFFECT}
-    if unknown:
-        raise TypeError(f"unexpected keyword argument {sorted(unknown)[0]!r}; beside the named ones: show_progress")
-    wish: bool | None = arguments.get("show_progress")
-    return wish
-
-
-def _as_output(vectors: NDArray[np.float32], *, to_numpy: bool) -> EmbeddingOutput:
-    if to_numpy:
-        return vectors
-    try:
-        import torch
-    except ImportError as error:
-        raise MissingExtraError("convert_to_numpy=False returns torch tensors: pip install torch") from error
-    return torch.from_numpy(vectors)

@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from flagtriton.abs_embedder import AbsEmbedder
 from flagtriton.checkpoints import EMBEDDERS, checkpoint_name
+from flagtriton.connection import ConnectionSettings
 from flagtriton.embedders import FlagModel
 from flagtriton.errors import DeploymentMismatchError
-from flagtriton.served import ConnectionSettings, ServedModel
+from flagtriton.served import ServedModel
 from flagtriton.types import DeviceSpec, EmbedderModelClass
 
 __all__ = ["FlagAutoModel"]
@@ -53,7 +54,8 @@ class FlagAutoModel:
             use_bf16: likewise.
             query_instruction_for_retrieval: put before queries.
             devices: compared with the deployment's.
-            pooling_method: None takes what is served.
+            pooling_method: None takes the model table's, else the deployment's; with `model_class` given it is the
+                class's own, as in FlagEmbedding. Another than is served is refused.
             trust_remote_code: None takes what is served.
             query_instruction_format: None takes the model table's, else the deployment's; with `model_class`
                 given it is `"{}{}"`, as in FlagEmbedding.
@@ -64,27 +66,28 @@ class FlagAutoModel:
             ValueError: `model_class` is no class of FlagEmbedding's.
             FlagTritonError: as `AbsEmbedder`.
         """
-        name = checkpoint_name(model_name_or_path)
-        known = EMBEDDERS.get(name)
+        known = EMBEDDERS.get(checkpoint_name(model_name_or_path))
         if model_class is not None:
-            chosen, default_format = EmbedderModelClass(model_class), "{}{}"
+            chosen = EmbedderModelClass(model_class)
+            pooling, instruction_format = _class_for(chosen).DEFAULT_POOLING_METHOD, "{}{}"
         elif known is not None:
-            chosen, default_format = known.model_class, known.query_instruction_format
+            chosen = known.model_class
+            pooling, instruction_format = known.pooling_method.value, known.query_instruction_format
         else:
-            served = ServedModel.find(name, ConnectionSettings.taken_from(dict(kwargs)))
+            served = ServedModel.find(checkpoint_name(model_name_or_path), ConnectionSettings.taken_from(dict(kwargs)))
             kwargs["transport"] = served.transport
-            chosen = _served_class(served)
-            default_format = served.deployment.query_instruction_format
+            chosen, deployment = _served_class(served), served.deployment
+            pooling, instruction_format = deployment.pooling_method, deployment.query_instruction_format
         return _class_for(chosen)(
             model_name_or_path,
             normalize_embeddings=normalize_embeddings,
             use_fp16=use_fp16,
             use_bf16=use_bf16,
             query_instruction_for_retrieval=query_instruction_for_retrieval,
-            query_instruction_format=query_instruction_format or default_format,
+            query_instruction_format=query_instruction_format or instruction_format,
             devices=devices,
             truncate_dim=truncate_dim,
-            pooling_method=pooling_method,
+            pooling_method=pooling_method or pooling,
             trust_remote_code=trust_remote_code,
             **kwargs,
         )
@@ -92,9 +95,11 @@ class FlagAutoModel:
 
 def _served_class(served: ServedModel) -> EmbedderModelClass:
     task, model_class = served.deployment.task, served.deployment.model_class
-    if task != "embed" or model_class not in {known.value for known in EmbedderModelClass}:
+    if task != "embed" or model_class not in {known.value for known in _CLASSES}:
         served.close()
-        raise DeploymentMismatchError(f"{served.name} is served as {task} {model_class}, which is no embedder's class")
+        raise DeploymentMismatchError(
+            f"{served.name} is served as {task} {model_class}, for which this version has no embedder class"
+        )
     return EmbedderModelClass(model_class)
 
 

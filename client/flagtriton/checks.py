@@ -23,7 +23,7 @@ def device_names(devices: DeviceSpec) -> list[str]:
     """
     entries = devices if isinstance(devices, list) else [devices]
     if entries and all(isinstance(entry, str) for entry in entries):
-        return [str(entry) for entry in entries]
+        return ["cuda:0" if entry == "cuda" else str(entry) for entry in entries]
     if entries and all(isinstance(entry, int) for entry in entries):
         return [f"cuda:{entry}" for entry in entries]
     raise ValueError("devices should be a string or an integer or a list of strings or a list of integers.")
@@ -92,10 +92,12 @@ def warn_of_differences(
     """
     served = served_devices(deployment)
     differences = []
-    if use_bf16 and deployment.precision != "bf16":
-        differences.append(f"use_bf16=True, served in {deployment.precision}")
-    if not use_bf16 and not use_fp16 and deployment.precision != "fp32":
-        differences.append(f"use_fp16=False, served in {deployment.precision}")
+    precision = deployment.precision
+    shown = "auto (the server's log says which precision that is there)" if precision == "auto" else precision
+    if use_bf16 and precision != "bf16":
+        differences.append(f"use_bf16=True, served in {shown}")
+    if not use_bf16 and not use_fp16 and precision != "fp32":
+        differences.append(f"use_fp16=False, served in {shown}")
     if devices is not None and device_names(devices) != served:
         differences.append(f"devices={devices!r}, served on {', '.join(served)}")
     if trust_remote_code is not None and trust_remote_code != deployment.trust_remote_code:

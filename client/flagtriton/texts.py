@@ -54,7 +54,7 @@ def check_encodable(text: str, what: str) -> None:
 
 
 def text_size(text: str) -> int:
-    """Return a text's length in bytes of UTF-8, which goes with its tokens in every script: 3 to 5 a token."""
+    """Return a text's length in bytes of UTF-8: in every script some 3 to 5 bytes make a token."""
     return len(text) if text.isascii() else len(text.encode())
 
 

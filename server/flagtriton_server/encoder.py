@@ -25,7 +25,7 @@ class TritonPythonModel:
         self._settings = read_settings(EncoderSettings, args["model_config"])
         gpu = args["model_instance_kind"] == "GPU"
         device = torch.device("cuda", int(args["model_instance_device_id"])) if gpu else torch.device("cpu")
-        threads = 1 if gpu else share_cores(instance_count(args["model_config"]))
+        threads = share_cores(instance_count(args["model_config"]))
         self._encoder = load_encoder(self._settings, device)
         triton_io.log_info(
             f"{self._settings.checkpoint} on {device} in {self._encoder.precision.name}, {threads} threads, "

@@ -33,7 +33,14 @@ class Precision:
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """A module ready to run, and what a caller must know of it."""
+    """A module ready to run, and what a caller must know of it.
+
+    Attributes:
+        module: called with `input_ids` and `attention_mask`, `[M, T]` int64 each, on `device`.
+        vocab_size: token ids are below it.
+        pad_token_id: what rows are filled up with.
+        hidden_size: D.
+    """
 
     module: Any
     device: torch.device
@@ -43,17 +50,17 @@ class LoadedEncoder:
     hidden_size: int
 
 
-def choose_precision(name: str, device: torch.device, *, decoder: bool) -> Precision:
+def choose_precision(name: str, device: torch.device) -> Precision:
     """Return what `--precision NAME` means on a device.
 
-    `auto` is fp16 for encoders and bf16 for decoders on CUDA; on a CPU bf16 where the processor computes in it
-    (AMX or AVX512-BF16), else fp32. fp16 on a CPU rounds the weights and computes in fp32, as FlagEmbedding does.
+    `auto` is fp16 on CUDA; on a CPU it is bf16 where the processor computes in it (AMX or AVX512-BF16), else fp32.
+    fp16 on a CPU rounds the weights and computes in fp32, as FlagEmbedding does.
 
     Raises:
         ValueError: another name.
     """
     if name == "auto":
-        name = ("bf16" if decoder else "fp16") if device.type == "cuda" else _best_cpu_precision()
+        name = "fp16" if device.type == "cuda" else _best_cpu_precision()
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     if name not in dtypes:
         raise ValueError(f"precision is {name!r}; expected auto, {', '.join(dtypes)}")
@@ -74,7 +81,7 @@ def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncod
     source = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
     config = AutoConfig.from_pretrained(settings.checkpoint, **source)
     _check_positions(settings, config.to_dict())
-    precision = choose_precision(settings.precision, device, decoder=bool(getattr(config, "is_decoder", False)))
+    precision = choose_precision(settings.precision, device)
     module, report = AutoModel.from_pretrained(
         settings.checkpoint, config=config, dtype=precision.stored, output_loading_info=True, **source
     )

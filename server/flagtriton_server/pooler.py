@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, PAST_END, EmbedOptions, Tensor
 from flagtriton_server import triton_io
 from flagtriton_server.pooling import POOLING_METHODS, to_embedding
+from flagtriton_server.rejection import RequestError
 from flagtriton_server.settings import PoolerSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
@@ -21,7 +22,7 @@ _NO_LIMIT = 2**31
 
 
 @dataclass(frozen=True)
-class _Work:
+class _PoolRequest:
     hidden_states: NDArray[np.float32]  # [B, T, D]
     input_ids: NDArray[np.int32]  # [B, T]
     options: EmbedOptions
@@ -47,17 +48,23 @@ class TritonPythonModel:
         return triton_io.respond(requests, _read, self._run)
 
     @torch.inference_mode()
-    def _run(self, work: list[_Work]) -> list[dict[Tensor, NDArray[np.float32]]]:
+    def _run(self, work: list[_PoolRequest]) -> list[dict[Tensor, NDArray[np.float32]]]:
         return [{DENSE_VECS: self._embeddings(item)} for item in work]
 
-    def _embeddings(self, work: _Work) -> NDArray[np.float32]:
+    def _embeddings(self, work: _PoolRequest) -> NDArray[np.float32]:
         mask = torch.from_numpy(work.input_ids != PAST_END)  # [B, T]
         vectors = self._pool(torch.from_numpy(work.hidden_states), mask)  # [B, D]
         options = work.options
         return to_embedding(vectors, truncate_dim=options.truncate_dim, normalize=options.normalize).numpy()
 
 
-def _read(request: PbRequest) -> _Work:
+def _read(request: PbRequest) -> _PoolRequest:
     # The tokenizer step has already checked the lengths against the deployment's.
     options = EmbedOptions.from_parameters(triton_io.options(request), min_length=1, max_length=_NO_LIMIT)
-    return _Work(triton_io.array(request, HIDDEN_STATES), triton_io.array(request, INPUT_IDS), options)
+    hidden_states, input_ids = triton_io.array(request, HIDDEN_STATES), triton_io.array(request, INPUT_IDS)
+    if hidden_states.shape[:2] != input_ids.shape or not hidden_states.size:
+        raise RequestError(
+            f"hidden_states is {list(hidden_states.shape)} and input_ids {list(input_ids.shape)}; "
+            "expected [B, T, D] and [B, T], T and D at least 1"
+        )
+    return _PoolRequest(hidden_states, input_ids, options)

@@ -38,14 +38,16 @@ class TextTokenizer:
     Truncation is state of the Rust tokenizer, so one object serves one thread; a step is one thread.
 
     Args:
-        backend: a `tokenizers.Tokenizer`; whatever padding and truncation its file asks for is dropped.
+        backend: its Rust part; whatever padding and truncation its file asks for is dropped.
+        truncation_side: `right` or `left`, the end at which longer texts are cut.
     """
 
-    def __init__(self, backend: Tokenizer) -> None:
+    def __init__(self, backend: Tokenizer, truncation_side: str = "right") -> None:
         self._backend = backend
         self._backend.no_padding()
         self._backend.no_truncation()
         self.special_count: int = backend.num_special_tokens_to_add(False)
+        self._truncation_side = truncation_side
         self._max_length: int | None = None
 
     @classmethod
@@ -63,7 +65,7 @@ class TextTokenizer:
         )
         if not tokenizer.is_fast:
             raise ValueError(f"{checkpoint} has no fast tokenizer; save one as tokenizer.json beside its weights")
-        return cls(tokenizer.backend_tokenizer)
+        return cls(tokenizer.backend_tokenizer, tokenizer.truncation_side)
 
     def encode(self, batches: Sequence[TextBatch]) -> list[dict[Tensor, NDArray[np.int32]] | RequestError]:
         """Return `input_ids` `[B, T]` and `token_count` `[B, 1]`, int32, for the texts of each request.
@@ -82,7 +84,7 @@ class TextTokenizer:
 
     def _encodings(self, texts: list[str], max_length: int) -> list[Encoding]:
         if max_length != self._max_length:
-            self._backend.enable_truncation(max_length)
+            self._backend.enable_truncation(max_length, direction=self._truncation_side)
             self._max_length = max_length
         return self._backend.encode_batch_fast(texts, add_special_tokens=True)
 

@@ -24,11 +24,20 @@ class TritonPythonModel:
     """Triton's entry point."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the tokenizer."""
+        """Load the tokenizer.
+
+        Raises:
+            ValueError: the deployment's `max_length` leaves no room beside the special tokens.
+        """
         self._settings = read_settings(TokenizerSettings, args["model_config"])
         self._tokenizer = TextTokenizer.from_checkpoint(
             self._settings.checkpoint, self._settings.revision, self._settings.trust_remote_code
         )
+        if self._settings.max_length < self._tokenizer.special_count:
+            raise ValueError(
+                f"max_length is {self._settings.max_length}, but {self._settings.checkpoint} puts "
+                f"{self._tokenizer.special_count} special tokens to every text; add it again with a greater one"
+            )
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Tokenise all requests at once."""

@@ -17,7 +17,7 @@ from flagtriton import (
     ModelNotServedError,
     ServerUnavailableError,
 )
-from flagtriton_tools.launcher import free_ports
+from flagtriton_tools.serving import free_ports
 from tests.checkpoints import TEXTS
 from tests.conftest import Served
 
@@ -88,7 +88,7 @@ def test_an_unknown_model_says_which_are_served(url: str) -> None:
 
 
 def test_a_private_step_is_no_deployment(url: str) -> None:
-    with pytest.raises(DeploymentMismatchError, match="no flagtriton deployment"):
+    with pytest.raises(DeploymentMismatchError, match="name the public ensemble"):
         FlagModel("bert-cls_encoder", url=url)
 
 

@@ -19,8 +19,9 @@ import pytest
 from flagtriton import FlagModel
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.launcher import ServeOptions, free_ports, running_server
+from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
+from flagtriton_tools.serving import ServeOptions, free_ports
 from tests.checkpoints import TEXTS
 from tests.conftest import serve_options
 

@@ -96,7 +96,9 @@ def test_a_class_that_this_version_lacks_is_named_beside_those_it_has() -> None:
 
 def test_an_unknown_name_takes_the_class_that_the_server_says() -> None:
     fake = serving("mine", model_class="decoder-only-base", pooling_method="last_token")
-    with pytest.raises(DeploymentMismatchError, match="no SDK class for decoder-only-base"):
+    with pytest.raises(
+        DeploymentMismatchError, match="mine is served as embed decoder-only-base, for which this version has no"
+    ):
         FlagAutoModel.from_finetuned("mine", transport=fake)
 
 
@@ -112,10 +114,22 @@ def test_an_encoder_only_reranker_of_an_unknown_name_is_a_mismatch() -> None:
         FlagAutoModel.from_finetuned("mine", transport=fake)
 
 
-def test_pooling_is_the_deployments() -> None:
-    model = FlagAutoModel.from_finetuned(NAME, transport=fake_server(pooling_method="mean"))
+def test_the_pooling_of_an_unknown_name_is_the_deployments() -> None:
+    model = FlagAutoModel.from_finetuned("mine", transport=serving("mine", pooling_method="mean"))
     assert isinstance(model, FlagModel)
     assert model.pooling_method == "mean"
+
+
+def test_a_known_name_served_with_another_pooling_than_the_tables_is_refused() -> None:
+    with pytest.raises(DeploymentMismatchError, match="pooling_method='mean', not 'cls'"):
+        FlagAutoModel.from_finetuned(NAME, transport=fake_server(pooling_method="mean"))
+
+
+def test_a_given_class_means_its_own_pooling_as_in_flagembedding() -> None:
+    with pytest.raises(DeploymentMismatchError, match="pooling_method='mean', not 'cls'"):
+        FlagAutoModel.from_finetuned(
+            "mine", model_class="encoder-only-base", transport=serving("mine", pooling_method="mean")
+        )
 
 
 def test_another_pooling_than_the_deployments_is_refused() -> None:
@@ -124,11 +138,12 @@ def test_another_pooling_than_the_deployments_is_refused() -> None:
 
 
 def test_a_known_name_brings_its_instruction_format() -> None:
-    assert query_sent(serving(E5_INSTRUCT), f"intfloat/{E5_INSTRUCT}") == "Instruct: i\nQuery: q"
+    assert query_sent(serving(E5_INSTRUCT, pooling_method="mean"), f"intfloat/{E5_INSTRUCT}") == "Instruct: i\nQuery: q"
 
 
 def test_a_given_format_goes_before_the_known_one() -> None:
-    assert query_sent(serving(E5_INSTRUCT), E5_INSTRUCT, query_instruction_format="{}: {}") == "i: q"
+    fake = serving(E5_INSTRUCT, pooling_method="mean")
+    assert query_sent(fake, E5_INSTRUCT, query_instruction_format="{}: {}") == "i: q"
 
 
 def test_a_given_class_puts_the_plain_format_in_place_of_the_known_one() -> None:

@@ -128,7 +128,12 @@ def test_use_fp16_never_differs(precision: str) -> None:
     assert differences(deployment(precision=precision), use_fp16=True) == []
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "auto"])
+def test_a_precision_left_to_the_server_is_named_as_such() -> None:
+    [difference] = differences(deployment(precision="auto"), use_fp16=False)
+    assert difference == "bge-m: use_fp16=False, served in auto (the server's log says which precision that is there)"
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_full_precision_asked_and_another_served_differ(precision: str) -> None:
     expected = [f"bge-m: use_fp16=False, served in {precision}"]
     assert differences(deployment(precision=precision), use_fp16=False) == expected

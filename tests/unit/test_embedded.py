@@ -91,7 +91,7 @@ def test_the_server_on_the_path_comes_second(tmp_path: Path) -> None:
 def test_the_embedded_server_comes_last(wheel: Path, tmp_path: Path) -> None:
     found = find_tritonserver(None, work_folder(tmp_path))
     assert found.binary == wheel / "tritonserver" / "bin" / "tritonserver"
-    assert found.origin == "embedded in nvidia-pytriton 0.7.0 (2.51.0, release 24.10)"
+    assert found.origin == "embedded in nvidia-pytriton 0.7.0 (2.51.0)"
 
 
 def test_no_server_at_all_says_what_to_install(tmp_path: Path) -> None:

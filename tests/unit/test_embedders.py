@@ -158,7 +158,7 @@ def test_the_deployments_batch_size_splits_a_list_too() -> None:
     assert [len(texts_of(request)) for request in fake.requests] == [2, 1]
 
 
-def test_instructions_count_among_the_characters_of_a_request() -> None:
+def test_instructions_count_among_the_bytes_of_a_request() -> None:
     # 3 texts of 20,000 characters fit 65,536; with 10,000 more each only two do.
     fake = fake_server()
     texts = ["x" * 20_000] * 3
@@ -169,7 +169,7 @@ def test_instructions_count_among_the_characters_of_a_request() -> None:
 
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_size_below_one_is_refused(batch_size: int) -> None:
-    with pytest.raises(ValueError, match=f"{batch_size} rows"):
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size}, expected at least 1"):
         embedder(fake_server()).encode(["a"], batch_size=batch_size)
 
 
@@ -462,7 +462,7 @@ def test_padding_to_a_multiple_is_accepted_and_changes_nothing() -> None:
 
 
 def test_flagembeddings_defaults_give_no_warning() -> None:
-    assert warnings_of(lambda: embedder(fake_server(precision="fp16", device="gpu:0", trust_remote_code=True))) == []
+    assert warnings_of(lambda: embedder(fake_server(precision="fp16", device="gpu:0"))) == []
 
 
 def test_a_name_that_is_not_served_is_an_error() -> None:
@@ -537,14 +537,14 @@ def test_a_warning_points_at_the_callers_line() -> None:
 
 @pytest.mark.parametrize("failure", [ServerUnavailableError("busy"), RequestTimeoutError("late")])
 def test_a_busy_or_late_server_is_asked_again(failure: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("tenacity.sleep_using_event", lambda event: lambda seconds: None)
     fake = fake_server(failing_first(failure, failure))
     assert embedder(fake).encode("ab").tolist() == vector("ab")
     assert len(fake.requests) == 3
 
 
 def test_a_busy_server_is_given_up_after_the_asked_number_of_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("tenacity.sleep_using_event", lambda event: lambda seconds: None)
     fake = fake_server(failing_first(*[ServerUnavailableError("busy")] * 9))
     with pytest.raises(ServerUnavailableError, match="busy"):
         embedder(fake, retries=2).encode("a")

@@ -14,15 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_tools import launcher
+from flagtriton_tools import server_process
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.launcher import (
-    RunningServer,
-    ServeOptions,
-    ServerStoppedError,
-    free_ports,
-    running_server,
-)
+from flagtriton_tools.launcher import ServerStoppedError, running_server
+from flagtriton_tools.server_process import RunningServer
+from flagtriton_tools.serving import ServeOptions, free_ports
 from tests.unit.builders import executable
 
 SERVER = f"""#!{sys.executable}
@@ -264,7 +260,7 @@ def test_a_server_is_stopped_where_the_body_fails(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "_STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(server_process, "_STOP_TIMEOUT_S", 0.2)
     options = replace(options_for(tmp_path, SERVER), extra=("--deaf=1",))
     with running_server(options) as server:
         pass
@@ -272,7 +268,7 @@ def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: py
 
 
 def test_what_a_server_has_started_is_killed_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launcher, "_STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(server_process, "_STOP_TIMEOUT_S", 0.2)
     script = executable(tmp_path / "parent", "#!/bin/sh\ntrap '' TERM\ntail -f /dev/null &\necho up\nwait\n")
     process = subprocess.Popen([script], stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None

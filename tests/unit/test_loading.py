@@ -47,42 +47,37 @@ def processor_with(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_fp32_and_bf16_are_stored_and_computed_alike_everywhere(name: str, device: torch.device) -> None:
-    assert choose_precision(name, device, decoder=False) == {"fp32": FP32, "bf16": BF16}[name]
+    assert choose_precision(name, device) == {"fp32": FP32, "bf16": BF16}[name]
 
 
 def test_fp16_on_cuda_is_stored_and_computed_in_fp16() -> None:
-    assert choose_precision("fp16", CUDA, decoder=False) == FP16
+    assert choose_precision("fp16", CUDA) == FP16
 
 
 def test_fp16_on_a_cpu_is_stored_in_fp16_and_computed_in_fp32() -> None:
-    assert choose_precision("fp16", CPU, decoder=False) == Precision("fp16", torch.float16, torch.float32)
+    assert choose_precision("fp16", CPU) == Precision("fp16", torch.float16, torch.float32)
 
 
 def test_auto_on_cuda_is_fp16_for_an_encoder() -> None:
-    assert choose_precision("auto", CUDA, decoder=False) == FP16
-
-
-def test_auto_on_cuda_is_bf16_for_a_decoder() -> None:
-    assert choose_precision("auto", CUDA, decoder=True) == BF16
+    assert choose_precision("auto", CUDA) == FP16
 
 
 @pytest.mark.parametrize("flag", ["amx_bf16", "avx512_bf16"])
-@pytest.mark.parametrize("decoder", [False, True])
-def test_auto_on_a_cpu_that_computes_in_bf16_is_bf16(monkeypatch: pytest.MonkeyPatch, flag: str, decoder: bool) -> None:
+def test_auto_on_a_cpu_that_computes_in_bf16_is_bf16(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
     processor_with(monkeypatch, f"fpu avx2 {flag} sse")
-    assert choose_precision("auto", CPU, decoder=decoder) == BF16
+    assert choose_precision("auto", CPU) == BF16
 
 
 @pytest.mark.parametrize("flags", ["fpu avx2 avx512f", "", "not_amx_bf16"])
 def test_auto_on_another_cpu_is_fp32(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
     processor_with(monkeypatch, flags)
-    assert choose_precision("auto", CPU, decoder=False) == FP32
+    assert choose_precision("auto", CPU) == FP32
 
 
 @pytest.mark.parametrize("device", [CPU, CUDA])
 def test_another_name_is_refused_with_the_four_there_are(device: torch.device) -> None:
     with pytest.raises(ValueError, match="precision is 'int8'; expected auto, fp32, fp16, bf16"):
-        choose_precision("int8", device, decoder=False)
+        choose_precision("int8", device)
 
 
 def test_a_checkpoint_is_described_by_its_configuration(checkpoint: Path) -> None:

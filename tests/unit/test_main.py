@@ -12,9 +12,9 @@ import pytest
 
 from flagtriton_tools import main as command_line
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.launcher import free_ports
 from flagtriton_tools.main import main
 from flagtriton_tools.repository import entries, model_names
+from flagtriton_tools.serving import free_ports
 from tests.checkpoints import make_bert
 from tests.unit.builders import executable, snapshot, write_checkpoint, write_json
 

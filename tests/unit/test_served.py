@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flagtriton.connection import ConnectionSettings
 from flagtriton.errors import (
     DeploymentMismatchError,
     InvalidRequestError,
@@ -17,7 +18,7 @@ from flagtriton.errors import (
     ServerUnavailableError,
 )
 from flagtriton.protocol import DENSE_VECS, EmbedOptions
-from flagtriton.served import ConnectionSettings, ServedModel
+from flagtriton.served import ServedModel
 from flagtriton.transport import InferenceReply, ModelConfig
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.unit.fakes import (
@@ -38,7 +39,7 @@ CHARACTERS_PER_REQUEST = 65_536
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Replace the waiting between tries; return the seconds that would have been waited."""
     seconds: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", seconds.append)
+    monkeypatch.setattr("tenacity.sleep_using_event", lambda event: seconds.append)
     return seconds
 
 
@@ -127,7 +128,7 @@ def test_a_server_without_public_models_says_none() -> None:
 
 def test_a_private_step_is_refused_by_what_it_lacks() -> None:
     fake = FakeTransport(answer_with_bytes, {NAME: ModelConfig(NAME, 8, {"task": "embed"})})
-    with pytest.raises(DeploymentMismatchError, match=r"no flagtriton deployment.*Name the public ensemble"):
+    with pytest.raises(DeploymentMismatchError, match=r"not made by `flagtriton add`.*name the public ensemble"):
         find(fake)
 
 

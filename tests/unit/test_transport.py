@@ -209,7 +209,7 @@ def test_encryption_reaches_the_grpc_client(
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Replace the waiting; return the seconds, each drawn at its longest."""
     seconds: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", seconds.append)
+    monkeypatch.setattr("tenacity.sleep_using_event", lambda event: seconds.append)
     monkeypatch.setattr("random.uniform", lambda least, most: most)
     return seconds
 

@@ -125,6 +125,7 @@ def _local(path: Path) -> CheckpointFacts:
     by_table = _by_table(facts)
     if by_table.task is not None:
         return by_table
+    facts = replace(facts, trust_remote_code="auto_map" in config)
     task, model_class = _classify(path, config)
     names = _pooling_names(path)
     method = _POOLINGS.get(names[0]) if len(names) == 1 else None
@@ -173,7 +174,6 @@ def _classify(path: Path, config: dict[str, Any]) -> tuple[str | None, str | Non
         "mpnet",
         "distilbert",
         "camembert",
-        "new",
     )
     if architecture.endswith("Model"):
         return "embed", "encoder-only-base" if encoder else None

@@ -18,13 +18,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flagtriton import FlagAutoModel
+from flagtriton import FlagAutoModel, FlagTritonError
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.launcher import ServeOptions, free_ports, running_server
-from flagtriton_tools.main import interrupted_by_sigterm
+from flagtriton_tools.interrupts import exit_code_of, stopped_in_order
+from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
+from flagtriton_tools.serving import ServeOptions, free_ports
 
 __all__ = ["main"]
 
@@ -83,10 +84,13 @@ def demo(out: Path, top: int) -> None:
     options = _deploy(out)
     with _OUT.status("starting Triton …"), running_server(options, _report) as server:
         _report(f"Triton {server.version} is ready at {options.grpc_url}")
-        with FlagAutoModel.from_finetuned(_MODEL, url=options.grpc_url) as model:
-            sentences = [sentence for group in _SENTENCES.values() for sentence in group]
-            passages = np.asarray(model.encode_corpus(sentences))  # [20, 384]
-            queries = np.asarray(model.encode_queries(_QUERIES))  # [4, 384]
+        sentences = [sentence for group in _SENTENCES.values() for sentence in group]
+        try:
+            with FlagAutoModel.from_finetuned(_MODEL, url=options.grpc_url) as model:
+                passages = np.asarray(model.encode_corpus(sentences))  # [20, 384]
+                queries = np.asarray(model.encode_queries(_QUERIES))  # [4, 384]
+        except FlagTritonError as error:
+            raise ToolError(f"{error}{server.last_words()}") from error
         _OUT.print(_ranking(sentences, queries @ passages.T, top))
         picture = _draw(passages @ passages.T, out / "similarity.png")
     _report(f"similarity matrix: {picture}")
@@ -96,7 +100,7 @@ def demo(out: Path, top: int) -> None:
 def main() -> int:
     """Run the demo; return the exit code."""
     try:
-        with interrupted_by_sigterm():
+        with stopped_in_order():
             demo.main(standalone_mode=False)
     except ToolError as error:
         print(f"demo: {error}", file=sys.stderr)  # noqa: T201 - a command's own message
@@ -104,9 +108,9 @@ def main() -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as error:
         print("demo: interrupted; the server is stopped", file=sys.stderr)  # noqa: T201 - likewise
-        return 130
+        return exit_code_of(error)
     return 0
 
 

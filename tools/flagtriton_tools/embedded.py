@@ -19,9 +19,11 @@ from pathlib import Path
 
 from flagtriton_tools.errors import ToolError
 
-__all__ = ["Tritonserver", "find_tritonserver"]
+__all__ = ["Tritonserver", "check_numpy", "find_tritonserver"]
 
-_EMBEDDED_RELEASE = "2.51.0, release 24.10"
+_EMBEDDED_VERSION = "2.51.0"
+_FIRST_WITH_NUMPY_2 = (2, 52)
+"""Triton's version in release 24.11; the Python stubs of earlier ones lose text and outputs with NumPy 2."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,22 @@ def find_tritonserver(asked: str | None, work_folder: Path) -> Tritonserver:
     return _embedded(Path(wheel.submodule_search_locations[0]), work_folder, path)
 
 
+def check_numpy(numpy_version: str, triton_version: str) -> None:
+    """Refuse a pair that would crash on text and return empty tensors without an error.
+
+    Raises:
+        ToolError: NumPy 2 with a Triton before release 24.11.
+    """
+    triton = tuple(int(part) for part in triton_version.split(".")[:2] if part.isdecimal())
+    if int(numpy_version.partition(".")[0]) >= 2 and triton < _FIRST_WITH_NUMPY_2:
+        raise ToolError(
+            f"NumPy is {numpy_version}, but Triton {triton_version} crashes on text with NumPy 2: "
+            "pip install 'numpy<2', or use a Triton of release 24.11 or later"
+        )
+
+
 def _embedded(package: Path, work_folder: Path, path: dict[str, str]) -> Tritonserver:
-    _check_numpy(importlib.metadata.version("numpy"))
+    check_numpy(importlib.metadata.version("numpy"), _EMBEDDED_VERSION)
     libpython = _shared_libpython()
     server = package / "tritonserver"
     libraries = [
@@ -79,7 +95,7 @@ def _embedded(package: Path, work_folder: Path, path: dict[str, str]) -> Tritons
     ]
     return Tritonserver(
         server / "bin" / "tritonserver",
-        f"embedded in nvidia-pytriton {importlib.metadata.version('nvidia-pytriton')} ({_EMBEDDED_RELEASE})",
+        f"embedded in nvidia-pytriton {importlib.metadata.version('nvidia-pytriton')} ({_EMBEDDED_VERSION})",
         (
             f"--backend-directory={_backend_folder(server, work_folder)}",
             f"--cache-directory={server / 'caches'}",
@@ -106,14 +122,6 @@ def _backend_folder(server: Path, work_folder: Path) -> Path:
 def _path_with_this_python() -> str:
     """Return a `PATH` on which the stub finds this interpreter first."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-
-
-def _check_numpy(version: str) -> None:
-    if int(version.partition(".")[0]) >= 2:
-        raise ToolError(
-            f"NumPy is {version}, but the embedded Triton ({_EMBEDDED_RELEASE}) crashes on text with NumPy 2: "
-            "pip install 'numpy<2', or use a Triton of release 24.11 or later"
-        )
 
 
 def _shared_libpython() -> Path:

@@ -5,13 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -22,14 +20,15 @@ from rich.table import Table
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.launcher import ServeOptions, running_server
+from flagtriton_tools.interrupts import exit_code_of, stopped_in_order
+from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models, entries, remove_deployment
+from flagtriton_tools.serving import ServeOptions
 
 __all__ = ["entry_point", "main"]
 
 _MESSAGES = Console(stderr=True, soft_wrap=True, highlight=False)
-_INTERRUPTED = 128 + signal.SIGINT
-_RESULTS = Console(soft_wrap=True, highlight=False)
+_RESULTS = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 _repository = click.option(
     "--repository",
@@ -163,7 +162,7 @@ def serve(
         extra=tritonserver_flags,
         **chosen,
     )
-    with interrupted_by_sigterm():
+    with stopped_in_order():
         return _serve(options)
 
 
@@ -175,10 +174,12 @@ def _serve(options: ServeOptions) -> int:
         _MESSAGES.print(f"[bold]ready[/]: tritonserver {server.version}, {options.http_url}, {options.grpc_url}")
         _MESSAGES.print(f"log: {escape(str(options.log_file or 'above'))}; stop with Ctrl-C")
         try:
-            return server.wait()
+            code = server.wait()
         except KeyboardInterrupt:
             _MESSAGES.print("stopping; again to kill …")
             return server.stop()
+        _MESSAGES.print(f"tritonserver ended by itself with code {code}{escape(server.last_words())}")
+        return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -191,29 +192,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        return _INTERRUPTED
+    except (click.Abort, KeyboardInterrupt) as error:
+        return exit_code_of(error)
     return code or 0
 
 
 def entry_point() -> None:
     """Run the command line and end the process."""
     sys.exit(main())
-
-
-@contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM and a closed terminal do what Ctrl-C does: everything is put in order on the way out."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    former = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _report(line: str) -> None:

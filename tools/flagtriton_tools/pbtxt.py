@@ -152,13 +152,13 @@ def to_pbtxt(config: ModelConfig) -> str:
 
 
 def read_config(path: Path) -> ModelConfig:
-    """Return the configuration in a `config.pbtxt`.
+    """Return the configuration in a `config.pbtxt`, without fields that only newer Tritons have.
 
     Raises:
         ToolError: it does not parse.
     """
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig())
+        return text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig(), allow_unknown_field=True)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ToolError(f"{path} does not parse: {error}") from error
 

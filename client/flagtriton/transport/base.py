@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -80,6 +81,11 @@ class ServerAddress:
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         return cls(wire, f"{host}:{port}{path}", secure)
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the server is on this machine."""
+        return self.host_and_port.startswith(("localhost:", "127.", "[::1]:"))
+
     def __str__(self) -> str:
         return f"{self.wire}{'s' if self.secure else ''}://{self.host_and_port}"
 
@@ -136,15 +142,22 @@ class RetryPolicy:
     """
 
     retries: int = 5
-    first_wait_s: float = 0.2
+    first_wait_s: float = 0.5
     longest_wait_s: float = 10.0
 
-    def call(self, function: Callable[[], T]) -> T:
-        """Return what `function` returns; raise its last error once `retries` more tries have failed."""
+    def call(self, function: Callable[[], T], stopped: threading.Event | None = None) -> T:
+        """Return what `function` returns; raise its last error once `retries` more tries have failed.
+
+        Args:
+            function: called until it returns, or raises something else than unavailability or a time-out.
+            stopped: once it is set, no wait goes on and no try follows.
+        """
         import tenacity
 
+        event = stopped or threading.Event()
         retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(self.retries + 1),
+            sleep=tenacity.sleep_using_event(event),
+            stop=tenacity.stop_any(tenacity.stop_after_attempt(self.retries + 1), tenacity.stop_when_event_set(event)),
             wait=tenacity.wait_random_exponential(multiplier=self.first_wait_s, max=self.longest_wait_s),
             retry=tenacity.retry_if_exception_type((ServerUnavailableError, RequestTimeoutError)),
             reraise=True,

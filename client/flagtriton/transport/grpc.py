@@ -22,6 +22,7 @@ _ERRORS: dict[str, type[errors.FlagTritonError]] = {
     "StatusCode.OUT_OF_RANGE": errors.InvalidRequestError,
     "StatusCode.NOT_FOUND": errors.ModelNotServedError,
     "StatusCode.UNAVAILABLE": errors.ServerUnavailableError,
+    "StatusCode.RESOURCE_EXHAUSTED": errors.ServerUnavailableError,  # a gateway's rate limit, HTTP's 429
     "StatusCode.DEADLINE_EXCEEDED": errors.RequestTimeoutError,
     "StatusCode.UNAUTHENTICATED": errors.AccessDeniedError,
     "StatusCode.PERMISSION_DENIED": errors.AccessDeniedError,
@@ -49,6 +50,7 @@ class GrpcTransport:
             root_certificates=certificates.root_certificates,
             private_key=certificates.private_key,
             certificate_chain=certificates.certificate_chain,
+            channel_args=_channel_options(address),
         )
 
     @property
@@ -101,6 +103,20 @@ class GrpcTransport:
             kind = _ERRORS.get(error.status(), errors.ServerError)
             subject = f"model {model!r} at {self.address}" if model else self.address
             raise kind(f"{subject}: {error.message()}") from error
+
+
+def _channel_options(address: ServerAddress) -> list[tuple[str, int]]:
+    """Return gRPC's options: messages of any size, quick reconnection, and no proxy on the way to this machine."""
+    options = [
+        ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
+        ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
+        # By default a channel tries a lost server again after up to 2 minutes, and fails every call till then.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+    ]
+    if address.is_loopback:
+        options.append(("grpc.enable_http_proxy", 0))
+    return options
 
 
 def _input_tensor(name: str, array: NDArray[Any]) -> triton.InferInput:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the SDK is told to talk to its server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from flagtriton.transport import TLS, Transport, connect
+
+__all__ = ["ConnectionSettings"]
+
+
+@dataclass(frozen=True)
+class ConnectionSettings:
+    """What every class of the SDK takes as keyword arguments beside FlagEmbedding's.
+
+    Attributes:
+        url: `grpc://`, `grpcs://`, `http://` or `https://` and `host:port`; None takes `FLAGTRITON_URL`, else
+            `grpc://localhost:8001`.
+        headers: sent with every request.
+        ssl: True encrypts, as `grpcs://` and `https://` do; a `TLS` says with which certificates.
+        timeout_s: seconds that one try of one request may take; over HTTP, that each read of it may take.
+        concurrency: requests that one object's long lists keep in flight at once.
+        retries: further tries when the server is away, overloaded or late.
+        show_progress: True and False switch the progress bar; None shows one where a call takes over 2 s.
+        transport: used in place of `url` and all that belongs to it, e.g. a `FakeTransport`.
+    """
+
+    url: str | None = None
+    headers: Mapping[str, str] | None = None
+    ssl: bool | TLS = False
+    timeout_s: float = 60.0
+    concurrency: int = 4
+    retries: int = 5
+    show_progress: bool | None = None
+    transport: Transport | None = None
+
+    @classmethod
+    def taken_from(cls, arguments: MutableMapping[str, Any]) -> ConnectionSettings:
+        """Return the settings among keyword arguments, which lose them.
+
+        Raises:
+            ValueError: `concurrency`, `retries` or `timeout_s` out of range.
+        """
+        names = [f.name for f in fields(cls) if f.name in arguments]
+        settings = cls(**{name: arguments.pop(name) for name in names})
+        if settings.concurrency < 1 or settings.retries < 0 or settings.timeout_s <= 0:
+            raise ValueError(
+                f"concurrency is {settings.concurrency}, retries {settings.retries}, timeout_s {settings.timeout_s}; "
+                "expected at least 1, at least 0, and more than 0"
+            )
+        return settings
+
+    def open_transport(self) -> Transport:
+        """Return the transport that these settings describe."""
+        if self.transport is not None:
+            return self.transport
+        tls = self.ssl if isinstance(self.ssl, TLS) else TLS() if self.ssl else None
+        return connect(self.url, headers=self.headers, tls=tls, timeout_s=self.timeout_s)

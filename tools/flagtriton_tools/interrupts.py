@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals that end a command do what Ctrl-C does, so that everything is put in order on the way out."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["Signalled", "exit_code_of", "stopped_in_order"]
+
+
+class Signalled(KeyboardInterrupt):
+    """The process was asked to end by a signal other than Ctrl-C's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def stopped_in_order() -> Iterator[None]:
+    """Raise `Signalled` on SIGTERM, and on SIGHUP unless that is ignored, as under nohup."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise Signalled(number)
+
+    wanted = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
+    former = {number: signal.signal(number, interrupt) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def exit_code_of(interruption: BaseException) -> int:
+    """Return 128 and the signal's number, for an interruption or what was raised from it."""
+    cause = interruption if isinstance(interruption, KeyboardInterrupt) else interruption.__cause__
+    return 128 + (cause.number if isinstance(cause, Signalled) else signal.SIGINT)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's log: where it goes, and the part of it that explains a failure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from flagtriton_tools.errors import ToolError
+
+__all__ = ["log_excerpt", "opened_log"]
+
+_ERROR_LINE = re.compile(r"E\d{4} ")
+"""How Triton's log marks errors: the level and the date, month and day."""
+
+_ERROR_LINES = 4
+_TAIL_LINES = 6
+
+
+@contextmanager
+def opened_log(file: Path | None) -> Iterator[BinaryIO | None]:
+    """Yield the log, opened anew; None stays None.
+
+    Raises:
+        ToolError: it cannot be written.
+    """
+    if file is None:
+        yield None
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        log = file.open("wb")
+    except OSError as error:
+        raise ToolError(f"cannot write the log {file}: {error}; choose another with --log-file") from error
+    with log:
+        yield log
+
+
+def log_excerpt(log_file: Path | None) -> str:
+    """Return a pointer to the log, its last errors and its last lines, without the tables that Triton draws."""
+    if log_file is None:
+        return "; its log is above"
+    lines = [line for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip("+-| ")]
+    prose = [line for line in lines if not line.startswith(("|", "+"))]
+    errors = [line for line in prose[:-_TAIL_LINES] if _ERROR_LINE.match(line)][-_ERROR_LINES:]
+    shown = [line.replace("\\n", "\n    ") for line in (*errors, *prose[-_TAIL_LINES:])]
+    return "; see {}, which ends:\n{}".format(log_file, "\n".join(f"  {line}" for line in shown))
