@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 
-__all__ = ["TEXTS", "make_bert", "make_xlm_roberta", "minilm_path"]
+__all__ = ["TEXTS", "cuts_left", "make_bert", "make_xlm_roberta", "minilm_path"]
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -91,6 +93,15 @@ def make_xlm_roberta(folder: Path) -> Path:
         eos_token_id=2,
     )
     return _save(XLMRobertaModel(config), folder)
+
+
+def cuts_left(checkpoint: Path, folder: Path) -> Path:
+    """Write a copy of a checkpoint whose tokenizer cuts long texts at the left; return its folder."""
+    shutil.copytree(checkpoint, folder)
+    file = folder / "tokenizer_config.json"
+    content = {**json.loads(file.read_text(encoding="utf-8")), "truncation_side": "left"}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return folder
 
 
 def minilm_path() -> Path:

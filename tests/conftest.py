@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One real server for the whole run: five deployments of three checkpoints, all in fp32."""
+"""One real server for the whole run: seven deployments of three architectures."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
 from flagtriton_tools.server_process import RunningServer
 from flagtriton_tools.serving import ServeOptions, free_ports
-from tests.checkpoints import make_bert, make_xlm_roberta, minilm_path
+from tests.checkpoints import cuts_left, make_bert, make_xlm_roberta, minilm_path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -56,31 +57,33 @@ def minilm() -> Path:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory, bert: Path, xlm_roberta: Path, minilm: Path) -> Iterator[Served]:
-    """Serve `bert-cls`, `bert-mean`, `xlmr-cls`, `xlmr-mean` and `all-MiniLM-L6-v2`."""
+    """Serve the four tiny ones in fp32, one that cuts texts at the left, and MiniLM in fp32 and in `auto`."""
     folder = tmp_path_factory.mktemp("served")
     deployments = {
-        "bert-cls": (bert, "cls"),
-        "bert-mean": (bert, "mean"),
-        "xlmr-cls": (xlm_roberta, "cls"),
-        "xlmr-mean": (xlm_roberta, "mean"),
-        "all-MiniLM-L6-v2": (minilm, None),
+        "bert-cls": (bert, "cls", "fp32"),
+        "bert-mean": (bert, "mean", "fp32"),
+        "xlmr-cls": (xlm_roberta, "cls", "fp32"),
+        "xlmr-mean": (xlm_roberta, "mean", "fp32"),
+        "left-last": (cuts_left(bert, folder / "left"), "last_token", "fp32"),
+        "all-MiniLM-L6-v2": (minilm, None, "fp32"),
+        "minilm-auto": (minilm, None, "auto"),
     }
-    for name, (checkpoint, pooling) in deployments.items():
-        options = AddOptions(name=name, pooling_method=pooling, precision="fp32")
+    for name, (checkpoint, pooling, precision) in deployments.items():
+        options = AddOptions(name=name, pooling_method=pooling, precision=precision)
         add_models(build(inspect_checkpoint(str(checkpoint)), options), folder / "repository")
     with running_server(serve_options(folder / "repository", folder / "tritonserver.log")) as server:
-        yield Served(server, {name: checkpoint for name, (checkpoint, _) in deployments.items()})
+        yield Served(server, {name: checkpoint for name, (checkpoint, *_) in deployments.items()})
 
 
-def serve_options(repository: Path, log_file: Path, load: tuple[str, ...] = ()) -> ServeOptions:
+def serve_options(repository: Path, log_file: Path, **more: Any) -> ServeOptions:
     """Return options with ports of their own."""
     http_port, grpc_port, metrics_port = free_ports(3)
     return ServeOptions(
         repository,
-        load=load,
         http_port=http_port,
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         log_file=log_file,
         ready_timeout_s=300,
+        **more,
     )

@@ -60,16 +60,18 @@ def assert_close(ours: Any, reference: Any) -> None:
     assert np.abs(ours - reference).max() <= BOUND
 
 
-@pytest.mark.parametrize("name", TINY)
-def test_token_ids_are_the_reference_tokenizers(name: str, served: Served) -> None:
+@pytest.mark.parametrize("max_length", [5, 512])
+@pytest.mark.parametrize("name", [*TINY, "left-last", "all-MiniLM-L6-v2"])
+def test_token_ids_are_the_reference_tokenizers(name: str, max_length: int, served: Served) -> None:
     from transformers import AutoTokenizer
 
     texts = [*TEXTS, *LENGTHS, "</s> [SEP] <mask> [MASK] specials in the text", "a\x00b", " leading space"]
-    expected = AutoTokenizer.from_pretrained(served.checkpoints[name])(texts, truncation=True, max_length=512)
+    tokenizer = AutoTokenizer.from_pretrained(served.checkpoints[name])
+    expected = tokenizer(texts, truncation=True, max_length=max_length)
     client = triton.InferenceServerClient(served.grpc_url.removeprefix("grpc://"))
     tensor = triton.InferInput(TEXT.name, [len(texts), 1], "BYTES")
     tensor.set_data_from_numpy(text_tensor(texts))
-    rows = client.infer(f"{name}_tokenizer", [tensor], parameters={"max_length": 512}).as_numpy(INPUT_IDS.name)
+    rows = client.infer(f"{name}_tokenizer", [tensor], parameters={"max_length": max_length}).as_numpy(INPUT_IDS.name)
     client.close()
     assert [[int(i) for i in row if i != PAST_END] for row in rows] == expected["input_ids"]
 
@@ -149,6 +151,29 @@ def test_the_real_minilm_is_sentence_transformers_too(served: Served, pair_of: P
     peer = SentenceTransformer(str(served.checkpoints["all-MiniLM-L6-v2"]), device="cpu")
     # sentence-transformers cuts at the 256 tokens of sentence_bert_config.json.
     assert_close(ours.encode(LENGTHS, max_length=256), peer.encode(LENGTHS))
+
+
+def test_the_default_precision_keeps_the_direction_of_every_vector(served: Served, pair_of: PairOf) -> None:
+    _, reference = pair_of("all-MiniLM-L6-v2")
+    texts = [*TEXTS, *LENGTHS]
+    ours = FlagModel("minilm-auto", pooling_method="mean", url=served.grpc_url).encode(texts)
+    cosines = (ours * reference.encode(texts)).sum(axis=1)
+    assert cosines.min() >= 0.999
+
+
+def test_last_token_pooling_is_transformers_own_last_token(served: Served) -> None:
+    # FlagEmbedding's FlagModel has no last-token pooling, so the model is run here, one text at a time.
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    checkpoint = served.checkpoints["left-last"]
+    tokenizer, module = AutoTokenizer.from_pretrained(checkpoint), AutoModel.from_pretrained(checkpoint).eval()
+    inputs = [tokenizer(text, truncation=True, max_length=20, return_tensors="pt") for text in [*TEXTS, *LENGTHS]]
+    with torch.no_grad():
+        expected = torch.cat([module(**one).last_hidden_state[:, -1] for one in inputs])
+    ours = FlagModel("left-last", pooling_method="last_token", url=served.grpc_url, use_fp16=False)
+    vectors = ours.encode([*TEXTS, *LENGTHS], max_length=20)
+    assert_close(vectors, torch.nn.functional.normalize(expected).numpy())
 
 
 def test_torch_tensors_come_back_where_asked_for(pair_of: PairOf) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
-from tritonclient.utils import InferenceServerException
 
 from tests.conftest import Served
 
@@ -34,14 +33,19 @@ class Requests:
         """Send one request; return its number."""
         tensor = triton.InferInput("text", [len(texts), 1], "BYTES")
         tensor.set_data_from_numpy(np.array([[text] for text in texts], dtype=np.object_))
+        return self.send_tensors([tensor], model, **options)
+
+    def send_tensors(
+        self, tensors: list[triton.InferInput], model: str = MODEL, output: str = "dense_vecs", **options: Any
+    ) -> int:
+        """Send one request of any tensors; return its number."""
         number = self._sent
         self._sent += 1
-        outputs = [triton.InferRequestedOutput("dense_vecs")]
         self.client.async_infer(
             model,
-            [tensor],
-            lambda result, error: self._arrive(number, error or result),
-            outputs=outputs,
+            tensors,
+            lambda result, error: self._arrive(number, error or result.as_numpy(output)),
+            outputs=[triton.InferRequestedOutput(output)],
             parameters=options,
         )
         return number
@@ -54,8 +58,7 @@ class Requests:
 
     def _arrive(self, number: int, answer: Any) -> None:
         with self._arrived:
-            failed = isinstance(answer, InferenceServerException)
-            self.answers[number] = answer if failed else answer.as_numpy("dense_vecs")
+            self.answers[number] = answer
             self._arrived.notify_all()
 
 
@@ -144,12 +147,16 @@ def test_truncate_none_serves_what_fits(requests: Requests, good_vector: np.ndar
     ],
     ids=["wrong dtype", "two columns", "no batch dimension", "no row", "too many rows"],
 )
-def test_wrong_tensors_are_refused(shape: list[int], datatype: str, values: np.ndarray, requests: Requests) -> None:
+def test_wrong_tensors_are_refused_and_their_neighbours_answered(
+    shape: list[int], datatype: str, values: np.ndarray, requests: Requests, good_vector: np.ndarray
+) -> None:
     tensor = triton.InferInput("text", shape, datatype)
     tensor.set_data_from_numpy(values)
-    with pytest.raises(InferenceServerException) as caught:
-        requests.client.infer(MODEL, [tensor])
-    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    good = requests.send([GOOD.encode()])
+    bad = requests.send_tensors([tensor])
+    answers = requests.wait()
+    assert answers[bad].status() == "StatusCode.INVALID_ARGUMENT"
+    assert np.allclose(answers[good][0], good_vector, atol=1e-6)
 
 
 def test_an_unknown_model_is_not_found(requests: Requests) -> None:
@@ -162,17 +169,35 @@ def test_an_unknown_model_is_not_found(requests: Requests) -> None:
     [
         ([[2, 999_999, 3]], "input_ids runs from 2 to 999999; expected 0 to"),
         ([[2, -7, 3]], "input_ids runs from -7 to 3; expected 0 to"),
+        ([[2, -1, 3]], "input_ids has -1 between tokens"),
         ([[2] * 600], "input_ids has 600 tokens a row; this model takes 512"),
     ],
-    ids=["beyond the vocabulary", "negative", "too long"],
+    ids=["beyond the vocabulary", "negative", "with a gap", "too long"],
 )
-def test_the_encoder_step_refuses_ids_outside_its_tables(
-    ids: list[list[int]], sentence: str, requests: Requests
-) -> None:
-    values = np.array(ids, np.int32)
-    tensor = triton.InferInput("input_ids", list(values.shape), "INT32")
-    tensor.set_data_from_numpy(values)
-    with pytest.raises(InferenceServerException) as caught:
-        requests.client.infer(f"{MODEL}_encoder", [tensor])
-    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
-    assert sentence in caught.value.message()
+def test_the_encoder_step_refuses_bad_ids(ids: list[list[int]], sentence: str, requests: Requests) -> None:
+    encoder = {"model": f"{MODEL}_encoder", "output": "hidden_states"}
+    good = [requests.send_tensors([numbers("input_ids", [[2, 7, 3]])], **encoder) for _ in range(2)]
+    bad = requests.send_tensors([numbers("input_ids", ids)], **encoder)
+    answers = requests.wait()
+    assert answers[bad].status() == "StatusCode.INVALID_ARGUMENT"
+    assert sentence in answers[bad].message()
+    for number in good:
+        assert answers[number].shape == (1, 3, 48)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 48), (1, 0, 48)], ids=["another length", "no token"])
+def test_the_pooler_step_refuses_tensors_that_do_not_match(shape: tuple[int, ...], requests: Requests) -> None:
+    pooler = f"{MODEL}_pooler"
+    fitting = numbers("input_ids", [[2, 7, 3]])
+    good = requests.send_tensors([fitting, numbers("hidden_states", np.ones((1, 3, 48), np.float32))], pooler)
+    bad = requests.send_tensors([fitting, numbers("hidden_states", np.ones(shape, np.float32))], pooler)
+    answers = requests.wait()
+    assert "expected [B, T, D] and [B, T]" in answers[bad].message()
+    assert answers[good].shape == (1, 48)
+
+
+def numbers(name: str, values: Any) -> triton.InferInput:
+    array = np.asarray(values) if isinstance(values, np.ndarray) else np.array(values, np.int32)
+    tensor = triton.InferInput(name, list(array.shape), "FP32" if array.dtype == np.float32 else "INT32")
+    tensor.set_data_from_numpy(array)
+    return tensor

@@ -138,7 +138,7 @@ def classified(tmp_path: Path, **config: Any) -> tuple[str | None, str | None]:
 
 @pytest.mark.parametrize(
     ("architecture", "model_type"),
-    [("BertModel", "bert"), ("XLMRobertaModel", "xlm-roberta"), ("MPNetModel", "mpnet"), ("NewModel", "new")],
+    [("BertModel", "bert"), ("XLMRobertaModel", "xlm-roberta"), ("MPNetModel", "mpnet")],
 )
 def test_a_bare_encoder_is_an_embedder(tmp_path: Path, architecture: str, model_type: str) -> None:
     found = classified(tmp_path, architectures=[architecture], model_type=model_type)

@@ -273,7 +273,7 @@ def test_what_a_server_has_started_is_killed_with_it(tmp_path: Path, monkeypatch
     process = subprocess.Popen([script], stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None
     assert process.stdout.readline() == b"up\n"
-    assert RunningServer(ServeOptions(tmp_path), process).stop() == 137
+    assert RunningServer(ServeOptions(tmp_path), process, "flagtriton_test_").stop() == 137
     assert process.stdout.read() == b""  # ends only when the child, which holds the pipe too, is gone
     process.stdout.close()
 
@@ -281,7 +281,7 @@ def test_what_a_server_has_started_is_killed_with_it(tmp_path: Path, monkeypatch
 def test_stopping_a_server_that_has_ended_gives_its_exit_code(tmp_path: Path) -> None:
     process = subprocess.Popen([executable(tmp_path / "done", "#!/bin/sh\nexit 7\n")], start_new_session=True)
     process.wait()
-    assert RunningServer(ServeOptions(tmp_path), process).stop() == 7
+    assert RunningServer(ServeOptions(tmp_path), process, "flagtriton_test_").stop() == 7
 
 
 def test_a_server_that_does_not_get_ready_in_time_is_stopped(tmp_path: Path) -> None:
