@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two wires to Triton, behind one small interface; nothing outside this folder imports tritonclient."""
+"""The two wires to Triton, behind one small interface; no other module of the SDK imports tritonclient."""
 
 from __future__ import annotations
 
