@@ -12,6 +12,7 @@ from flagtriton.checkpoints import support_model_list, support_native_bge_model_
 from flagtriton.embedders import FlagModel
 from flagtriton.errors import (
     AccessDeniedError,
+    ClosedError,
     DeploymentMismatchError,
     DeploymentWarning,
     FlagTritonError,
@@ -29,6 +30,7 @@ __all__ = [
     "TLS",
     "AbsEmbedder",
     "AccessDeniedError",
+    "ClosedError",
     "DeploymentMismatchError",
     "DeploymentWarning",
     "EmbedderModelClass",

@@ -56,7 +56,7 @@ def refuse_mismatch(
     Raises:
         DeploymentMismatchError: says what came, what is served, and how to deploy it as asked.
     """
-    again = f"flagtriton add {deployment.checkpoint} --name {name} --force"
+    again = f"flagtriton add {deployment.checkpoint} --name {name} --repository REPOSITORY --force"
     if deployment.task != "embed" or deployment.model_class not in model_classes:
         raise DeploymentMismatchError(
             f"{name} is served as {deployment.task} {deployment.model_class}; "
@@ -65,13 +65,14 @@ def refuse_mismatch(
     if pooling_method is not None and pooling_method != deployment.pooling_method:
         raise DeploymentMismatchError(
             f"{name} is served with pooling_method={deployment.pooling_method!r}, not {pooling_method!r}. "
-            f"Pass pooling_method={deployment.pooling_method!r}, or deploy: {again} --pooling {pooling_method}"
+            f"Pass pooling_method={deployment.pooling_method!r}, or deploy it so: {again} --pooling {pooling_method} "
+            "and its other options"
         )
     for argument, length in max_lengths.items():
         if length > deployment.max_length and length != DEFAULT_MAX_LENGTH:
             raise DeploymentMismatchError(
                 f"{argument}={length}, but {name} is served with at most {deployment.max_length} tokens. "
-                f"Ask for less, or deploy: {again} --max-length {length}"
+                f"Ask for less, or, if the checkpoint has the positions, deploy it so: {again} --max-length {length}"
             )
 
 

@@ -32,6 +32,10 @@ class Dispatcher:
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
 
+    def __reduce__(self) -> tuple[type[Dispatcher], tuple[int]]:
+        """Pickle the size; the copy has threads of its own."""
+        return type(self), (self._concurrency,)
+
     def replies(self, send: Send, requests: Sequence[Rows]) -> Generator[tuple[Rows, NDArray[Any]], None, None]:
         """Yield each request with its reply, in the order of arrival.
 

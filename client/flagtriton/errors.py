@@ -9,6 +9,7 @@
     ├── ServerUnavailableError    (ConnectionError)  unreachable, still loading, or overloaded; retries are used up
     ├── RequestTimeoutError       (TimeoutError)     no answer within `timeout_s`; retries are used up
     ├── ServerError               (RuntimeError)     the server failed on a request it had accepted
+    ├── ClosedError               (RuntimeError)     the object was used after its `close()`
     └── MissingExtraError         (ImportError)      a package is needed that this installation lacks
 
 Each is also the built-in exception that a caller of FlagEmbedding would already be catching.
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 __all__ = [
     "AccessDeniedError",
+    "ClosedError",
     "DeploymentMismatchError",
     "DeploymentWarning",
     "FlagTritonError",
@@ -61,6 +63,10 @@ class RequestTimeoutError(FlagTritonError, TimeoutError):
 
 class ServerError(FlagTritonError, RuntimeError):
     """The server accepted a request and then failed on it."""
+
+
+class ClosedError(FlagTritonError, RuntimeError):
+    """An object was used after its `close()`."""
 
 
 class MissingExtraError(FlagTritonError, ImportError):

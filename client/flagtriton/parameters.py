@@ -46,10 +46,10 @@ def read_parameters(cls: type[T], parameters: Mapping[str, str], *, ignore_unkno
     if unknown and not ignore_unknown:
         raise ParameterError(f"unknown parameter {unknown[0]!r}; {cls.__name__} has {', '.join(sorted(hints))}")
     values = {name: _from_string(name, parameters[name], hints[name]) for name in hints if name in parameters}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ParameterError(f"{cls.__name__}: {error}") from error
+    missing = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING and f.name not in values]  # type: ignore[arg-type]
+    if missing:
+        raise ParameterError(f"parameter {missing[0]!r} is missing; {cls.__name__} needs {', '.join(missing)}")
+    return cls(**values)
 
 
 def _to_string(value: object) -> str:

@@ -60,7 +60,7 @@ DEFAULT_MAX_LENGTH = 512
 
 # What Triton itself puts among, or reserves in, a request's parameters.
 _TRITONS_PREFIXES = ("sequence_", "triton_")
-_TRITONS_NAMES = frozenset({"binary_data_output", "headers", "priority", "timeout"})
+_TRITONS_NAMES = frozenset({"binary_data_output", "headers", "id", "priority", "timeout"})
 
 
 Check: TypeAlias = Callable[[str, object], None]

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from flagtriton.batching import plan_requests
 from flagtriton.connection import ConnectionSettings
 from flagtriton.dispatch import Dispatcher, Rows
-from flagtriton.errors import DeploymentMismatchError, FlagTritonError, ModelNotServedError
+from flagtriton.errors import (
+    DeploymentMismatchError,
+    FlagTritonError,
+    ModelNotServedError,
+    ServerUnavailableError,
+)
 from flagtriton.parameters import ParameterError, read_parameters
 from flagtriton.protocol import TEXT, Deployment, EmbedOptions, OptionValue, Tensor
 from flagtriton.texts import text_size, text_tensor
@@ -49,10 +54,13 @@ class ServedModel:
         """Ask the server what it serves under `name`.
 
         Raises:
+            ValueError: the name is empty.
             ModelNotServedError: nothing; the message lists what it does serve.
             DeploymentMismatchError: a model that flagtriton did not make.
             ServerUnavailableError: the server does not answer.
         """
+        if not name:
+            raise ValueError("the model's name is empty; name a deployment, or the checkpoint it was made from")
         transport = settings.open_transport()
         try:
             config = RetryPolicy(settings.retries).call(lambda: transport.model_config(name))
@@ -121,9 +129,13 @@ class ServedModel:
         parameters: Mapping[str, OptionValue],
         stopped: threading.Event | None,
     ) -> NDArray[np.float32]:
-        policy = RetryPolicy(self.settings.retries)
-        reply = policy.call(lambda: self.transport.infer(self.name, inputs, [output.name], parameters), stopped)
-        return reply[output.name]
+        def infer() -> NDArray[np.float32]:
+            try:
+                return self.transport.infer(self.name, inputs, [output.name], parameters)[output.name]
+            except ModelNotServedError as error:  # it was there, so the server is stopping, starting or reloading it
+                raise ServerUnavailableError(str(error)) from error
+
+        return RetryPolicy(self.settings.retries).call(infer, stopped)
 
 
 def _in_order(

@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -29,55 +34,62 @@ def url(request: pytest.FixtureRequest, served: Served) -> str:
     return served.grpc_url if request.param == "grpc" else served.http_url
 
 
+@pytest.fixture
+def embedder(url: str) -> Iterator[FlagModel]:
+    with FlagModel("bert-cls", url=url, use_fp16=False) as model:
+        yield model
+
+
 def test_both_wires_give_the_same_vectors(served: Served) -> None:
-    over = {url: FlagModel("bert-cls", url=url, use_fp16=False) for url in (served.grpc_url, served.http_url)}
-    grpc, http = (model.encode(TEXTS) for model in over.values())
-    assert np.array_equal(grpc, http)
+    vectors = []
+    for url in (served.grpc_url, served.http_url):
+        with FlagModel("bert-cls", url=url, use_fp16=False) as model:
+            vectors.append(model.encode(TEXTS))
+    assert np.array_equal(*vectors)
 
 
-def test_ten_thousand_texts_come_back_in_order(url: str) -> None:
-    model = FlagModel("bert-cls", url=url, use_fp16=False)
+def test_ten_thousand_texts_come_back_in_order(embedder: FlagModel) -> None:
     texts = [TEXTS[i % len(TEXTS)] for i in range(10_000)]
-    few = model.encode(TEXTS)
-    many = model.encode(texts)
+    few = embedder.encode(TEXTS)
+    many = embedder.encode(texts)
     assert many.shape == (10_000, 48)
     assert np.abs(many - few[np.arange(10_000) % len(TEXTS)]).max() <= 1e-6
 
 
-def test_one_object_serves_many_threads(url: str) -> None:
-    model = FlagModel("bert-cls", url=url, use_fp16=False)
-    expected = model.encode(TEXTS)
+def test_one_object_serves_many_threads(embedder: FlagModel) -> None:
+    expected = embedder.encode(TEXTS)
     with ThreadPoolExecutor(16) as pool:
-        vectors = list(pool.map(model.encode, TEXTS * 12))
+        vectors = list(pool.map(embedder.encode, TEXTS * 12))
     assert np.abs(np.stack(vectors) - np.tile(expected, (12, 1))).max() <= 1e-6
 
 
-def test_an_empty_list_gives_an_empty_array(url: str) -> None:
-    assert FlagModel("bert-cls", url=url, use_fp16=False).encode([]).shape == (0, 48)
+def test_an_empty_list_gives_an_empty_array(embedder: FlagModel) -> None:
+    assert embedder.encode([]).shape == (0, 48)
 
 
 def test_the_factory_takes_an_unlisted_name_as_it_is_served(url: str) -> None:
-    model = FlagAutoModel.from_finetuned("all-MiniLM-L6-v2", url=url)
-    assert isinstance(model, FlagModel)
-    assert model.pooling_method == "mean"
-    cat, kitten, bond = model.encode(["a cat", "a kitten", "government bonds"])
+    with FlagAutoModel.from_finetuned("all-MiniLM-L6-v2", url=url) as model:
+        assert isinstance(model, FlagModel)
+        assert model.pooling_method == "mean"
+        cat, kitten, bond = model.encode(["a cat", "a kitten", "government bonds"])
     assert cat @ kitten > 0.7 > 0.3 > cat @ bond
 
 
 def test_the_url_comes_from_the_environment(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAGTRITON_URL", served.http_url)
-    assert FlagModel("bert-cls", use_fp16=False).encode("x").shape == (48,)
+    with FlagModel("bert-cls", use_fp16=False) as model:
+        assert model.encode("x").shape == (48,)
 
 
 @pytest.mark.parametrize("max_length", [0, 1, -5, 10**9, 513, "abc"])
-def test_a_max_length_out_of_range_is_refused(max_length: Any, url: str) -> None:
+def test_a_max_length_out_of_range_is_refused(max_length: Any, embedder: FlagModel) -> None:
     with pytest.raises(InvalidRequestError, match=r"max_length.*expected a whole number from 2 to 512"):
-        FlagModel("bert-cls", url=url, use_fp16=False).encode("x", max_length=max_length)
+        embedder.encode("x", max_length=max_length)
 
 
-def test_one_bad_option_fails_a_long_list_at_once(url: str) -> None:
+def test_one_bad_option_fails_a_long_list_at_once(embedder: FlagModel) -> None:
     with pytest.raises(InvalidRequestError, match="max_length"):
-        FlagModel("bert-cls", url=url, use_fp16=False).encode(TEXTS * 100, batch_size=8, max_length=1)
+        embedder.encode(TEXTS * 100, batch_size=8, max_length=1)
 
 
 def test_an_unknown_model_says_which_are_served(url: str) -> None:
@@ -102,3 +114,44 @@ def test_a_server_that_is_down_is_named(scheme: str) -> None:
     url = f"{scheme}://127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(ServerUnavailableError, match=url):
         FlagModel("bert-cls", url=url, retries=1)
+
+
+def test_a_copy_of_an_embedder_connects_anew(url: str) -> None:
+    with FlagModel("bert-cls", url=url, use_fp16=False) as model:
+        pickled = pickle.dumps(model)
+    with pickle.loads(pickled) as copy:
+        assert copy.encode("x").shape == (48,)
+
+
+def test_an_embedder_that_is_never_closed_makes_no_noise_at_exit(url: str) -> None:
+    # With torch imported before it, tritonclient's own clean-up would fail in the middle of the interpreter's.
+    source = f"""
+import torch
+from flagtriton import FlagModel
+model = FlagModel("bert-cls", url={url!r}, use_fp16=False)
+print(model.encode(["a"] * 9, batch_size=2).shape)
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("(9, 48)\n", "")
+
+
+def test_a_number_that_no_wire_can_carry_is_refused(embedder: FlagModel) -> None:
+    with pytest.raises(InvalidRequestError):
+        embedder.encode("x", max_length=10**30)
+
+
+def test_ctrl_c_ends_a_long_call_at_once(url: str) -> None:
+    source = f"""
+import signal, sys
+from flagtriton import FlagModel
+model = FlagModel("bert-cls", url={url!r}, use_fp16=False)
+print("ready", flush=True)
+model.encode(["the quick brown fox " * 100] * 100_000, show_progress=False)
+"""
+    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as caller:
+        assert caller.stdout is not None
+        assert caller.stdout.readline() == b"ready\n"
+        with pytest.raises(subprocess.TimeoutExpired):
+            caller.wait(1)  # it is at work
+        caller.send_signal(signal.SIGINT)
+        assert caller.wait(15) != 0

@@ -40,7 +40,7 @@ def serve_command(repository: Path, log_file: Path, *more: str) -> Iterator[tupl
     options = serve_options(repository, log_file)
     ports = [f"--http-port={options.http_port}", f"--grpc-port={options.grpc_port}"]
     ports.append(f"--metrics-port={options.metrics_port}")
-    command = [sys.executable, "-m", "flagtriton_tools.main", "serve", "--repository", str(repository)]
+    command = [sys.executable, "-m", "flagtriton_tools", "serve", "--repository", str(repository)]
     with subprocess.Popen(
         [*command, *ports, "--log-file", str(log_file), *more],
         stderr=subprocess.PIPE,
@@ -136,20 +136,22 @@ def test_a_checkpoint_that_does_not_load_is_explained(repository: Path, bert: Pa
     assert "has positions for 512 tokens, but the deployment's max_length is 513" in told
 
 
-def test_a_list_outlives_a_restart_of_the_server(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("url", "end"), [("grpc_url", "kill"), ("grpc_url", "stop"), ("http_url", "kill")])
+def test_a_list_outlives_a_restart_of_the_server(url: str, end: str, repository: Path, tmp_path: Path) -> None:
     http_port, grpc_port, metrics_port = free_ports(3)
     options = ServeOptions(
         repository, http_port=http_port, grpc_port=grpc_port, metrics_port=metrics_port, log_file=tmp_path / "log"
     )
     vectors: list[np.ndarray] = []
     with running_server(options) as server:
-        model = FlagModel("tiny", url=options.grpc_url, use_fp16=False, retries=30, timeout_s=20)
+        model = FlagModel("tiny", url=getattr(options, url), use_fp16=False, retries=30, timeout_s=20)
         expected = model.encode(TEXTS)
         caller = threading.Thread(target=lambda: vectors.append(np.asarray(model.encode(TEXTS * 2000, batch_size=32))))
         caller.start()
-        server.kill()
+        getattr(server, end)()
         server.wait()
     with running_server(options):
         caller.join(120)
+        model.close()
     assert len(vectors) == 1
     assert np.abs(vectors[0] - np.tile(expected, (2000, 1))).max() <= 1e-6

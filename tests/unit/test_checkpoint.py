@@ -212,3 +212,15 @@ def test_another_hub_name_tells_nothing_but_itself() -> None:
 def test_a_path_that_is_no_folder_is_not_taken_for_a_hub_name(asked: str) -> None:
     with pytest.raises(ToolError, match="is no folder; name a checkpoint's folder, or a hub name"):
         inspect_checkpoint(asked)
+
+
+def test_a_missing_folder_below_one_that_exists_is_no_hub_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ToolError, match="models/mine does not exist"):
+        inspect_checkpoint("models/mine")
+
+
+def test_distilberts_width_is_its_dim(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "tiny", {"model_type": "distilbert", "dim": 48})
+    assert inspect_checkpoint(str(folder)).hidden_size == 48

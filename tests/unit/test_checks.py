@@ -95,7 +95,8 @@ def test_another_pooling_is_refused_naming_both() -> None:
 
 def test_the_refusal_of_a_pooling_says_how_to_deploy_it() -> None:
     with pytest.raises(
-        DeploymentMismatchError, match=r"flagtriton add BAAI/bge-m --name bge-m --force --pooling mean$"
+        DeploymentMismatchError,
+        match="add BAAI/bge-m --name bge-m --repository REPOSITORY --force --pooling mean and",
     ):
         refuse(deployment(), pooling_method="mean")
 
@@ -110,7 +111,7 @@ def test_a_greater_length_is_refused_naming_the_argument() -> None:
 
 
 def test_the_refusal_of_a_length_says_how_to_deploy_it() -> None:
-    command = "flagtriton add BAAI/bge-m --name bge-m --force --max-length 1024$"
+    command = "flagtriton add BAAI/bge-m --name bge-m --repository REPOSITORY --force --max-length 1024$"
     with pytest.raises(DeploymentMismatchError, match=command):
         refuse(deployment(), query_max_length=1024)
 

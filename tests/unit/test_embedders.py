@@ -471,7 +471,7 @@ def test_a_name_that_is_not_served_is_an_error() -> None:
 
 
 def test_another_pooling_is_refused_with_how_to_deploy_it() -> None:
-    command = f"flagtriton add BAAI/{NAME} --name {NAME} --force --pooling cls"
+    command = f"flagtriton add BAAI/{NAME} --name {NAME} --repository REPOSITORY --force --pooling cls"
     with pytest.raises(DeploymentMismatchError, match=command):
         embedder(fake_server(pooling_method="mean"))
 
@@ -483,7 +483,7 @@ def test_another_class_is_refused() -> None:
 
 @pytest.mark.parametrize("argument", ["query_max_length", "passage_max_length"])
 def test_a_length_beyond_the_deployments_is_refused_with_how_to_deploy_it(argument: str) -> None:
-    command = f"{argument}=1024, .* flagtriton add BAAI/{NAME} --name {NAME} --force --max-length 1024"
+    command = f"{argument}=1024, .* add BAAI/{NAME} --name {NAME} --repository REPOSITORY --force --max-length 1024"
     with pytest.raises(DeploymentMismatchError, match=command):
         embedder(fake_server(), **{argument: 1024})
 

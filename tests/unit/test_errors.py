@@ -18,6 +18,7 @@ BUILT_IN = {
     errors.ServerUnavailableError: ConnectionError,
     errors.RequestTimeoutError: TimeoutError,
     errors.ServerError: RuntimeError,
+    errors.ClosedError: RuntimeError,
     errors.MissingExtraError: ImportError,
 }
 

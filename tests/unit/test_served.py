@@ -322,3 +322,22 @@ def test_the_calls_wish_goes_before_the_setting(capsys: pytest.CaptureFixture[st
     served.embed(["a", "bb"], EmbedOptions(), DENSE_VECS, max_rows=1, show_progress=False)
     served.close()
     assert capsys.readouterr().err == ""
+
+
+def test_a_deployment_that_goes_away_and_comes_back_is_asked_again(waits: list[float]) -> None:
+    fake = fake_server()
+    answers = iter([ModelNotServedError("has no available versions")])
+
+    def unloaded_at_first(request: Request) -> InferenceReply:
+        for error in answers:
+            raise error
+        return answer_with_bytes(request)
+
+    fake.answer = unloaded_at_first
+    assert len(find(fake).embed(["a"], EmbedOptions(), DENSE_VECS, max_rows=8)) == 1
+    assert len(waits) == 1
+
+
+def test_an_empty_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="name is empty"):
+        ServedModel.find("", ConnectionSettings(transport=fake_server()))

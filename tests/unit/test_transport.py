@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import pickle
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import Mock
 
 import gevent
 import grpc
@@ -18,7 +20,7 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 from flagtriton import errors
-from flagtriton.errors import RequestTimeoutError, ServerUnavailableError
+from flagtriton.errors import ClosedError, RequestTimeoutError, ServerUnavailableError
 from flagtriton.texts import text_tensor
 from flagtriton.transport import TLS, ModelConfig, RetryPolicy, ServerAddress, Transport, connect
 
@@ -197,7 +199,9 @@ def test_encryption_reaches_the_grpc_client(
     url: str, tls: TLS | None, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Any] = {}
-    monkeypatch.setattr("tritonclient.grpc.InferenceServerClient", lambda url, **options: seen.update(options))
+    monkeypatch.setattr(
+        "tritonclient.grpc.InferenceServerClient", lambda url, **options: seen.update(options) or Mock()
+    )
     connect(url, tls=tls)
     assert {name: seen[name] for name in expected} == expected
 
@@ -422,3 +426,26 @@ def test_the_timeout_is_the_deadline_of_a_grpc_call(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("tritonclient.grpc.InferenceServerClient", lambda *args, **options: recorder)
     connect("grpc://server:1", timeout_s=2.5).infer("m", {}, [], {})
     assert recorder.calls[0][1]["client_timeout"] == 2.5
+
+
+# Life and copies.
+
+
+@pytest.mark.parametrize("url", ["grpc://127.0.0.1:1", "http://127.0.0.1:1"])
+def test_a_closed_transport_says_so(url: str) -> None:
+    transport = connect(url)
+    transport.close()
+    with pytest.raises(ClosedError, match=url):
+        transport.ready_models()
+
+
+@pytest.mark.parametrize("url", ["grpc://127.0.0.1:1", "http://127.0.0.1:1"])
+def test_a_transport_is_pickled_as_what_connects_it(url: str) -> None:
+    copy = pickle.loads(pickle.dumps(connect(url, headers={"a": "b"}, timeout_s=3)))
+    assert copy.address == url
+    assert copy.__reduce__()[1][1:] == ({"a": "b"}, None, 3)
+
+
+def test_a_url_that_is_no_string_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="server URL is 5, a int"):
+        ServerAddress.parse(5)  # type: ignore[arg-type]

@@ -38,6 +38,9 @@ _POOLINGS = {
 }
 """sentence-transformers' names, in its older files (behind `pooling_mode_`) and its newer ones, to FlagEmbedding's."""
 
+_HIDDEN_SIZES = ("hidden_size", "dim", "d_model", "n_embd")
+"""What architectures call D."""
+
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _NO_LIMIT = 10**9
 """Tokenizers without a length of their own say some number far beyond this."""
@@ -83,6 +86,8 @@ def inspect_checkpoint(path_or_name: str) -> CheckpointFacts:
             f"{path_or_name or 'the empty name'} is no folder; "
             "name a checkpoint's folder, or a hub name such as BAAI/bge-m3"
         )
+    if len(path.parts) > 1 and Path(path.parts[0]).is_dir():
+        raise ToolError(f"{path_or_name} does not exist; there is a folder {path.parts[0]}, so this is no hub name")
     return _by_table(CheckpointFacts(path_or_name, checkpoint_name(path_or_name), "its name alone"))
 
 
@@ -119,7 +124,7 @@ def _local(path: Path) -> CheckpointFacts:
         source=str(path),
         name=checkpoint_name(str(path)),
         known_from="its config.json",
-        hidden_size=config.get("hidden_size"),
+        hidden_size=next((config[key] for key in _HIDDEN_SIZES if key in config), None),
         max_length=_max_length(path, config),
     )
     by_table = _by_table(facts)

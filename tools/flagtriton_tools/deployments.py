@@ -83,7 +83,10 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
     """
     task = options.task or facts.task
     if task is None:
-        raise ToolError(f"{facts.source} may be an embedder or a reranker; say --task embed or --task rerank")
+        raise ToolError(
+            f"{facts.source} may be an embedder or a reranker, as far as {facts.known_from} tells; "
+            "say --task embed or --task rerank"
+        )
     model_class = options.model_class or facts.model_class
     if model_class is None:
         raise ToolError(f"{facts.source} does not tell its model class; say --model-class, e.g. encoder-only-base")
@@ -114,7 +117,7 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
     Raises:
         ToolError: as `describe`; an unusable name; a model class that this version does not serve.
     """
-    name = options.name or facts.name
+    name = facts.name if options.name is None else options.name
     if not _NAME.fullmatch(name):
         raise ToolError(f"the name is {name!r}; expected letters, digits, '.', '_' and '-': pass --name")
     deployment = describe(facts, options)

@@ -25,7 +25,7 @@ from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models, entries, remove_deployment
 from flagtriton_tools.serving import ServeOptions
 
-__all__ = ["entry_point", "main"]
+__all__ = ["main"]
 
 _MESSAGES = Console(stderr=True, soft_wrap=True, highlight=False)
 _RESULTS = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -60,7 +60,7 @@ def cli() -> None:
 @click.option("--device", default="cpu", show_default=True, help="cpu, or GPUs by number: gpu:0,1")
 @click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="On the CPU, or on each GPU.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]), default="auto", show_default=True)
-@click.option("--max-length", type=click.IntRange(1), help="Tokens of a text.  [default: all the checkpoint has]")
+@click.option("--max-length", type=click.IntRange(2), help="Tokens of a text.  [default: all the checkpoint has]")
 @click.option("--max-batch-size", type=click.IntRange(1), default=256, show_default=True, help="Texts of a request.")
 @click.option("--query-instruction", help="Put before texts sent with input_type=query.")
 @click.option("--query-instruction-format", help="Two fields, instruction and text.  [default: the model table's]")
@@ -119,7 +119,10 @@ def list_deployments(repository: Path, as_json: bool) -> None:
             served.device,
             served.checkpoint,
         )
-    _RESULTS.print(table)
+    with _RESULTS.capture() as capture:
+        _RESULTS.print(table)
+    for line in capture.get().splitlines():
+        click.echo(line.rstrip())
 
 
 @cli.command()
@@ -197,11 +200,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code or 0
 
 
-def entry_point() -> None:
-    """Run the command line and end the process."""
-    sys.exit(main())
-
-
 def _report(line: str) -> None:
     _MESSAGES.print(escape(line))
 
@@ -211,7 +209,3 @@ def _log_file(chosen: str | None, http_port: int) -> Path | None:
         return None if chosen == "-" else Path(chosen)
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
     return state / "flagtriton" / f"tritonserver-{http_port}.log"
-
-
-if __name__ == "__main__":
-    entry_point()

@@ -51,7 +51,8 @@ def add_models(models: Sequence[Model], repository: Path, *, force: bool = False
         force: replace folders of the same name.
 
     Raises:
-        ToolError: a folder of that name is there and `force` is not set, or the repository cannot be written.
+        ToolError: a folder of that name is there and `force` is not set, or it is part of another deployment; or the
+            repository cannot be written.
     """
     names = [model.name for model in models]
     existing = [name for name in names if (repository / name).exists()]
@@ -79,7 +80,8 @@ def remove_deployment(name: str, repository: Path) -> tuple[str, ...]:
     found = {entry.name: entry for entry in entries(repository)}
     if name not in found:
         raise ToolError(f"{repository} has no deployment {name}; it has {', '.join(found) or 'none'}")
-    folders = tuple(folder for folder in (name, *found[name].steps) if (repository / folder).exists())
+    own = (name, *(step for step in found[name].steps if step not in found))
+    folders = tuple(folder for folder in own if (repository / folder).exists())
     try:
         with _staging(repository) as staging:
             _swap(folders, (), staging, repository)
@@ -106,9 +108,19 @@ def model_names(repository: Path) -> list[str]:
 
 
 def _replaced(names: Sequence[str], repository: Path) -> list[str]:
-    """Return the folders that make room: those of `names`, and the steps of a deployment among them."""
-    former_steps = (step for entry in entries(repository) if entry.name in names for step in entry.steps)
-    return [name for name in dict.fromkeys([*names, *former_steps]) if (repository / name).exists()]
+    """Return the folders that make room: those of `names`, and the former steps of the first, the ensemble.
+
+    Raises:
+        ToolError: one of them is part of another deployment.
+    """
+    found = {entry.name: entry for entry in entries(repository)}
+    former = found.pop(names[0], None)
+    for entry in found.values():
+        shared = {entry.name, *entry.steps} & set(names)
+        if shared:
+            raise ToolError(f"{sorted(shared)[0]} is part of the deployment {entry.name}; pass another --name")
+    steps = [step for step in former.steps if step not in found] if former is not None else []
+    return [name for name in dict.fromkeys([*names, *steps]) if (repository / name).exists()]
 
 
 def _entry(name: str, config: ModelConfig) -> Entry | None:

@@ -13,8 +13,8 @@ from flagtriton_tools.errors import ToolError
 
 __all__ = ["log_excerpt", "opened_log"]
 
-_ERROR_LINE = re.compile(r"E\d{4} ")
-"""How Triton's log marks errors: the level and the date, month and day."""
+_ERROR_LINE = re.compile(r"E\d{4} |.*: unrecognized option ")
+"""How Triton's log marks errors, by the level and the date, month and day; and what is said of a wrong flag."""
 
 _ERROR_LINES = 4
 _TAIL_LINES = 6

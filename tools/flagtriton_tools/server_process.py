@@ -18,8 +18,11 @@ from flagtriton_tools.serving import ServeOptions
 
 __all__ = ["RunningServer", "start_server"]
 
+_EXIT_TIMEOUT_S = 10
+"""How long the server waits for requests, and for clients' idle HTTP connections, before it ends without them."""
+
 _STOP_TIMEOUT_S = 40.0
-"""tritonserver's own grace period is 30 s."""
+"""As long as Triton's own grace period of 30 s, which a flag may bring back, and some."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -103,6 +106,7 @@ def start_server(binary: Tritonserver, options: ServeOptions, work_folder: Path)
         f"--metrics-address={options.host}",
         f"--metrics-port={options.metrics_port}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory}",
+        f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
         *(control if options.load else ()),
         *options.extra,
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.repository import model_names
+from flagtriton_tools.repository import entries, model_names
 
 __all__ = ["ServeOptions", "check_options", "free_ports"]
 
@@ -96,7 +96,8 @@ def _check_models(options: ServeOptions) -> None:
         raise ToolError(f"{options.repository} holds no model; `flagtriton add CHECKPOINT --repository …` adds one")
     for name in options.load:
         if name not in names:
-            raise ToolError(f"--load is {name}, but {options.repository} has {', '.join(names)}")
+            public = [entry.name for entry in entries(options.repository)]
+            raise ToolError(f"--load is {name}, but {options.repository} has {', '.join(public or names)}")
 
 
 def _check_ports(options: ServeOptions) -> None:

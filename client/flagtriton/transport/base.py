@@ -69,8 +69,11 @@ class ServerAddress:
         A path is kept over HTTP, where a gateway may serve Triton below one.
 
         Raises:
+            TypeError: it is no `str`.
             ValueError: no or another scheme, no host, a port out of range, or parts that would be lost.
         """
+        if not isinstance(url, str):
+            raise TypeError(f"server URL is {url!r}, a {type(url).__name__}; expected a str")
         parts = urlsplit(url)
         wire, secure = _SCHEMES.get(parts.scheme, ("", False))
         path = parts.path.rstrip("/")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,9 +43,10 @@ class GrpcTransport:
     def __init__(self, address: ServerAddress, headers: Mapping[str, str], tls: TLS | None, timeout_s: float) -> None:
         self._address = address
         self._headers = {name.lower(): value for name, value in headers.items()}
+        self._tls = tls
         self._timeout_s = timeout_s
         certificates = tls or TLS()
-        self._client = triton.InferenceServerClient(
+        client = triton.InferenceServerClient(
             address.host_and_port,
             ssl=tls is not None,
             root_certificates=certificates.root_certificates,
@@ -52,6 +54,13 @@ class GrpcTransport:
             certificate_chain=certificates.certificate_chain,
             channel_args=_channel_options(address),
         )
+        # Closed at exit before modules are torn down: tritonclient's own `__del__` would then fail noisily.
+        self._open = [client]
+        self._finalizer = weakref.finalize(self, _close, self._open)
+
+    def __reduce__(self) -> tuple[type[GrpcTransport], tuple[Any, ...]]:
+        """Pickle what a new connection needs."""
+        return type(self), (self._address, self._headers, self._tls, self._timeout_s)
 
     @property
     def address(self) -> str:
@@ -93,7 +102,13 @@ class GrpcTransport:
 
     def close(self) -> None:
         """Close the channel."""
-        self._client.close()
+        self._finalizer()
+
+    @property
+    def _client(self) -> triton.InferenceServerClient:
+        if not self._open:
+            raise errors.ClosedError(f"the connection to {self.address} is closed")
+        return self._open[0]
 
     @contextmanager
     def _translated(self, model: str) -> Iterator[None]:
@@ -103,6 +118,13 @@ class GrpcTransport:
             kind = _ERRORS.get(error.status(), errors.ServerError)
             subject = f"model {model!r} at {self.address}" if model else self.address
             raise kind(f"{subject}: {error.message()}") from error
+        except ValueError as error:  # protobuf's, of a number that does not fit
+            raise errors.InvalidRequestError(f"the request does not fit gRPC: {error}") from error
+
+
+def _close(clients: list[triton.InferenceServerClient]) -> None:
+    while clients:
+        clients.pop().close()
 
 
 def _channel_options(address: ServerAddress) -> list[tuple[str, int]]:

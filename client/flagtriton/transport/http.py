@@ -51,8 +51,13 @@ class HttpTransport:
         self._headers = dict(headers)
         self._tls = tls
         self._timeout_s = timeout_s
+        self._closed = False
         self._of_thread = threading.local()
         self._clients: WeakSet[triton.InferenceServerClient] = WeakSet()  # each is closed when its thread ends
+
+    def __reduce__(self) -> tuple[type[HttpTransport], tuple[Any, ...]]:
+        """Pickle what new connections need."""
+        return type(self), (self._address, self._headers, self._tls, self._timeout_s)
 
     @property
     def address(self) -> str:
@@ -91,12 +96,14 @@ class HttpTransport:
 
     def close(self) -> None:
         """Close the connections of every thread."""
-        self._of_thread = threading.local()
+        self._closed = True
         while self._clients:
             self._clients.pop().close()
 
     @property
     def _client(self) -> triton.InferenceServerClient:
+        if self._closed:
+            raise errors.ClosedError(f"the connection to {self.address} is closed")
         client = getattr(self._of_thread, "client", None)
         if client is None:
             client = self._of_thread.client = self._new_client()
