@@ -7,11 +7,7 @@ Knows what FlagEmbedding's arguments mean; how requests are made and sent is `se
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from flagtriton.calls import as_output, kept_components, progress_wish
 from flagtriton.checkpoints import checkpoint_name
@@ -234,9 +230,7 @@ class AbsEmbedder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _compare_with_deployment(
@@ -291,7 +285,8 @@ class AbsEmbedder:
         rows = self.batch_size if batch_size is None else batch_size
         if rows < 1:
             raise ValueError(f"batch_size is {rows}, expected at least 1")
-        vectors = self._embed(texts, options, rows, show_progress)
+        sent = texts or [""]  # a list without texts still has a width
+        vectors = self.served.embed(sent, options, DENSE_VECS, max_rows=rows, show_progress=show_progress)[: len(texts)]
         wanted = self.convert_to_numpy if convert_to_numpy is None else convert_to_numpy
         return as_output(vectors[0] if single else vectors, to_numpy=wanted)
 
@@ -303,10 +298,3 @@ class AbsEmbedder:
             normalize=self.normalize_embeddings,
             truncate_dim=kept_components(self.truncate_dim, self.served.deployment.hidden_size),
         )
-
-    def _embed(
-        self, texts: list[str], options: EmbedOptions, rows: int, show_progress: bool | None
-    ) -> NDArray[np.float32]:
-        if texts:
-            return self.served.embed(texts, options, DENSE_VECS, max_rows=rows, show_progress=show_progress)
-        return self.served.embed([""], options, DENSE_VECS, max_rows=1)[:0]
