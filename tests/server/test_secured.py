@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import trustme
 
@@ -14,7 +18,7 @@ from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build
 from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
-from tests.conftest import serve_options
+from tests.conftest import Served, serve_options
 
 pytestmark = pytest.mark.server
 
@@ -37,6 +41,34 @@ def authority(folder: Path) -> str:
     return str(folder / "authority.pem")
 
 
+@pytest.fixture
+def https_port(served: Served, authority: str, folder: Path) -> Iterator[int]:
+    """Put a proxy that ends TLS before the shared server's HTTP, as a gateway would be; return its port."""
+    upstream = ("127.0.0.1", served.server.options.http_port)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection(*upstream)
+        await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer), return_exceptions=True)
+
+    loop = asyncio.new_event_loop()
+    proxy = loop.run_until_complete(asyncio.start_server(connect, "127.0.0.1", 0, ssl=context))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield proxy.sockets[0].getsockname()[1]
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    proxy.close()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
 @pytest.fixture(scope="module")
 def port(folder: Path, authority: str, bert: Path) -> Iterator[int]:
     """Serve one deployment over gRPC with TLS, inference behind a secret; return the port."""
@@ -54,6 +86,18 @@ def port(folder: Path, authority: str, bert: Path) -> Iterator[int]:
 def test_the_right_certificate_and_header_get_answers(port: int, authority: str) -> None:
     model = FlagModel("tiny", url=f"grpcs://localhost:{port}", ssl=TLS(authority), headers=SECRET, use_fp16=False)
     assert model.encode(["a", "b"]).shape == (2, 48)
+
+
+def test_https_through_a_gateway_gets_the_same_answers(https_port: int, authority: str, served: Served) -> None:
+    with FlagModel("bert-cls", url=served.grpc_url, use_fp16=False) as model:
+        expected = model.encode(["a", "b"])
+    with FlagModel("bert-cls", url=f"https://localhost:{https_port}", ssl=TLS(authority), use_fp16=False) as model:
+        assert np.array_equal(model.encode(["a", "b"]), expected)
+
+
+def test_https_does_not_trust_an_unknown_authority(https_port: int) -> None:
+    with pytest.raises(FlagTritonError, match=f"https://localhost:{https_port}"):
+        FlagModel("bert-cls", url=f"https://localhost:{https_port}", retries=0)
 
 
 def test_ssl_may_be_asked_for_beside_a_plain_scheme(port: int, authority: str) -> None:
