@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,11 @@ def served(tmp_path_factory: pytest.TempPathFactory, bert: Path, xlm_roberta: Pa
         add_models(build(inspect_checkpoint(str(checkpoint)), options), folder / "repository")
     with running_server(serve_options(folder / "repository", folder / "tritonserver.log")) as server:
         yield Served(server, {name: checkpoint for name, (checkpoint, *_) in deployments.items()})
+
+
+def obey_ctrl_c() -> None:
+    """Undo, in a child process, what a shell does to jobs in the background: they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def serve_options(repository: Path, log_file: Path, **more: Any) -> ServeOptions:

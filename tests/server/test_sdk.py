@@ -24,7 +24,7 @@ from flagtriton import (
 )
 from flagtriton_tools.serving import free_ports
 from tests.checkpoints import TEXTS
-from tests.conftest import Served
+from tests.conftest import Served, obey_ctrl_c
 
 pytestmark = pytest.mark.server
 
@@ -148,10 +148,15 @@ model = FlagModel("bert-cls", url={url!r}, use_fp16=False)
 print("ready", flush=True)
 model.encode(["the quick brown fox " * 100] * 100_000, show_progress=False)
 """
-    with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as caller:
-        assert caller.stdout is not None
-        assert caller.stdout.readline() == b"ready\n"
-        with pytest.raises(subprocess.TimeoutExpired):
-            caller.wait(1)  # it is at work
-        caller.send_signal(signal.SIGINT)
-        assert caller.wait(15) != 0
+    with subprocess.Popen(
+        [sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=obey_ctrl_c
+    ) as caller:
+        try:
+            assert caller.stdout is not None
+            assert caller.stdout.readline() == b"ready\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                caller.wait(1)  # it is at work
+            caller.send_signal(signal.SIGINT)
+            assert caller.wait(30) != 0
+        finally:
+            caller.kill()

@@ -23,7 +23,7 @@ from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
 from flagtriton_tools.serving import ServeOptions, free_ports
 from tests.checkpoints import TEXTS
-from tests.conftest import serve_options
+from tests.conftest import obey_ctrl_c, serve_options
 
 pytestmark = pytest.mark.server
 
@@ -46,6 +46,7 @@ def serve_command(repository: Path, log_file: Path, *more: str) -> Iterator[tupl
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=obey_ctrl_c,
     ) as process:
         try:
             yield process, options
