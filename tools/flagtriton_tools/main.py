@@ -97,7 +97,12 @@ def add(checkpoint: str, repository: Path, force: bool, **chosen: Any) -> None:
 @_repository
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for programs.")
 def list_deployments(repository: Path, as_json: bool) -> None:
-    """List a repository's deployments."""
+    """List a repository's deployments.
+
+    \b
+    flagtriton list --repository repo
+    flagtriton list --repository repo --json
+    """
     found = entries(repository)
     if as_json:
         for entry in found:
@@ -129,7 +134,11 @@ def list_deployments(repository: Path, as_json: bool) -> None:
 @click.argument("name")
 @_repository
 def remove(name: str, repository: Path) -> None:
-    """Remove the deployment NAME, its steps included, from a repository."""
+    """Remove the deployment NAME, its steps included, from a repository.
+
+    \b
+    flagtriton remove my-bge --repository repo
+    """
     folders = remove_deployment(name, repository)
     _MESSAGES.print(f"removed {escape(', '.join(folders))} from {escape(str(repository))}")
 
