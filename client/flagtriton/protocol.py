@@ -49,8 +49,12 @@ TOKEN_COUNT = Tensor("token_count", "INT32", (1,))
 INPUT_IDS = Tensor("input_ids", "INT32", (-1,))
 """`[B, T]` token ids, each row filled up with `PAST_END` behind its last token."""
 
-HIDDEN_STATES = Tensor("hidden_states", "FP32", (-1, -1))
-"""`[B, T, D]` last hidden states; rows behind a text's last token are zero."""
+HIDDEN_STATES = Tensor("hidden_states", "UINT8", (-1, -1))
+"""`[B, R, D * itemsize]` last hidden states as bytes, in the dtype the encoder computes in.
+
+The vectors of a request's B texts lie end to end as its first B times R rows. How many a text has is the pair of
+steps' own affair: all its tokens, or the one that pooling reads.
+"""
 
 DENSE_VECS = Tensor("dense_vecs", "FP32", (-1,))
 """`[B, D]` embeddings; unit vectors unless `normalize` is false."""
@@ -83,6 +87,8 @@ class Deployment:
         max_length: the most tokens of a text, special tokens included, that a request may ask for.
         precision: `auto`, `fp32`, `fp16` or `bf16`.
         device: `cpu`, or `gpu:` and the GPUs' numbers.
+        attention: `packed` where texts go through the model end to end, `padded` where they are filled up to the
+            longest beside them; None where the checkpoint was not at hand when it was added.
         hidden_size: D; None where the checkpoint was not at hand when it was added.
         query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
     """
@@ -94,6 +100,7 @@ class Deployment:
     max_length: int
     precision: str
     device: str
+    attention: str | None = None
     hidden_size: int | None = None
     revision: str | None = None
     trust_remote_code: bool = False

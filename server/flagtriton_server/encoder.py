@@ -1,46 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder step: ragged token ids to hidden states. Glue only."""
+"""The encoder step: ragged token ids to hidden states, or to embeddings where it pools too. Glue only."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flagtriton.protocol import HIDDEN_STATES, INPUT_IDS, Tensor
+from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, EmbedOptions, Tensor
 from flagtriton_server import triton_io
-from flagtriton_server.encoding import check_token_ids, encode_rows
+from flagtriton_server.encoding import check_token_ids, encode, encode_pooled
+from flagtriton_server.hidden_states import to_bytes
 from flagtriton_server.loading import load_encoder, share_cores
+from flagtriton_server.memory import keep_freed_memory
+from flagtriton_server.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
 from flagtriton_server.settings import EncoderSettings, instance_count, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
 
 
+@dataclass(frozen=True)
+class _EncodeRequest:
+    input_ids: NDArray[np.int32]  # [B, T]
+    options: EmbedOptions
+
+
 class TritonPythonModel:
     """Triton's entry point."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the checkpoint onto this instance's device."""
+        """Load the checkpoint onto this instance's device.
+
+        Raises:
+            ValueError: the settings ask for unknown rows or an unknown pooling.
+        """
+        keep_freed_memory()
         self._settings = read_settings(EncoderSettings, args["model_config"])
+        self._pool = _reduction(self._settings)
         gpu = args["model_instance_kind"] == "GPU"
         device = torch.device("cuda", int(args["model_instance_device_id"])) if gpu else torch.device("cpu")
         threads = share_cores(instance_count(args["model_config"]))
         self._encoder = load_encoder(self._settings, device)
         triton_io.log_info(
-            f"{self._settings.checkpoint} on {device} in {self._encoder.precision.name}, {threads} threads, "
-            f"{self._settings.token_budget} tokens a pass"
+            f"{self._settings.checkpoint} on {device} in {self._encoder.precision.name}, "
+            f"{'packed' if self._encoder.packed else 'padded'}, "
+            f"{threads} threads, {self._settings.token_budget} tokens a pass"
         )
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Run all requests' rows through the model together."""
         return triton_io.respond(requests, self._read, self._run)
 
-    def _read(self, request: PbRequest) -> NDArray[np.int32]:
+    def _read(self, request: PbRequest) -> _EncodeRequest:
         input_ids = triton_io.array(request, INPUT_IDS)
         check_token_ids(input_ids, self._encoder.vocab_size, self._settings.max_length)
-        return input_ids
+        return _EncodeRequest(input_ids, triton_io.embed_options(request))
 
-    def _run(self, requests: list[NDArray[np.int32]]) -> list[dict[Tensor, NDArray[np.float32]]]:
-        outputs = encode_rows(self._encoder, requests, self._settings.token_budget)
-        return [{HIDDEN_STATES: hidden_states} for hidden_states in outputs]
+    def _run(self, work: list[_EncodeRequest]) -> list[dict[Tensor, NDArray[Any]]]:
+        requests, budget = [item.input_ids for item in work], self._settings.token_budget
+        if self._pool is None:
+            return [{HIDDEN_STATES: to_bytes(states)} for states in encode(self._encoder, requests, budget)]
+        vectors = encode_pooled(self._encoder, requests, budget, self._pool)
+        if self._settings.pooling_method is None:
+            return [{HIDDEN_STATES: to_bytes(rows.unsqueeze(1))} for rows in vectors]
+        return [{DENSE_VECS: to_embedding(v, item.options)} for v, item in zip(vectors, work, strict=True)]
+
+
+def _reduction(settings: EncoderSettings) -> Pooling | None:
+    """Return what makes one row of a text's, or None where all of them leave the encoder."""
+    if settings.pooling_method is not None:
+        return pooling_named(settings.pooling_method)
+    if settings.rows not in ROW_CHOICES:
+        raise ValueError(f"rows is {settings.rows!r}; expected one of {', '.join(ROW_CHOICES)}")
+    return ROW_CHOICES[settings.rows]

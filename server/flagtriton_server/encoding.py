@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ragged token ids to hidden states: all rows of all requests, in padded micro-batches under one token budget."""
+"""Ragged token ids to token vectors: the texts of all requests, in micro-batches under one token budget."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from flagtriton.protocol import PAST_END
-from flagtriton_server.loading import LoadedEncoder
-from flagtriton_server.packing import plan_micro_batches
+from flagtriton_server.forward import LoadedEncoder, forward
+from flagtriton_server.packing import plan_micro_batches, token_indices
+from flagtriton_server.pooling import Pooling, mean_pool
 from flagtriton_server.rejection import RequestError
 
-__all__ = ["check_token_ids", "encode_rows"]
+__all__ = ["check_token_ids", "encode", "encode_pooled"]
 
 
 def check_token_ids(input_ids: NDArray[np.int32], vocab_size: int, max_length: int) -> None:
@@ -40,36 +43,82 @@ def check_token_ids(input_ids: NDArray[np.int32], vocab_size: int, max_length: i
 
 
 @torch.inference_mode()
-def encode_rows(
-    encoder: LoadedEncoder, requests: Sequence[NDArray[np.int32]], token_budget: int
-) -> list[NDArray[np.float32]]:
-    """Return the last hidden states of every request, `[B, T, D]` float32, zero behind a row's last token.
+def encode(
+    encoder: LoadedEncoder,
+    requests: Sequence[NDArray[np.int32]],
+    token_budget: int,
+) -> list[Tensor]:
+    """Return every request's last hidden states, `[B, R, D]` on the processor, in the encoder's dtype.
+
+    The vectors of a request's texts lie end to end, as its B times R first rows; R is just great enough for that.
 
     Args:
         encoder: the module and its limits.
         requests: `[B, T]` token ids each, `PAST_END` behind a row's tokens; B and T are each request's own.
-        token_budget: tokens of one forward pass, padding included.
+        token_budget: tokens of one forward pass.
     """
-    rows = [row[row != PAST_END] for input_ids in requests for row in input_ids]
-    outputs = [np.zeros((*ids.shape, encoder.hidden_size), dtype=np.float32) for ids in requests]
-    places = [place for output in outputs for place in output]
-    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    for batch in plan_micro_batches(lengths, token_budget):
-        hidden_states = _forward(encoder, [rows[i] for i in batch])
-        for i, states in zip(batch, hidden_states, strict=True):
-            places[i][: lengths[i]] = states[: lengths[i]]
-    return outputs
+    texts = _Texts.of(requests)
+    heights = [max(1, -(-int(part.sum()) // len(part))) for part in texts.by_request(texts.lengths)]  # R of each
+    sizes = [height * rows for height, rows in zip(heights, texts.row_counts, strict=True)]
+    places = np.concatenate(
+        [
+            start + np.cumsum(part) - part
+            for start, part in zip(np.cumsum(sizes) - sizes, texts.by_request(texts.lengths), strict=True)
+        ]
+    )
+    states = torch.zeros(sum(sizes), encoder.hidden_size, dtype=encoder.precision.computed, device=encoder.device)
+    for batch in plan_micro_batches(texts.lengths, token_budget, padded=not encoder.packed):
+        rows = token_indices(places[batch], texts.lengths[batch])
+        states[torch.from_numpy(rows).to(encoder.device)] = forward(encoder, texts.tokens(batch), texts.lengths[batch])
+    parts = states.cpu().split(sizes)
+    return [part.unflatten(0, (-1, height)) for part, height in zip(parts, heights, strict=True)]
 
 
-def _forward(encoder: LoadedEncoder, rows: list[NDArray[np.int32]]) -> NDArray[np.float32]:
-    """Return `[M, T, D]` float32 for M rows of token ids, the longest first."""
-    input_ids = np.full((len(rows), len(rows[0])), encoder.pad_token_id, dtype=np.int64)
-    mask = np.zeros_like(input_ids)
-    for i, row in enumerate(rows):
-        input_ids[i, : len(row)] = row
-        mask[i, : len(row)] = 1
-    states = encoder.module(
-        input_ids=torch.from_numpy(input_ids).to(encoder.device),
-        attention_mask=torch.from_numpy(mask).to(encoder.device),
-    ).last_hidden_state  # [M, T, D]
-    return states.float().cpu().numpy()
+@torch.inference_mode()
+def encode_pooled(
+    encoder: LoadedEncoder,
+    requests: Sequence[NDArray[np.int32]],
+    token_budget: int,
+    pool: Pooling,
+) -> list[Tensor]:
+    """Return one vector a text, `[B, D]` for every request on the processor; no other row leaves a forward pass.
+
+    Args:
+        encoder: the module and its limits.
+        requests: as for `encode`.
+        token_budget: likewise.
+        pool: what makes one vector of a text's.
+    """
+    texts = _Texts.of(requests)
+    dtype = torch.float32 if pool is mean_pool else encoder.precision.computed
+    vectors = torch.zeros(len(texts.lengths), encoder.hidden_size, dtype=dtype, device=encoder.device)
+    for batch in plan_micro_batches(texts.lengths, token_budget, padded=not encoder.packed):
+        lengths = texts.lengths[batch]
+        states = forward(encoder, texts.tokens(batch), lengths)
+        vectors[torch.from_numpy(batch).to(encoder.device)] = pool(states, torch.from_numpy(lengths).to(encoder.device))
+    return list(vectors.cpu().split(texts.row_counts))
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The texts of all requests, one after another."""
+
+    input_ids: NDArray[np.int64]  # [N]
+    lengths: NDArray[np.int64]  # [B]
+    row_counts: list[int]  # texts of each request
+
+    @classmethod
+    def of(cls, requests: Sequence[NDArray[np.int32]]) -> _Texts:
+        own = [ids != PAST_END for ids in requests]
+        tokens = np.concatenate([ids[mask] for ids, mask in zip(requests, own, strict=True)])
+        lengths = np.concatenate([mask.sum(axis=1) for mask in own])
+        return cls(tokens.astype(np.int64), lengths, [len(ids) for ids in requests])
+
+    def tokens(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the `[n]` token ids of some texts, end to end in that order."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        return self.input_ids[token_indices(starts[batch], self.lengths[batch])]
+
+    def by_request(self, per_text: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Cut `[B]` numbers into those of each request."""
+        return np.split(per_text, np.cumsum(self.row_counts)[:-1])

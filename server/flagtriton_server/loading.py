@@ -1,53 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint to a module on its device, in its precision."""
+"""A checkpoint to a module on its device, in its precision, on the fastest path that gives the same answers."""
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flagtriton_server.positions import position_capacity
-from flagtriton_server.settings import EncoderSettings
+from flagtriton_server.attention import ATTENTION_NAME, register_attention
+from flagtriton_server.blocks import fuse_bert_layers
+from flagtriton_server.forward import LoadedEncoder, Precision
+from flagtriton_server.path_trial import agree, trial_answers
+from flagtriton_server.positions import counts_positions_behind_padding, position_capacity
+from flagtriton_server.settings import EncoderSettings, attention_path
 
-__all__ = ["LoadedEncoder", "Precision", "choose_precision", "load_encoder", "share_cores"]
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
+__all__ = ["choose_precision", "load_encoder", "share_cores"]
 
-@dataclass(frozen=True)
-class Precision:
-    """The dtypes of one deployment.
-
-    Attributes:
-        name: `fp32`, `fp16` or `bf16`.
-        stored: what the weights are rounded to when they are read.
-        computed: what they are then computed in.
-    """
-
-    name: str
-    stored: torch.dtype
-    computed: torch.dtype
-
-
-@dataclass(frozen=True)
-class LoadedEncoder:
-    """A module ready to run, and what a caller must know of it.
-
-    Attributes:
-        module: called with `input_ids` and `attention_mask`, `[M, T]` int64 each, on `device`.
-        vocab_size: token ids are below it.
-        pad_token_id: what rows are filled up with.
-        hidden_size: D.
-    """
-
-    module: Any
-    device: torch.device
-    precision: Precision
-    vocab_size: int
-    pad_token_id: int
-    hidden_size: int
+_LOG = logging.getLogger(__name__)
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
@@ -71,26 +47,57 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncoder:
     """Return the checkpoint's encoder, without a head.
 
+    Texts go through it end to end where its architecture allows and a trial agrees with each text by itself.
+
     Raises:
         OSError: the checkpoint is not there or lacks a file.
         ValueError: its configuration is missing or of no known architecture, it lacks weights, or has fewer
             positions than the deployment's `max_length`.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoConfig
 
     source = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
     config = AutoConfig.from_pretrained(settings.checkpoint, **source)
     _check_positions(settings, config.to_dict())
     precision = choose_precision(settings.precision, device)
+    padded = LoadedEncoder(
+        _load_module(settings, config, precision, device),
+        device,
+        precision,
+        config.vocab_size,
+        config.pad_token_id if config.pad_token_id is not None else 0,
+        config.hidden_size,
+    )
+    if attention_path(config.model_type, settings.trust_remote_code) == "padded":
+        return padded
+    expected = trial_answers(padded)
+    packed = replace(padded, packed=True, pad_has_position=not counts_positions_behind_padding(config.to_dict()))
+    register_attention()
+    packed.module.set_attn_implementation(ATTENTION_NAME)
+    fuse_bert_layers(packed.module)
+    if agree(expected, trial_answers(packed), precision.computed):
+        return packed
+    _LOG.warning("%s: packed answers differ from padded ones, so texts are padded", settings.checkpoint)
+    return replace(padded, module=_load_module(settings, config, precision, device))
+
+
+def _load_module(
+    settings: EncoderSettings, config: PretrainedConfig, precision: Precision, device: torch.device
+) -> torch.nn.Module:
+    from transformers import AutoModel
+
     module, report = AutoModel.from_pretrained(
-        settings.checkpoint, config=config, dtype=precision.stored, output_loading_info=True, **source
+        settings.checkpoint,
+        config=config,
+        dtype=precision.stored,
+        output_loading_info=True,
+        revision=settings.revision or "main",
+        trust_remote_code=settings.trust_remote_code,
     )
     _check_weights(settings.checkpoint, report["missing_keys"])
     if not settings.trust_remote_code and getattr(module, "pooler", None) is not None:
         module.pooler = None  # BERT's tanh layer over CLS, which no embedder reads
-    module = module.to(device=device, dtype=precision.computed).eval()
-    pad_token_id = config.pad_token_id if config.pad_token_id is not None else 0
-    return LoadedEncoder(module, device, precision, config.vocab_size, pad_token_id, config.hidden_size)
+    return module.to(device=device, dtype=precision.computed).eval()
 
 
 def share_cores(instances: int) -> int:

@@ -1,69 +1,89 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token vectors to one vector a text. Pure torch; knows nothing of requests."""
+"""Token vectors to one vector a text. Pure torch; knows nothing of requests.
+
+Texts lie end to end: `states` is `[N, D]`, and `lengths` `[B]` says how many rows each text has, none included.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["POOLING_METHODS", "cls_pool", "last_token_pool", "mean_pool", "to_embedding"]
+from flagtriton.protocol import EmbedOptions
+
+__all__ = [
+    "POOLING_METHODS",
+    "ROW_CHOICES",
+    "Pooling",
+    "cls_pool",
+    "last_token_pool",
+    "mean_pool",
+    "pooling_named",
+    "to_embedding",
+]
+
+Pooling: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Takes states `[N, D]` and lengths `[B]`; returns `[B, D]`, zero for a text without tokens."""
 
 
-def cls_pool(hidden_states: Tensor, mask: Tensor) -> Tensor:
-    """Return each text's first token vector.
-
-    Args:
-        hidden_states: `[B, T, D]`.
-        mask: `[B, T]` bool, true at a text's own tokens, on either padding side.
-
-    Returns:
-        `[B, D]`; zero for a text without tokens.
-    """
-    return _vector_at(hidden_states, mask, mask.int().argmax(dim=1))
+def cls_pool(states: Tensor, lengths: Tensor) -> Tensor:
+    """Return each text's first token vector."""
+    return _rows_at(states, lengths, lengths.cumsum(0) - lengths)
 
 
-def last_token_pool(hidden_states: Tensor, mask: Tensor) -> Tensor:
-    """Return each text's last token vector; arguments as for `cls_pool`.
-
-    Returns:
-        `[B, D]`; zero for a text without tokens.
-    """
-    positions = torch.arange(mask.shape[1], device=mask.device)  # [T]
-    return _vector_at(hidden_states, mask, (positions * mask).argmax(dim=1))
+def last_token_pool(states: Tensor, lengths: Tensor) -> Tensor:
+    """Return each text's last token vector."""
+    return _rows_at(states, lengths, lengths.cumsum(0) - 1)
 
 
-def mean_pool(hidden_states: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of each text's token vectors; arguments as for `cls_pool`.
-
-    Returns:
-        `[B, D]`; zero for a text without tokens.
-    """
-    weights = mask.to(hidden_states.dtype).unsqueeze(-1)  # [B, T, 1]
-    return (hidden_states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+def mean_pool(states: Tensor, lengths: Tensor) -> Tensor:
+    """Return the mean of each text's token vectors, summed in float32."""
+    texts = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)  # [N]
+    sums = states.new_zeros(len(lengths), states.shape[1], dtype=torch.float32)
+    return sums.index_add_(0, texts, states.float()) / lengths.clamp(min=1).unsqueeze(-1)
 
 
-def to_embedding(vectors: Tensor, *, truncate_dim: int | None, normalize: bool) -> Tensor:
-    """Return the first `truncate_dim` components of each vector, L2-normalised after the cut.
+def to_embedding(vectors: Tensor, options: EmbedOptions) -> NDArray[np.float32]:
+    """Return pooled vectors as a request wants them, in float32.
 
     Args:
         vectors: `[B, D]`.
-        truncate_dim: None, or D and more, keeps all.
-        normalize: divide by the L2 norm, but by no less than 1e-12.
+        options: `truncate_dim` keeps the first so many components (None, or D and more, keeps all); `normalize` then
+            divides by the L2 norm, but by no less than 1e-12.
+
+    Returns:
+        `[B, D']`.
     """
-    kept = vectors[:, :truncate_dim]
-    return functional.normalize(kept, p=2, dim=-1) if normalize else kept
+    kept = vectors[:, : options.truncate_dim].float()
+    wanted: NDArray[np.float32] = (functional.normalize(kept, p=2, dim=-1) if options.normalize else kept).numpy()
+    return wanted
 
 
-POOLING_METHODS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "cls": cls_pool,
-    "mean": mean_pool,
-    "last_token": last_token_pool,
-}
+def pooling_named(method: str) -> Pooling:
+    """Return a pooling by FlagEmbedding's name for it.
+
+    Raises:
+        ValueError: there is no such pooling.
+    """
+    if method not in POOLING_METHODS:
+        raise ValueError(f"pooling_method is {method!r}; expected one of {', '.join(POOLING_METHODS)}")
+    return POOLING_METHODS[method]
 
 
-def _vector_at(hidden_states: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-    rows = torch.arange(len(positions), device=positions.device)
-    return hidden_states[rows, positions] * mask.any(dim=1).unsqueeze(-1)
+POOLING_METHODS: dict[str, Pooling] = {"cls": cls_pool, "mean": mean_pool, "last_token": last_token_pool}
+
+ROW_CHOICES: dict[str, Pooling | None] = {"all": None, "first": cls_pool, "last": last_token_pool}
+"""Which of a text's hidden states leave the encoder, to the function that picks one of them."""
+
+
+def _rows_at(states: Tensor, lengths: Tensor, places: Tensor) -> Tensor:
+    if not len(states):
+        return states.new_zeros(len(lengths), states.shape[1])
+    rows = states[places.clamp(0, len(states) - 1)]
+    return rows * (lengths > 0).unsqueeze(-1)

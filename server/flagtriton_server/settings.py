@@ -12,9 +12,22 @@ from typing import Any, TypeVar
 
 from flagtriton.parameters import read_parameters
 
-__all__ = ["EncoderSettings", "PoolerSettings", "TokenizerSettings", "instance_count", "read_settings"]
+__all__ = [
+    "EncoderSettings",
+    "PoolerSettings",
+    "TokenizerSettings",
+    "attention_path",
+    "instance_count",
+    "read_settings",
+    "rows_needed",
+]
 
 T = TypeVar("T")
+
+_PACKED_ARCHITECTURES = frozenset(
+    ["bert", "camembert", "gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3", "roberta", "xlm-roberta"]
+)
+"""transformers' model types whose attention takes texts end to end; each is held to its padded answers by a test."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +57,34 @@ class EncoderSettings:
     Attributes:
         checkpoint: local folder or hub name.
         max_length: checked against the checkpoint's positions when it loads.
-        token_budget: the most tokens, padding included, of one forward pass; a longer text still runs, alone.
+        token_budget: the most tokens of one forward pass; a longer text still runs, alone.
         precision: `auto`, `fp32`, `fp16` or `bf16`.
+        rows: which hidden states of a text leave the encoder: `all`, `first` or `last`.
+        pooling_method: pool here and send embeddings rather than hidden states; None leaves that to the pooler.
     """
 
     checkpoint: str
     max_length: int
     token_budget: int
     precision: str = "auto"
+    rows: str = "all"
+    pooling_method: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)
 class PoolerSettings:
-    """The pooler step."""
+    """The pooler step.
+
+    Attributes:
+        precision: the encoder's, which tells the dtype of the hidden states that come.
+        device: where the encoder runs, `cpu` or `gpu`; `auto` means something else on each.
+    """
 
     pooling_method: str
+    precision: str = "auto"
+    device: str = "cpu"
 
 
 def read_settings(cls: type[T], model_config: str) -> T:
@@ -77,3 +101,16 @@ def instance_count(model_config: str) -> int:
     """Return how many instances of a step share this machine's processor."""
     groups: list[dict[str, Any]] = json.loads(model_config).get("instance_group", [])
     return max(1, sum(int(group.get("count", 1)) for group in groups))
+
+
+def attention_path(model_type: str | None, trust_remote_code: bool) -> str:
+    """Return `packed` where texts can go through a model end to end, `padded` where they need filling up.
+
+    Code that comes with a checkpoint brings an attention of its own, so it is always padded.
+    """
+    return "packed" if model_type in _PACKED_ARCHITECTURES and not trust_remote_code else "padded"
+
+
+def rows_needed(pooling_method: str) -> str:
+    """Return which of a text's hidden states a pooling reads: `first`, `last` or `all`."""
+    return {"cls": "first", "last_token": "last"}.get(pooling_method, "all")

@@ -14,13 +14,15 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from flagtriton.protocol import TEXT, OptionError
+from flagtriton.protocol import TEXT, EmbedOptions, OptionError
 from flagtriton.protocol import Tensor as TensorSpec
 from flagtriton_server.rejection import RequestError
 
-__all__ = ["PbRequest", "PbResponse", "array", "log_info", "options", "respond", "texts"]
+__all__ = ["PbRequest", "PbResponse", "array", "embed_options", "log_info", "options", "respond", "texts"]
 
 T = TypeVar("T")
+
+_NO_LIMIT = 2**31
 
 PbRequest: TypeAlias = Any
 """`pb_utils.InferenceRequest`, a class that exists only inside Triton's stub."""
@@ -67,6 +69,15 @@ def array(request: PbRequest, spec: TensorSpec) -> NDArray[Any]:
 def options(request: PbRequest) -> dict[str, Any]:
     """Return the request's parameters."""
     return json.loads(request.parameters() or "{}")
+
+
+def embed_options(request: PbRequest) -> EmbedOptions:
+    """Return the options of a request that the tokenizer step has read before, and checked the lengths of.
+
+    Raises:
+        OptionError: it came straight to this step, with an option that is not allowed.
+    """
+    return EmbedOptions.from_parameters(options(request), min_length=1, max_length=_NO_LIMIT)
 
 
 def log_info(message: str) -> None:

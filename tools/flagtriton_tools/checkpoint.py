@@ -54,6 +54,7 @@ class CheckpointFacts:
         source: absolute path, or hub name as it came.
         name: what the deployment is called unless told otherwise.
         max_length: tokens the model has positions for.
+        model_type: transformers' name of the architecture.
         unknown_pooling: what the checkpoint says of pooling, where it is none of FlagEmbedding's.
         trust_remote_code: the checkpoint is known to need code of its own.
         known_from: where the facts come from, for the user to read.
@@ -67,6 +68,7 @@ class CheckpointFacts:
     pooling_method: str | None = None
     hidden_size: int | None = None
     max_length: int | None = None
+    model_type: str | None = None
     unknown_pooling: str | None = None
     query_instruction_format: str = "{}{}"
     trust_remote_code: bool = False
@@ -126,6 +128,7 @@ def _local(path: Path) -> CheckpointFacts:
         known_from="its config.json",
         hidden_size=next((config[key] for key in _HIDDEN_SIZES if key in config), None),
         max_length=_max_length(path, config),
+        model_type=config.get("model_type"),
     )
     by_table = _by_table(facts)
     if by_table.task is not None:

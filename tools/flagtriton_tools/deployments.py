@@ -24,7 +24,7 @@ from flagtriton.protocol import (
     Deployment,
     Tensor,
 )
-from flagtriton_server.settings import EncoderSettings, PoolerSettings, TokenizerSettings
+from flagtriton_server.settings import EncoderSettings, PoolerSettings, TokenizerSettings, attention_path, rows_needed
 from flagtriton_tools.checkpoint import CheckpointFacts
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import Device, EnsembleStep, QueuePolicy, ensemble_config, step_config
@@ -54,6 +54,9 @@ class AddOptions:
     precision: str = "auto"
     max_length: int | None = None
     max_batch_size: int = 256
+    token_budget: int | None = None
+    tokenizer_instances: int = 1
+    pool_in_encoder: bool = False
     query_instruction: str | None = None
     query_instruction_format: str | None = None
     passage_instruction: str | None = None
@@ -101,6 +104,7 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
         max_length=options.max_length or most or DEFAULT_MAX_LENGTH,
         precision=options.precision,
         device=str(Device.parse(options.device, options.instances)),
+        attention=attention_path(facts.model_type, _remote_code(facts, options)) if facts.model_type else None,
         hidden_size=facts.hidden_size,
         revision=options.revision,
         trust_remote_code=_remote_code(facts, options),
@@ -125,7 +129,7 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
     if builder is None:
         served = ", ".join(f"{task} {model_class}" for task, model_class in _BUILDERS)
         raise ToolError(f"{facts.source} is {deployment.task} {deployment.model_class}; this version serves {served}")
-    return builder(name, deployment, Device.parse(options.device, options.instances), options.max_batch_size)
+    return builder(name, deployment, options)
 
 
 def _pooling(facts: CheckpointFacts, options: AddOptions) -> str:
@@ -154,28 +158,31 @@ def _format(kind: str, asked: str | None, default: str) -> str:
     return default if asked is None else asked
 
 
-def _encoder_only_embedder(name: str, served: Deployment, device: Device, max_batch_size: int) -> list[Model]:
+def _encoder_only_embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
     tokenizer, encoder, pooler = (f"{name}_{step}" for step in ("tokenizer", "encoder", "pooler"))
+    pools = options.pool_in_encoder
+    steps = [
+        EnsembleStep(tokenizer, _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT)),
+        EnsembleStep(encoder, _same(INPUT_IDS), _same(DENSE_VECS if pools else HIDDEN_STATES)),
+    ]
+    models = [
+        Model(tokenizer, _tokenizer_config(served, options), "tokenizer"),
+        Model(encoder, _encoder_config(served, options), "encoder"),
+    ]
+    if not pools:
+        steps.append(EnsembleStep(pooler, _same(HIDDEN_STATES, INPUT_IDS), _same(DENSE_VECS)))
+        models.append(Model(pooler, _pooler_config(served, options), "pooler"))
     ensemble = ensemble_config(
         inputs=[TEXT],
         outputs=[DENSE_VECS, TOKEN_COUNT],
-        max_batch_size=max_batch_size,
-        steps=[
-            EnsembleStep(tokenizer, _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT)),
-            EnsembleStep(encoder, _same(INPUT_IDS), _same(HIDDEN_STATES)),
-            EnsembleStep(pooler, _same(HIDDEN_STATES, INPUT_IDS), _same(DENSE_VECS)),
-        ],
+        max_batch_size=options.max_batch_size,
+        steps=steps,
         parameters=write_parameters(served),
     )
-    return [
-        Model(name, ensemble),
-        Model(tokenizer, _tokenizer_config(served, max_batch_size), "tokenizer"),
-        Model(encoder, _encoder_config(served, device, max_batch_size), "encoder"),
-        Model(pooler, _pooler_config(served, max_batch_size), "pooler"),
-    ]
+    return [Model(name, ensemble), *models]
 
 
-def _tokenizer_config(served: Deployment, max_batch_size: int) -> ModelConfig:
+def _tokenizer_config(served: Deployment, options: AddOptions) -> ModelConfig:
     settings = TokenizerSettings(
         checkpoint=served.checkpoint,
         max_length=served.max_length,
@@ -189,39 +196,43 @@ def _tokenizer_config(served: Deployment, max_batch_size: int) -> ModelConfig:
     return step_config(
         inputs=[TEXT],
         outputs=[INPUT_IDS, TOKEN_COUNT],
-        max_batch_size=max_batch_size,
-        device=_PROCESSOR,
+        max_batch_size=options.max_batch_size,
+        device=Device(count=options.tokenizer_instances),
         parameters=write_parameters(settings),
         queue_policy=_QUEUE,
     )
 
 
-def _encoder_config(served: Deployment, device: Device, max_batch_size: int) -> ModelConfig:
+def _encoder_config(served: Deployment, options: AddOptions) -> ModelConfig:
+    device = Device.parse(options.device, options.instances)
     settings = EncoderSettings(
         checkpoint=served.checkpoint,
         max_length=served.max_length,
-        token_budget=_TOKEN_BUDGETS["gpu" if device.gpus else "cpu"],
+        token_budget=options.token_budget or _TOKEN_BUDGETS["gpu" if device.gpus else "cpu"],
         precision=served.precision,
+        rows=rows_needed(served.pooling_method),
+        pooling_method=served.pooling_method if options.pool_in_encoder else None,
         revision=served.revision,
         trust_remote_code=served.trust_remote_code,
     )
     return step_config(
         inputs=[INPUT_IDS],
-        outputs=[HIDDEN_STATES],
-        max_batch_size=max_batch_size,
+        outputs=[DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES],
+        max_batch_size=options.max_batch_size,
         device=device,
         parameters=write_parameters(settings),
         warmup_tokens=[tokens for tokens in _WARMUP_TOKENS if tokens <= served.max_length],
     )
 
 
-def _pooler_config(served: Deployment, max_batch_size: int) -> ModelConfig:
+def _pooler_config(served: Deployment, options: AddOptions) -> ModelConfig:
+    encoder_device = served.device.partition(":")[0]
     return step_config(
         inputs=[HIDDEN_STATES, INPUT_IDS],
         outputs=[DENSE_VECS],
-        max_batch_size=max_batch_size,
+        max_batch_size=options.max_batch_size,
         device=_PROCESSOR,
-        parameters=write_parameters(PoolerSettings(served.pooling_method)),
+        parameters=write_parameters(PoolerSettings(served.pooling_method, served.precision, encoder_device)),
     )
 
 
@@ -229,6 +240,6 @@ def _same(*tensors: Tensor) -> dict[str, str]:
     return {tensor.name: tensor.name for tensor in tensors}
 
 
-_BUILDERS: dict[tuple[str, str], Callable[[str, Deployment, Device, int], list[Model]]] = {
+_BUILDERS: dict[tuple[str, str], Callable[[str, Deployment, AddOptions], list[Model]]] = {
     ("embed", "encoder-only-base"): _encoder_only_embedder,
 }

@@ -62,6 +62,13 @@ def cli() -> None:
 @click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]), default="auto", show_default=True)
 @click.option("--max-length", type=click.IntRange(2), help="Tokens of a text.  [default: all the checkpoint has]")
 @click.option("--max-batch-size", type=click.IntRange(1), default=256, show_default=True, help="Texts of a request.")
+@click.option(
+    "--token-budget",
+    type=click.IntRange(16),
+    help="Tokens of one forward pass.  [default: 4096 on the CPU, 65536 on a GPU]",
+)
+@click.option("--tokenizer-instances", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--pool-in-encoder", is_flag=True, help="One step fewer: a short query takes less time.")
 @click.option("--query-instruction", help="Put before texts sent with input_type=query.")
 @click.option("--query-instruction-format", help="Two fields, instruction and text.  [default: the model table's]")
 @click.option("--passage-instruction", help="Put before texts sent with input_type=passage.")
@@ -111,7 +118,9 @@ def list_deployments(repository: Path, as_json: bool) -> None:
     if not found:
         _MESSAGES.print(f"{escape(str(repository))} has no deployment yet; `flagtriton add CHECKPOINT` adds one")
         return
-    table = Table("name", "task", "class", "pooling", "tokens", "precision", "device", "checkpoint", box=None)
+    table = Table(
+        "name", "task", "class", "pooling", "tokens", "precision", "device", "attention", "checkpoint", box=None
+    )
     for entry in found:
         served = entry.deployment
         table.add_row(
@@ -122,6 +131,7 @@ def list_deployments(repository: Path, as_json: bool) -> None:
             str(served.max_length),
             served.precision,
             served.device,
+            served.attention or "at load",
             served.checkpoint,
         )
     with _RESULTS.capture() as capture:

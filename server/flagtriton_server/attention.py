@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention over texts that lie end to end without padding, and its registration with transformers.
+
+Knows tensors and lengths only: `[N, H, d]` are N packed tokens, H heads (fewer for keys and values where heads are
+shared) and d components a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flagtriton_server.packing import attention_length, token_indices
+
+__all__ = ["ATTENTION_NAME", "AttentionSpec", "PackedTexts", "packed_attention", "register_attention"]
+
+ATTENTION_NAME = "flagtriton_packed"
+"""What the function is called among transformers' attention implementations."""
+
+_QUERIES_AT_ONCE = 256
+"""Rows of a score matrix that is computed in plain sight; bounds its memory for long texts."""
+
+
+@dataclass(frozen=True)
+class AttentionSpec:
+    """What a model asks of its attention.
+
+    Attributes:
+        causal: a token sees itself and those before it only.
+        scale: the scores' factor; None is `d ** -0.5`.
+        window: a token sees this many tokens, itself included, on the sides it may see; None is all.
+        softcap: scores s become `softcap * tanh(s / softcap)`.
+    """
+
+    causal: bool = False
+    scale: float | None = None
+    window: int | None = None
+    softcap: float | None = None
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Neighbouring texts of like length, which go through attention as one padded batch."""
+
+    tokens: slice  # of the packed batch
+    shape: tuple[int, int]  # G texts, padded to L
+    gather: Tensor | None  # [G * L] a packed token for each padded place; None where every text has L tokens
+    scatter: Tensor | None  # [n] the padded place of each packed token
+    lengths: Tensor  # [G]
+    masks: dict[tuple[AttentionSpec, torch.dtype], Tensor] = field(default_factory=dict)  # one for all layers alike
+
+
+@dataclass(frozen=True)
+class PackedTexts:
+    """The texts of one packed batch, end to end from its first token.
+
+    Attributes:
+        lengths: `[S]` tokens of each; neighbours of like length share one kernel call on a processor.
+        device: where the batch is.
+    """
+
+    lengths: NDArray[np.int64]
+    device: torch.device
+    _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def token_count(self) -> int:
+        """N without what fills the batch up."""
+        return int(self.lengths.sum())
+
+    @property
+    def cumulated(self) -> Tensor:
+        """`[S + 1]` int32, where each text begins, and N last."""
+        if "cumulated" not in self._made:
+            ends = np.concatenate(([0], np.cumsum(self.lengths))).astype(np.int32)
+            self._made["cumulated"] = torch.from_numpy(ends).to(self.device)
+        made: Tensor = self._made["cumulated"]
+        return made
+
+    @property
+    def groups(self) -> list[_Group]:
+        """Runs of texts that are padded to the same length."""
+        if "groups" not in self._made:
+            padded = attention_length(self.lengths)
+            changes = np.flatnonzero(np.diff(padded)) + 1
+            edges = pairwise([0, *changes.tolist(), len(padded)])
+            starts = np.cumsum(self.lengths) - self.lengths
+            self._made["groups"] = [self._group(starts[a:b], self.lengths[a:b], int(padded[a])) for a, b in edges]
+        made: list[_Group] = self._made["groups"]
+        return made
+
+    def _group(self, starts: NDArray[np.int64], lengths: NDArray[np.int64], padded: int) -> _Group:
+        rows = len(lengths)
+        tokens = slice(int(starts[0]), int(starts[-1] + lengths[-1]))
+        on_device = torch.from_numpy(lengths).to(self.device)
+        if (lengths == padded).all():
+            return _Group(tokens, (rows, padded), None, None, on_device)
+        scatter = token_indices(np.arange(rows) * padded, lengths)
+        gather = np.repeat(starts, padded)  # any token of the text does where there is none: it is masked
+        gather[scatter] = np.arange(tokens.start, tokens.stop)
+        gather_on, scatter_on = (torch.from_numpy(index).to(self.device) for index in (gather, scatter))
+        return _Group(tokens, (rows, padded), gather_on, scatter_on, on_device)
+
+
+def packed_attention(query: Tensor, key: Tensor, value: Tensor, texts: PackedTexts, spec: AttentionSpec) -> Tensor:
+    """Return softmax attention of every text over itself alone.
+
+    On CUDA in half precision torch's variable-length kernel does it; else groups of like length go through
+    scaled-dot-product attention, padded to kernel-friendly lengths.
+
+    Args:
+        query: `[N, H, d]`.
+        key: `[N, Hkv, d]`, where Hkv divides H.
+        value: `[N, Hkv, d]`.
+        texts: where each begins; N may be greater than their tokens.
+        spec: what the model asks for.
+
+    Returns:
+        `[N, H, d]`; zero behind the last text.
+    """
+    if query.is_cuda and query.dtype != torch.float32 and spec.softcap is None:
+        return _varlen(query, key, value, texts, spec)
+    result = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    result[texts.token_count :] = 0
+    for group in texts.groups:
+        q, k, v = (_padded(tensor, group) for tensor in (query, key, value))  # [G, L, H, d]
+        if key.shape[1] != query.shape[1]:
+            repeats = query.shape[1] // key.shape[1]
+            k, v = (tensor.repeat_interleave(repeats, dim=2) for tensor in (k, v))
+        q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
+        mixed = _group_attention(q, k, v, group, spec)  # [G, H, L, d]
+        rows = mixed.transpose(1, 2).flatten(0, 1)  # [G * L, H, d]
+        if group.scatter is not None:
+            rows = rows.index_select(0, group.scatter)
+        result[group.tokens] = rows
+    return result
+
+
+def _varlen(query: Tensor, key: Tensor, value: Tensor, texts: PackedTexts, spec: AttentionSpec) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    n, longest = texts.token_count, int(texts.lengths.max())
+    back = -1 if spec.window is None else spec.window - 1
+    result = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
+    result[:n] = varlen_attn(
+        query[:n],
+        key[:n],
+        value[:n],
+        texts.cumulated,
+        texts.cumulated,
+        longest,
+        longest,
+        scale=spec.scale,
+        window_size=(back, 0 if spec.causal else back),
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    return result
+
+
+def _padded(tensor: Tensor, group: _Group) -> Tensor:
+    rows = tensor[group.tokens] if group.gather is None else tensor.index_select(0, group.gather)
+    return rows.unflatten(0, group.shape)
+
+
+def _group_attention(query: Tensor, key: Tensor, value: Tensor, group: _Group, spec: AttentionSpec) -> Tensor:
+    """Return `[G, H, L, d]`; query, key and value are shaped alike. Places behind a text's end hold anything."""
+    length = group.shape[1]
+    windowed = spec.window is not None and spec.window < length
+    if spec.softcap is not None:
+        return _plain_attention(query, key, value, group, spec)
+    if spec.causal and not windowed:  # padding lies behind each text, where no token of it looks
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=spec.scale)
+    mask = None
+    if windowed or group.gather is not None:
+        mask = group.masks.get((spec, query.dtype))
+        if mask is None:
+            seen = _visible(group, spec, torch.arange(length, device=query.device))
+            mask = torch.zeros(seen.shape, dtype=query.dtype, device=query.device).masked_fill_(~seen, -torch.inf)
+            group.masks[spec, query.dtype] = mask
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=spec.scale)
+
+
+def _plain_attention(query: Tensor, key: Tensor, value: Tensor, group: _Group, spec: AttentionSpec) -> Tensor:
+    """Attention with capped scores, which no fused kernel has: softmax in float32, some queries at a time."""
+    scale = query.shape[-1] ** -0.5 if spec.scale is None else spec.scale
+    parts = []
+    for places in torch.arange(query.shape[2], device=query.device).split(_QUERIES_AT_ONCE):
+        scores = query[:, :, places] @ key.transpose(-1, -2) * scale  # [G, H, l, L]
+        if spec.softcap is not None:
+            scores = torch.tanh(scores / spec.softcap) * spec.softcap
+        scores = scores.masked_fill(~_visible(group, spec, places), torch.finfo(scores.dtype).min)
+        parts.append(scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype) @ value)
+    return torch.cat(parts, dim=2)
+
+
+def _visible(group: _Group, spec: AttentionSpec, places: Tensor) -> Tensor:
+    """Return `[G, 1, l, L]` bool: which keys each of l query places may see (l is 1 where all see the same)."""
+    keys = torch.arange(group.shape[1], device=places.device)
+    seen = (keys < group.lengths[:, None])[:, None, None]  # [G, 1, 1, L]
+    distance = places[:, None] - keys  # [l, L], positive for keys before the query
+    if spec.causal:
+        seen = seen & (distance >= 0)
+    if spec.window is not None and spec.window < group.shape[1]:
+        # The diagonal stays visible for places behind a text's end, so that no softmax is over nothing.
+        seen = (seen & (distance.abs() < spec.window)) | (distance == 0)
+    return seen
+
+
+def register_attention() -> None:
+    """Make `packed_attention` known to transformers, under `ATTENTION_NAME`.
+
+    A model set to it is called with the texts as `packed=`, one batch row of N tokens, and position ids of its own.
+    """
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(ATTENTION_NAME, _transformers_attention)
+    AttentionMaskInterface.register(ATTENTION_NAME, lambda *args, **kwargs: None)
+
+
+def _transformers_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed: PackedTexts,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """The signature transformers calls: `[1, H, N, d]` in, `[1, N, H, d]` out."""
+    del attention_mask  # the texts say it
+    spec = AttentionSpec(bool(getattr(module, "is_causal", False)), scaling, sliding_window, softcap)
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return packed_attention(q, k, v, texts=packed, spec=spec)[None], None

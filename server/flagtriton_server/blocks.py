@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of BERT and its kin (RoBERTa, XLM-R, CamemBERT) in few, large operations.
+
+The arithmetic is transformers' own; what differs is how often memory is crossed. Queries, keys and values come of one
+matrix product, and on a processor oneDNN's kernels take the weights repacked once, add the residual and apply GELU
+while a result is still in cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flagtriton_server.attention import AttentionSpec, PackedTexts, packed_attention
+
+__all__ = ["BertBlock", "FusedLinear", "fuse_bert_layers"]
+
+
+class FusedLinear(nn.Module):  # type: ignore[misc]
+    """`x @ weight.T + bias`, with what follows it in the same kernel where the device has one.
+
+    Args:
+        layers: whose outputs are concatenated; their weights are copied, in the kernel's own layout.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        weight = torch.cat([layer.weight for layer in layers]).detach()
+        self.bias = torch.cat([layer.bias for layer in layers]).detach()
+        self._repacked = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._repacked else weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[N, out]` for x `[N, in]`."""
+        if self._repacked:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return functional.linear(x, self.weight, self.bias)
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return the result plus residual, `[N, out]`."""
+        if self._repacked:
+            return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+        return functional.linear(x, self.weight, self.bias).add_(residual)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Return the exact GELU (by the error function) of the result, `[N, out]`."""
+        if self._repacked:
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "none")
+        return functional.gelu(functional.linear(x, self.weight, self.bias))
+
+
+class BertBlock(nn.Module):  # type: ignore[misc]
+    """One layer, called as transformers calls the layer it stands for, on packed tokens only.
+
+    Args:
+        layer: a `BertLayer`, `RobertaLayer`, `XLMRobertaLayer` or `CamembertLayer`.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        attention = layer.attention
+        self.query_key_value = FusedLinear([attention.self.query, attention.self.key, attention.self.value])
+        self.heads: int = attention.self.num_attention_heads
+        self.output = FusedLinear([attention.output.dense])
+        self.attention_norm = attention.output.LayerNorm
+        self.up = FusedLinear([layer.intermediate.dense])
+        self.down = FusedLinear([layer.output.dense])
+        self.norm = layer.output.LayerNorm
+
+    def forward(self, hidden_states: Tensor, *_: object, packed: PackedTexts, **__: object) -> Tensor:
+        """Return `[1, N, D]` for hidden states `[1, N, D]`; both residuals are added before their LayerNorm."""
+        x = hidden_states[0]
+        projected = self.query_key_value(x).view(len(x), 3, self.heads, -1)  # [N, 3, H, d]
+        query, key, value = projected.unbind(1)
+        mixed = packed_attention(query, key, value, packed, AttentionSpec()).flatten(1)  # [N, D]
+        x = self.attention_norm(self.output.plus(mixed, x))
+        return self.norm(self.down.plus(self.up.gelu(x), x))[None]
+
+
+def fuse_bert_layers(module: nn.Module) -> bool:
+    """Replace a model's layers by `BertBlock`s if all of them are of BERT's kind; return whether they were."""
+    layers = getattr(getattr(module, "encoder", None), "layer", None)
+    if not layers or not all(_is_plain(layer) for layer in layers):
+        return False
+    for index, layer in enumerate(layers):
+        layers[index] = BertBlock(layer)  # one by one, so that only one layer's weights are held twice
+    return True
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    from transformers.models.bert.modeling_bert import BertLayer
+    from transformers.models.camembert.modeling_camembert import CamembertLayer
+    from transformers.models.roberta.modeling_roberta import RobertaLayer
+    from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer
+
+    if type(layer) not in (BertLayer, CamembertLayer, RobertaLayer, XLMRobertaLayer):
+        return False
+    return not layer.is_decoder and _is_exact_gelu(layer.intermediate.intermediate_act_fn)
+
+
+def _is_exact_gelu(activation: Callable[[Tensor], Tensor]) -> bool:
+    probe = torch.linspace(-4, 4, 65)
+    return bool(torch.equal(activation(probe), functional.gelu(probe)))

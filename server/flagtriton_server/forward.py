@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One forward pass of a loaded encoder: texts end to end, or padded where a model knows no other way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flagtriton_server.attention import PackedTexts
+from flagtriton_server.packing import packed_length, token_indices
+from flagtriton_server.positions import packed_positions
+
+__all__ = ["LoadedEncoder", "Precision", "forward"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The dtypes of one deployment.
+
+    Attributes:
+        name: `fp32`, `fp16` or `bf16`.
+        stored: what the weights are rounded to when they are read.
+        computed: what they are then computed in.
+    """
+
+    name: str
+    stored: torch.dtype
+    computed: torch.dtype
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """A module ready to run, and what a caller must know of it.
+
+    Attributes:
+        module: a transformers model on `device`.
+        vocab_size: token ids are below it.
+        pad_token_id: what rows are filled up with.
+        hidden_size: D.
+        packed: texts go through it end to end; else padded to the longest beside them.
+        pad_has_position: whether a padding id inside a text counts as a position; in RoBERTa's family it does not,
+            and positions begin behind the padding id.
+    """
+
+    module: Any
+    device: torch.device
+    precision: Precision
+    vocab_size: int
+    pad_token_id: int
+    hidden_size: int
+    packed: bool = False
+    pad_has_position: bool = True
+
+
+def forward(encoder: LoadedEncoder, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+    """Return the last hidden states of some texts, `[N, D]` on the encoder's device, in its own dtype.
+
+    Args:
+        encoder: the module.
+        input_ids: `[N]` the texts' token ids end to end.
+        lengths: `[M]` tokens of each text, the longest first.
+    """
+    return (_forward_packed if encoder.packed else _forward_padded)(encoder, input_ids, lengths)
+
+
+def _forward_packed(encoder: LoadedEncoder, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+    n = len(input_ids)
+    filled = n if encoder.device.type == "cuda" else packed_length(n)
+    ids = np.full((1, filled), encoder.pad_token_id, dtype=np.int64)
+    ids[0, :n] = input_ids
+    positions = np.zeros_like(ids)
+    positions[0, :n] = packed_positions(input_ids, lengths, None if encoder.pad_has_position else encoder.pad_token_id)
+    texts = PackedTexts(lengths, encoder.device)
+    states = encoder.module(
+        input_ids=_to_device(ids, encoder.device),
+        position_ids=_to_device(positions, encoder.device),
+        packed=texts,
+    ).last_hidden_state  # [1, N, D]
+    return states[0, :n]
+
+
+def _forward_padded(encoder: LoadedEncoder, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+    rows, longest = len(lengths), int(lengths[0])
+    ids = np.full((rows, longest), encoder.pad_token_id, dtype=np.int64)
+    mask = np.zeros_like(ids)
+    places = token_indices(np.arange(rows) * longest, lengths)
+    ids.reshape(-1)[places] = input_ids
+    mask.reshape(-1)[places] = 1
+    states = encoder.module(
+        input_ids=_to_device(ids, encoder.device), attention_mask=_to_device(mask, encoder.device)
+    ).last_hidden_state  # [M, T, D]
+    return states.flatten(0, 1)[_to_device(places, encoder.device)]
+
+
+def _to_device(array: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Copy without waiting: from pinned memory to a GPU."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
