@@ -29,11 +29,13 @@ from flagtriton_tools.checkpoint import CheckpointFacts
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import Device, EnsembleStep, QueuePolicy, ensemble_config, step_config
 
-__all__ = ["AddOptions", "Model", "build", "describe"]
+__all__ = ["TOKEN_BUDGETS", "AddOptions", "Model", "build", "describe"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _QUEUE = QueuePolicy(max_queue_size=4096, timeout_us=60_000_000)
-_TOKEN_BUDGETS = {"cpu": 4_096, "gpu": 65_536}
+TOKEN_BUDGETS = {"cpu": 4_096, "gpu": 65_536}
+"""Tokens of one forward pass: what fills a GPU, and on a processor what its matrix kernels do best with."""
+
 _WARMUP_TOKENS = (16, 256)
 _DEFAULT_POOLING = "cls"
 """FlagEmbedding's, where nothing else is said or known."""
@@ -208,7 +210,7 @@ def _encoder_config(served: Deployment, options: AddOptions) -> ModelConfig:
     settings = EncoderSettings(
         checkpoint=served.checkpoint,
         max_length=served.max_length,
-        token_budget=options.token_budget or _TOKEN_BUDGETS["gpu" if device.gpus else "cpu"],
+        token_budget=options.token_budget or TOKEN_BUDGETS["gpu" if device.gpus else "cpu"],
         precision=served.precision,
         rows=rows_needed(served.pooling_method),
         pooling_method=served.pooling_method if options.pool_in_encoder else None,

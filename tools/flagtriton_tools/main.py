@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flagtriton_tools.bench.cli import bench_command
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
@@ -186,6 +187,9 @@ def serve(
     )
     with stopped_in_order():
         return _serve(options)
+
+
+cli.add_command(bench_command)
 
 
 def _serve(options: ServeOptions) -> int:

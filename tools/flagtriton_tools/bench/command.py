@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`flagtriton bench`: from options to contestants, and from results to what is shown."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from flagtriton.connection import ConnectionSettings
+from flagtriton.protocol import TOKEN_COUNT, EmbedOptions
+from flagtriton.served import ServedModel
+from flagtriton_tools.bench.contest import Contestant, infinity_server, library, peer_python
+from flagtriton_tools.bench.measure import measure
+from flagtriton_tools.bench.ours import Ours, Place
+from flagtriton_tools.bench.padding import padding_waste
+from flagtriton_tools.bench.report import draw, json_line, tables
+from flagtriton_tools.bench.shapes import make_checkpoint
+from flagtriton_tools.bench.soak import draw_soak, soak, summary
+from flagtriton_tools.bench.workload import Workload, make_texts
+from flagtriton_tools.checkpoint import inspect_checkpoint
+from flagtriton_tools.demo import minilm_checkpoint
+from flagtriton_tools.deployments import TOKEN_BUDGETS, AddOptions, build, describe
+from flagtriton_tools.errors import ToolError
+from flagtriton_tools.launcher import running_server
+from flagtriton_tools.repository import add_models
+from flagtriton_tools.serving import ServeOptions, free_ports
+
+__all__ = ["BenchOptions", "bench"]
+
+_SETTLED_TEXTS = 10_000
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What to measure.
+
+    Attributes:
+        checkpoint: a folder or hub name; None is the MiniLM that `make demo` serves.
+        shape: a published shape with random weights, rather than a checkpoint.
+        url: a running server that serves the checkpoint as `model`; None starts one.
+        protocol: `grpc` or `http`, where a server is started.
+        peers: libraries and servers to compare with.
+        soak: embed so many texts in one call and watch pace and memory, rather than compare.
+        out: where pictures, logs and made checkpoints go.
+    """
+
+    add: AddOptions
+    workload: Workload
+    checkpoint: str | None = None
+    shape: str | None = None
+    url: str | None = None
+    model: str | None = None
+    protocol: str = "grpc"
+    peers: tuple[str, ...] = ()
+    peers_folder: Path = Path(".peers")
+    rounds: int = 3
+    callers: tuple[int, ...] = (1, 8, 32, 128)
+    soak: int | None = None
+    out: Path = Path("bench")
+
+
+def bench(options: BenchOptions, console: Console, results_to: Callable[[str], None]) -> None:
+    """Measure, show tables, write a picture, and hand over one JSON line.
+
+    Raises:
+        ToolError: a peer is missing, or the server does not start.
+    """
+    pythons = {kind: peer_python(kind, options.peers_folder) for kind in options.peers}
+    checkpoint = _checkpoint(options)
+    served = describe(inspect_checkpoint(checkpoint), options.add)
+    texts = make_texts(options.workload)
+
+    def report(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    with ExitStack() as stack:
+        ours = Ours(stack.enter_context(_served(options, checkpoint, report)), texts, served.pooling_method)
+        if options.soak is not None:
+            results_to(json.dumps(_soaked(ours, options, texts, served.hidden_size, report)))
+            return
+        contestants: list[Contestant] = [ours]
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flagtriton-bench-")))
+        file = folder / "texts.json"
+        file.write_text(json.dumps(texts), encoding="utf-8")
+        device = served.device.partition(":")[0]
+        budget = options.add.token_budget or TOKEN_BUDGETS[device]
+        shared = {
+            "checkpoint": checkpoint,
+            "pooling_method": served.pooling_method,
+            "precision": served.precision,
+            "device": device,
+            "token_budget": budget,
+        }
+        for kind in options.peers:
+            report(f"loading {kind} …")
+            if kind == "infinity":
+                contestants.append(stack.enter_context(infinity_server(checkpoint, device, pythons[kind], texts)))
+            else:
+                contestants.append(stack.enter_context(library(kind, shared, pythons[kind], file)))
+        lengths = _token_counts(ours.place, texts)
+        results = measure(contestants, count=len(texts), rounds=options.rounds, callers=options.callers, report=report)
+    tokens = int(lengths.sum())
+    for table in tables(results, len(texts), tokens):
+        console.print(table)
+    waste = padding_waste(lengths, budget)
+    report(
+        f"padding: {waste.packed:.1%} packed; in batches of 256: {waste.sorted:.1%} sorted by length, "
+        f"{waste.unsorted:.1%} unsorted"
+    )
+    report(f"picture: {draw(results, len(texts), options.out / 'bench.png')}")
+    content = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "checkpoint": options.shape or Path(checkpoint).name,
+        "precision": served.precision,
+        "pool_in_encoder": options.add.pool_in_encoder,
+        "protocol": ours.place.url.partition(":")[0],
+        "workload": asdict(options.workload),
+        "tokens": tokens,
+        "padding": asdict(waste),
+    }
+    results_to(json_line(content, results))
+
+
+def _checkpoint(options: BenchOptions) -> str:
+    if options.shape is not None:
+        return str(make_checkpoint(options.shape, options.out / "checkpoints").resolve())
+    return options.checkpoint or str(minilm_checkpoint())
+
+
+@contextmanager
+def _served(options: BenchOptions, checkpoint: str, report: Callable[[str], None]) -> Iterator[Place]:
+    """Yield where the checkpoint is served: at the URL that was given, or by a server that ends afterwards."""
+    if options.url is not None:
+        if options.model is None:
+            raise ToolError("--url names a running server; --model must say which of its deployments")
+        yield Place(options.model, options.url)
+        return
+    models = build(inspect_checkpoint(checkpoint), options.add)
+    repository = options.out / "repository"
+    add_models(models, repository, force=True)
+    http_port, grpc_port, metrics_port = free_ports(3)
+    serve = ServeOptions(
+        repository,
+        load=(models[0].name,),
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        log_file=options.out / "tritonserver.log",
+    )
+    with running_server(serve, report) as server:
+        url = serve.grpc_url if options.protocol == "grpc" else serve.http_url
+        yield Place(models[0].name, url, serve.http_url, server.process.pid)
+
+
+def _soaked(
+    ours: Ours, options: BenchOptions, texts: list[str], hidden_size: int | None, report: Callable[[str], None]
+) -> dict[str, Any]:
+    if options.soak is None or ours.place.server_pid is None or hidden_size is None:
+        raise ToolError("--soak watches a server that it starts itself, for a checkpoint at hand; leave --url away")
+    lengths = _token_counts(ours.place, texts)
+    report(f"{options.soak} texts in one call …")
+    samples = soak(ours, options.soak, lengths, ours.place.server_pid, hidden_size)
+    found = summary(samples, settled=_SETTLED_TEXTS)
+    server_mb, client_mb = ("{:.0f} to {:.0f} MB".format(*found[key]) for key in ("server_mb", "client_mb"))
+    report(
+        f"{found['texts']} texts in {found['seconds']:.0f} s: {found['tokens_per_s_first_third']:.0f} tokens/s in the "
+        f"first third, {found['tokens_per_s_last_third']:.0f} in the last; once {_SETTLED_TEXTS} texts were done, the "
+        f"server held {server_mb}, the client {client_mb} beside the result"
+    )
+    report(f"picture: {draw_soak(samples, options.out / 'soak.png')}")
+    return found
+
+
+def _token_counts(place: Place, texts: list[str]) -> NDArray[np.int32]:
+    served = ServedModel.find(place.model, ConnectionSettings(url=place.url))
+    try:
+        counts = served.embed(texts, EmbedOptions(), TOKEN_COUNT, max_rows=256, show_progress=False)[:, 0]
+        return counts.astype(np.int32)
+    finally:
+        served.close()

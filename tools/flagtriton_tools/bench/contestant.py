@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One library in a process of its own, told by JSON lines on stdin what to do, answering by JSON lines on stdout.
+
+Run by file name with whichever interpreter has that library: it imports nothing of flagtriton, save for `raw`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+BATCH_SIZES = (8, 16, 32, 64, 128)
+SWEEP_TEXTS = 256
+
+
+class FlagEmbedding:
+    """FlagEmbedding as its README has it, in float32 on a processor; its default batch size unless told otherwise."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        from FlagEmbedding import FlagModel
+
+        gpu = options["device"] == "gpu"
+        self.model = FlagModel(
+            options["checkpoint"],
+            pooling_method=options["pooling_method"],
+            use_fp16=gpu,
+            devices="cuda:0" if gpu else "cpu",
+            batch_size=options.get("batch_size") or 256,
+        )
+
+    def encode(self, texts: list[str]) -> None:
+        self.model.encode(texts, max_length=512)
+
+
+class SentenceTransformers:
+    """sentence-transformers with the batch size that is its best on a part of the texts."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        from sentence_transformers import SentenceTransformer
+
+        self.model = SentenceTransformer(options["checkpoint"], device="cuda" if options["device"] == "gpu" else "cpu")
+        self.batch_size = options.get("batch_size") or self._best(options["texts"][:SWEEP_TEXTS])
+
+    def _best(self, texts: list[str]) -> int:
+        return min(BATCH_SIZES, key=lambda size: seconds(lambda: self.model.encode(texts, batch_size=size)))
+
+    def encode(self, texts: list[str]) -> None:
+        self.model.encode(texts, batch_size=self.batch_size)
+
+
+class Raw:
+    """flagtriton's own forward pass in a loop: no tokenizing, no server. The limit that a server can come near."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        import torch
+
+        from flagtriton.protocol import INPUT_IDS
+        from flagtriton_server.encoding import encode_pooled
+        from flagtriton_server.loading import load_encoder, share_cores
+        from flagtriton_server.memory import keep_freed_memory
+        from flagtriton_server.pooling import pooling_named
+        from flagtriton_server.settings import EncoderSettings
+        from flagtriton_server.tokenization import TextBatch, TextTokenizer
+
+        keep_freed_memory()
+        share_cores(1)
+        settings = EncoderSettings(options["checkpoint"], 512, options["token_budget"], precision=options["precision"])
+        device = torch.device("cuda" if options["device"] == "gpu" else "cpu")
+        self.pooling, self.run = pooling_named(options["pooling_method"]), encode_pooled
+        self.encoder, self.budget = load_encoder(settings, device), settings.token_budget
+        tokenizer = TextTokenizer.from_checkpoint(options["checkpoint"], None, False)
+
+        def token_ids(texts: list[str]) -> Any:  # noqa: ANN401 - an array
+            answers: list[Any] = tokenizer.encode([TextBatch(texts, 512)])
+            return answers[0][INPUT_IDS]
+
+        self.token_ids = token_ids
+        self.known = {id(options["texts"]): token_ids(options["texts"])}
+
+    def encode(self, texts: list[str]) -> None:
+        ids = self.known.get(id(texts))
+        self.run(self.encoder, [self.token_ids(texts) if ids is None else ids], self.budget, self.pooling)
+
+
+CONTESTANTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "flagembedding": FlagEmbedding,
+    "sentence-transformers": SentenceTransformers,
+    "raw": Raw,
+}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_mb() -> float:
+    """Return the most memory this process has held."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
+
+
+def main() -> None:
+    """Load what the first line says, then answer one line for each further one."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what libraries print must not come between the answers
+    options = json.loads(sys.stdin.readline())
+    options["texts"] = json.loads(Path(options["texts"]).read_text(encoding="utf-8"))
+    model = CONTESTANTS[options["kind"]](options)
+    model.encode(options["texts"][:32])
+    print(json.dumps({"batch_size": getattr(model, "batch_size", None)}), file=answers)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "query" in order:
+            query = [order["query"]]
+            took = [seconds(lambda: model.encode(query)) for _ in range(order["repeats"])]  # noqa: B023 - called at once
+        else:
+            took = [seconds(lambda: model.encode(options["texts"]))]
+        print(json.dumps({"seconds": took, "peak_mb": peak_mb()}), file=answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A deployment of ours in a benchmark, behind the SDK as its users have it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+import urllib3
+
+from flagtriton import FlagModel
+from flagtriton_tools.bench.callers import fan_out
+from flagtriton_tools.bench.memory import tree_peaks_mb
+
+__all__ = ["Ours", "Place"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a deployment is served.
+
+    Attributes:
+        url: what the SDK is given.
+        http_url: where the server tells its statistics; None where that is not known.
+        server_pid: the server's process, where it runs on this machine.
+    """
+
+    model: str
+    url: str
+    http_url: str | None = None
+    server_pid: int | None = None
+
+
+class Ours:
+    """A contestant: our deployment.
+
+    Args:
+        place: where it is served.
+        texts: what is embedded.
+        pooling_method: the deployment's.
+    """
+
+    serves = True
+
+    def __init__(self, place: Place, texts: Sequence[str], pooling_method: str) -> None:
+        self.name = "flagtriton"
+        self.place = place
+        self._texts = list(texts)
+        self._model = FlagModel(place.model, url=place.url, pooling_method=pooling_method, show_progress=False)
+        self._model.encode(self._texts[:256])
+
+    def bulk(self) -> float:
+        return self._timed(self._texts)
+
+    def query(self, text: str, repeats: int) -> list[float]:
+        return [self._timed([text]) for _ in range(repeats)]
+
+    def callers(self, count: int) -> tuple[float, list[float]]:
+        return fan_out(lambda text: self._model.encode([text]), self._texts, count)
+
+    def peak_mb(self) -> dict[str, float]:
+        return {} if self.place.server_pid is None else tree_peaks_mb(self.place.server_pid)
+
+    def repeat(self, count: int) -> None:
+        """Embed the texts again and again, so many in one call."""
+        self._model.encode(list(islice(cycle(self._texts), count)))
+
+    def answered(self) -> int:
+        """Return how many texts the deployment has answered since it was loaded."""
+        reply = urllib3.request("GET", f"{self.place.http_url}/v2/models/{self.place.model}/stats")
+        return int(reply.json()["model_stats"][0]["inference_count"])
+
+    def _timed(self, texts: list[str]) -> float:
+        start = time.perf_counter()
+        self._model.encode(texts)
+        return time.perf_counter() - start

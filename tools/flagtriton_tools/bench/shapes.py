@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of published shapes with random weights: how long a pass takes does not depend on the weights' values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from flagtriton_tools.bench.workload import Workload, make_texts
+
+__all__ = ["SHAPES", "Shape", "make_checkpoint"]
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of one published encoder, from its `config.json`."""
+
+    family: str
+    vocab_size: int
+    layers: int
+    hidden_size: int
+    heads: int
+    max_positions: int = 512
+
+
+SHAPES: dict[str, Shape] = {
+    "minilm-l6": Shape("bert", 30_522, 6, 384, 12),
+    "bge-small": Shape("bert", 30_522, 12, 384, 12),
+    "bge-base": Shape("bert", 30_522, 12, 768, 12),
+    "bge-large": Shape("bert", 30_522, 24, 1024, 16),
+    "e5-base": Shape("bert", 30_522, 12, 768, 12),
+    "multilingual-e5-base": Shape("xlm-roberta", 250_002, 12, 768, 12, 514),
+    "bge-m3": Shape("xlm-roberta", 250_002, 24, 1024, 16, 8194),
+}
+
+
+def make_checkpoint(name: str, folder: Path) -> Path:
+    """Write a checkpoint of a shape with its tokenizer, unless it is there already; return its folder.
+
+    Args:
+        name: a key of `SHAPES`.
+        folder: where checkpoints are kept from one run to the next.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    target = folder / name
+    if (target / "config.json").is_file() and (target / "model.safetensors").is_file():
+        return target
+    shape = SHAPES[name]
+    tokenizer, special = _FAMILIES[shape.family](shape.vocab_size)
+    target.mkdir(parents=True, exist_ok=True)
+    _save_tokenizer(tokenizer, special, shape, target)
+    config = AutoConfig.for_model(
+        shape.family,
+        vocab_size=shape.vocab_size,
+        num_hidden_layers=shape.layers,
+        hidden_size=shape.hidden_size,
+        num_attention_heads=shape.heads,
+        intermediate_size=4 * shape.hidden_size,
+        max_position_embeddings=shape.max_positions,
+        **special,
+    )
+    torch.manual_seed(0)
+    AutoModel.from_config(config, dtype=torch.float32).save_pretrained(target)
+    return target
+
+
+def _save_tokenizer(tokenizer: Tokenizer, special: dict[str, int], shape: Shape, target: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    names = {key.replace("_id", ""): tokenizer.id_to_token(number) for key, number in special.items()}
+    longest = shape.max_positions - (2 if shape.family == "xlm-roberta" else 0)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=longest, **names)
+    wrapped.save_pretrained(target)
+
+
+def _pieces() -> list[str]:
+    """Return the words of the measured texts, as common words are one piece and rare ones several."""
+    words = {word for text in make_texts(Workload(count=200)) for word in text.split()}
+    return sorted(word for word in words if len(word) < 10) + list(_LETTERS)
+
+
+def _word_piece(vocab_size: int) -> tuple[Tokenizer, dict[str, int]]:
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_pieces(), *(f"##{letter}" for letter in _LETTERS)]
+    pieces += [f"##{first}{second}{third}" for first in _LETTERS for second in _LETTERS for third in "aeinorst"]
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    vocab.update({f"[unused{number}]": number for number in range(len(vocab), vocab_size)})
+    tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return tokenizer, {"pad_token_id": 0, "cls_token_id": 2, "sep_token_id": 3}
+
+
+def _unigram(vocab_size: int) -> tuple[Tokenizer, dict[str, int]]:
+    pieces: dict[str, float] = dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>"], 0.0)
+    pieces.update((f"▁{piece}", -8.0) for piece in _pieces())
+    pieces.update((first + second, -11.0) for first in _LETTERS for second in _LETTERS)
+    pieces.update((letter, -12.0) for letter in "▁" + _LETTERS)
+    pieces.update((f"<unused{number}>", -99.0) for number in range(len(pieces), vocab_size))
+    tokenizer = Tokenizer(models.Unigram(list(pieces.items()), unk_id=3))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return tokenizer, {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+
+
+_FAMILIES: dict[str, Callable[[int], tuple[Tokenizer, dict[str, Any]]]] = {
+    "bert": _word_piece,
+    "xlm-roberta": _unigram,
+}

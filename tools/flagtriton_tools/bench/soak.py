@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One very long `encode`, watched: does it keep its pace, and does memory stay where it is?"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flagtriton_tools.bench.memory import held_mb
+from flagtriton_tools.bench.ours import Ours
+
+__all__ = ["Sample", "draw_soak", "soak", "summary"]
+
+_MB = 2**20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How things stood at one moment.
+
+    Attributes:
+        seconds: since the start.
+        done: texts answered.
+        tokens: of those texts; the SDK sends long ones first, so that texts a second would only ever rise.
+        server_mb: resident, of all the server's processes.
+        client_mb: resident, of this process without the part of the result that has arrived.
+    """
+
+    seconds: float
+    done: int
+    tokens: int
+    server_mb: float
+    client_mb: float
+
+
+def soak(
+    ours: Ours, count: int, lengths: NDArray[np.int32], server_pid: int, hidden_size: int, every_s: float = 2.0
+) -> list[Sample]:
+    """Embed so many texts in one call; return what was seen on the way, the end last.
+
+    Args:
+        ours: a deployment, whose texts are used again and again.
+        count: texts of the call.
+        lengths: `[B]` tokens of each of the deployment's texts.
+        server_pid: the server's process.
+        hidden_size: D; the result takes 4 * D bytes a text, which is no leak.
+        every_s: seconds between samples.
+    """
+    samples: list[Sample] = []
+    tokens_sent = np.cumsum(np.sort(np.resize(lengths, count))[::-1], dtype=np.int64)  # longest first
+    start = time.perf_counter()
+
+    def look(done: int) -> None:
+        result_mb = done * hidden_size * 4 / _MB
+        client_mb = held_mb(os.getpid(), children=False) - result_mb
+        tokens = int(tokens_sent[done - 1]) if done else 0
+        samples.append(Sample(time.perf_counter() - start, done, tokens, held_mb(server_pid), client_mb))
+
+    before = ours.answered()
+    with _every(every_s, lambda: look(ours.answered() - before)):
+        ours.repeat(count)
+    look(count)
+    return samples
+
+
+def summary(samples: Sequence[Sample], settled: int) -> dict[str, Any]:
+    """Return the pace of the first and last thirds, and how memory moved once `settled` texts were done."""
+    after = [sample for sample in samples if sample.done >= settled] or list(samples[-1:])
+    moving = [sample for sample in samples if sample.done > 0]  # without the wait for the first answer
+    third = len(moving) // 3
+    return {
+        "texts": samples[-1].done,
+        "seconds": samples[-1].seconds,
+        "tokens_per_s_first_third": _pace(moving[0], moving[third]),
+        "tokens_per_s_last_third": _pace(moving[-third - 1], moving[-1]),
+        "server_mb": [min(s.server_mb for s in after), max(s.server_mb for s in after)],
+        "client_mb": [min(s.client_mb for s in after), max(s.client_mb for s in after)],
+        "samples": [asdict(sample) for sample in samples],
+    }
+
+
+def draw_soak(samples: Sequence[Sample], picture: Path) -> Path:
+    """Write a picture of pace and memory over the call; return its path."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained")
+    done = [sample.done for sample in samples]
+    paces = [_pace(a, b) for a, b in pairwise(samples)]
+    upper.plot(done[1:], paces, color="#4c72b0")
+    upper.set(ylabel="tokens a second", ylim=(0, None))
+    lower.plot(done, [sample.server_mb for sample in samples], label="server, all processes")
+    lower.plot(done, [sample.client_mb for sample in samples], label="client, without the result")
+    lower.set(xlabel="texts done", ylabel="MB resident", ylim=(0, None))
+    lower.legend()
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=120)
+    pyplot.close(figure)
+    return picture
+
+
+def _pace(first: Sample, last: Sample) -> float:
+    return (last.tokens - first.tokens) / max(1e-9, last.seconds - first.seconds)
+
+
+@contextmanager
+def _every(seconds: float, work: Callable[[], object]) -> Iterator[None]:
+    """Do something now and then, until the block ends."""
+    stopped = threading.Event()
+
+    def loop() -> None:
+        work()
+        while not stopped.wait(seconds):
+            work()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()

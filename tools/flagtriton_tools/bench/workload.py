@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Texts to measure with: English-looking, of a known spread of lengths, the same for the same seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Workload", "make_texts"]
+
+_COMMON = tuple(
+    "the of and to in is was for on that by with as it at from his an were are which this also be has had first one "
+    "their its after new who they two her she been other when time during there into school more may years over only "
+    "year most would world city some where between later three state such then national used made known under many "
+    "university united while part season team film south both including game music house water history company".split()
+)
+_RARE = tuple(
+    "transportation reorganised thermodynamics hippopotamus embedding infrastructure mitochondria jurisprudence "
+    "counterintuitive photosynthesis bioluminescent procrastination".split()
+)
+_RARE_SHARE = 0.2
+"""One word in five comes of several word pieces, as in prose."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A spread of lengths: words of a text, log-normal, cut off at both ends.
+
+    Attributes:
+        count: texts.
+        median_words: half of the texts are shorter.
+        spread: standard deviation of the logarithm; 0 makes all texts alike.
+        least_words: shorter ones are made this long; likewise `most_words`.
+    """
+
+    count: int = 2000
+    median_words: float = 42.0
+    spread: float = 0.75
+    least_words: int = 5
+    most_words: int = 200
+    seed: int = 0
+
+
+def make_texts(workload: Workload) -> list[str]:
+    """Return the texts of a workload."""
+    random = np.random.default_rng(workload.seed)
+    lengths = np.exp(random.normal(np.log(workload.median_words), workload.spread, workload.count))
+    texts = []
+    for length in lengths.clip(workload.least_words, workload.most_words).astype(int):
+        rare = random.random(length) < _RARE_SHARE
+        common_words, rare_words = random.integers(len(_COMMON), size=length), random.integers(len(_RARE), size=length)
+        words = np.where(rare, np.array(_RARE)[rare_words], np.array(_COMMON)[common_words])
+        texts.append(" ".join(words.tolist()))
+    return texts
