@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One real server for the whole run: seven deployments of three architectures."""
+"""One real server for the whole run: eight deployments of three architectures."""
 
 from __future__ import annotations
 
@@ -59,19 +59,21 @@ def minilm() -> Path:
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory, bert: Path, xlm_roberta: Path, minilm: Path) -> Iterator[Served]:
-    """Serve the four tiny ones in fp32, one that cuts texts at the left, and MiniLM in fp32 and in `auto`."""
+    """Serve the four tiny ones in fp32, one that cuts texts at the left, one that pools in its encoder, and MiniLM."""
     folder = tmp_path_factory.mktemp("served")
     deployments = {
         "bert-cls": (bert, "cls", "fp32"),
         "bert-mean": (bert, "mean", "fp32"),
         "xlmr-cls": (xlm_roberta, "cls", "fp32"),
         "xlmr-mean": (xlm_roberta, "mean", "fp32"),
+        "xlmr-mean-in-encoder": (xlm_roberta, "mean", "fp32"),
         "left-last": (cuts_left(bert, folder / "left"), "last_token", "fp32"),
         "all-MiniLM-L6-v2": (minilm, None, "fp32"),
         "minilm-auto": (minilm, None, "auto"),
     }
     for name, (checkpoint, pooling, precision) in deployments.items():
-        options = AddOptions(name=name, pooling_method=pooling, precision=precision)
+        in_encoder = name.endswith("-in-encoder")
+        options = AddOptions(name=name, pooling_method=pooling, precision=precision, pool_in_encoder=in_encoder)
         add_models(build(inspect_checkpoint(str(checkpoint)), options), folder / "repository")
     with running_server(serve_options(folder / "repository", folder / "tritonserver.log")) as server:
         yield Served(server, {name: checkpoint for name, (checkpoint, *_) in deployments.items()})

@@ -8,7 +8,7 @@ while a result is still in cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,15 @@ class BertBlock(nn.Module):  # type: ignore[misc]
         x = self.attention_norm(self.output.plus(mixed, x))
         return self.norm(self.down.plus(self.up.gelu(x), x))[None]
 
+    def build_kernels(self, lengths: Iterable[int]) -> None:
+        """Have a processor's kernels made for batches of these lengths, some 50 ms each, before a request waits."""
+        weight = self.attention_norm.weight
+        for length in lengths:
+            x = torch.zeros(length, len(weight), dtype=weight.dtype, device=weight.device)
+            self.query_key_value(x)
+            self.output.plus(x, x)
+            self.down.plus(self.up.gelu(x), x)
+
 
 def fuse_bert_layers(module: nn.Module) -> bool:
     """Replace a model's layers by `BertBlock`s if all of them are of BERT's kind; return whether they were."""
@@ -86,7 +95,8 @@ def fuse_bert_layers(module: nn.Module) -> bool:
     if not layers or not all(_is_plain(layer) for layer in layers):
         return False
     for index, layer in enumerate(layers):
-        layers[index] = BertBlock(layer)  # one by one, so that only one layer's weights are held twice
+        # One by one, so that only one layer's weights are held twice.
+        layers[index] = BertBlock(layer).train(layer.training)
     return True
 
 

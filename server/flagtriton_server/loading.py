@@ -14,6 +14,7 @@ import torch
 from flagtriton_server.attention import ATTENTION_NAME, register_attention
 from flagtriton_server.blocks import fuse_bert_layers
 from flagtriton_server.forward import LoadedEncoder, Precision
+from flagtriton_server.packing import packed_lengths
 from flagtriton_server.path_trial import agree, trial_answers
 from flagtriton_server.positions import counts_positions_behind_padding, position_capacity
 from flagtriton_server.settings import EncoderSettings, attention_path
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 __all__ = ["choose_precision", "load_encoder", "share_cores"]
+
+_MOST_KERNEL_TOKENS = 4_096
+"""Longer batches take so long that building their kernels goes unnoticed."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -44,6 +48,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     return Precision(name, dtypes[name], computed)
 
 
+@torch.inference_mode()
 def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncoder:
     """Return the checkpoint's encoder, without a head.
 
@@ -74,8 +79,12 @@ def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncod
     packed = replace(padded, packed=True, pad_has_position=not counts_positions_behind_padding(config.to_dict()))
     register_attention()
     packed.module.set_attn_implementation(ATTENTION_NAME)
-    fuse_bert_layers(packed.module)
+    fused = fuse_bert_layers(packed.module)
     if agree(expected, trial_answers(packed), precision.computed):
+        if fused and device.type == "cpu":
+            packed.module.encoder.layer[0].build_kernels(
+                packed_lengths(min(settings.token_budget, _MOST_KERNEL_TOKENS))
+            )
         return packed
     _LOG.warning("%s: packed answers differ from padded ones, so texts are padded", settings.checkpoint)
     return replace(padded, module=_load_module(settings, config, precision, device))

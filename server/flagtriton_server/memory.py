@@ -24,5 +24,7 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    # The return values are 1 for success; all arguments are C ints.
-    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) & mallopt(_M_TRIM_THRESHOLD, _MOST))
+    # It returns 1 for success. Older releases take 32 MB at most; a trim threshold alone would make matters worse.
+    if not (mallopt(_M_MMAP_THRESHOLD, 1 << 30) or mallopt(_M_MMAP_THRESHOLD, 32 << 20)):
+        return False
+    return bool(mallopt(_M_TRIM_THRESHOLD, _MOST))

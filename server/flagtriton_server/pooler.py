@@ -50,7 +50,7 @@ class TritonPythonModel:
     def _read(self, request: PbRequest) -> _PoolRequest:
         lengths = (triton_io.array(request, INPUT_IDS) != PAST_END).sum(axis=1)
         if self._one_row:
-            lengths = np.minimum(lengths, 1)
+            lengths = np.ones_like(lengths)  # a text without tokens has its row, too, of zeros
         states = from_bytes(triton_io.array(request, HIDDEN_STATES), lengths, self._dtype)
         return _PoolRequest(states, lengths, triton_io.embed_options(request))
 

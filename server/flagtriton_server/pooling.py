@@ -86,4 +86,4 @@ def _rows_at(states: Tensor, lengths: Tensor, places: Tensor) -> Tensor:
     if not len(states):
         return states.new_zeros(len(lengths), states.shape[1])
     rows = states[places.clamp(0, len(states) - 1)]
-    return rows * (lengths > 0).unsqueeze(-1)
+    return rows.masked_fill((lengths == 0).unsqueeze(-1), 0)

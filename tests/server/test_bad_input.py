@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
+from tritonclient.utils import np_to_triton_dtype
 
 from tests.conftest import Served
 
@@ -182,22 +183,47 @@ def test_the_encoder_step_refuses_bad_ids(ids: list[list[int]], sentence: str, r
     assert answers[bad].status() == "StatusCode.INVALID_ARGUMENT"
     assert sentence in answers[bad].message()
     for number in good:
-        assert answers[number].shape == (1, 3, 48)
+        assert answers[number].shape == (1, 1, 48 * 4)  # cls reads one row, of 48 float32
 
 
-@pytest.mark.parametrize("shape", [(1, 5, 48), (1, 0, 48)], ids=["another length", "no token"])
-def test_the_pooler_step_refuses_tensors_that_do_not_match(shape: tuple[int, ...], requests: Requests) -> None:
-    pooler = f"{MODEL}_pooler"
+def test_the_encoder_step_sends_all_rows_to_a_pooler_that_reads_them_all(requests: Requests) -> None:
+    requests.send_tensors([numbers("input_ids", [[2, 7, 3]])], "bert-mean_encoder", "hidden_states")
+    states = requests.wait()[0]
+    assert (states.shape, states.dtype) == ((1, 3, 48 * 4), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "sentence"),
+    [
+        ("bert-mean", (1, 2, 192), "hidden_states is [1, 2, 192] bytes for 3 rows of 1 texts; expected [B, R, 4 * D]"),
+        ("bert-mean", (1, 0, 192), "hidden_states is [1, 0, 192] bytes for 3 rows of 1 texts; expected [B, R, 4 * D]"),
+        ("bert-cls", (1, 0, 192), "hidden_states is [1, 0, 192] bytes for 1 rows of 1 texts; expected [B, R, 4 * D]"),
+        ("bert-cls", (1, 1, 190), "hidden_states is [1, 1, 190] bytes for 1 rows of 1 texts; expected [B, R, 4 * D]"),
+    ],
+    ids=["too few rows", "no row", "no row of the one it reads", "half a number"],
+)
+def test_the_pooler_step_refuses_tensors_that_do_not_match(
+    model: str, shape: tuple[int, ...], sentence: str, requests: Requests
+) -> None:
     fitting = numbers("input_ids", [[2, 7, 3]])
-    good = requests.send_tensors([fitting, numbers("hidden_states", np.ones((1, 3, 48), np.float32))], pooler)
-    bad = requests.send_tensors([fitting, numbers("hidden_states", np.ones(shape, np.float32))], pooler)
+    good = requests.send_tensors([fitting, numbers("hidden_states", np.ones((1, 3, 192), np.uint8))], f"{model}_pooler")
+    bad = requests.send_tensors([fitting, numbers("hidden_states", np.ones(shape, np.uint8))], f"{model}_pooler")
     answers = requests.wait()
-    assert "expected [B, T, D] and [B, T]" in answers[bad].message()
+    assert answers[bad].status() == "StatusCode.INVALID_ARGUMENT"
+    assert sentence in answers[bad].message()
     assert answers[good].shape == (1, 48)
+
+
+def test_the_pooler_step_refuses_numbers_where_it_takes_bytes(requests: Requests) -> None:
+    floats = numbers("hidden_states", np.ones((1, 3, 48), np.float32))
+    requests.send_tensors([numbers("input_ids", [[2, 7, 3]]), floats], "bert-mean_pooler")
+    answer = requests.wait()[0]
+    assert answer.status() == "StatusCode.INVALID_ARGUMENT"
+    assert "data-type is 'FP32', but model 'bert-mean_pooler' expects 'UINT8'" in answer.message()
 
 
 def numbers(name: str, values: Any) -> triton.InferInput:
     array = np.asarray(values) if isinstance(values, np.ndarray) else np.array(values, np.int32)
-    tensor = triton.InferInput(name, list(array.shape), "FP32" if array.dtype == np.float32 else "INT32")
+    tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
     tensor.set_data_from_numpy(array)
     return tensor

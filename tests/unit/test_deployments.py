@@ -15,6 +15,8 @@ from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
 from tests.unit.builders import facts
 
+both_poolings = pytest.mark.parametrize("pool_in_encoder", [False, True], ids=["pooler", "pooled in the encoder"])
+
 
 def configs(options: AddOptions | None = None, **changes: Any) -> dict[str, ModelConfig]:
     return {model.name: model.config for model in build(facts(**changes), options or AddOptions())}
@@ -49,6 +51,18 @@ def test_the_users_word_comes_before_the_checkpoints() -> None:
 def test_instructions_are_served_as_given() -> None:
     served = describe(facts(), AddOptions(query_instruction="", passage_instruction="p: "))
     assert (served.query_instruction, served.passage_instruction) == ("", "p: ")
+
+
+@pytest.mark.parametrize(("model_type", "attention"), [("bert", "packed"), ("mpnet", "padded"), (None, None)])
+def test_how_texts_go_through_the_model_is_said_where_its_architecture_is_known(
+    model_type: str | None, attention: str | None
+) -> None:
+    assert describe(facts(model_type=model_type), AddOptions()).attention == attention
+
+
+def test_code_that_comes_with_a_checkpoint_is_served_padded() -> None:
+    served = describe(facts(model_type="bert"), AddOptions(trust_remote_code=True))
+    assert (served.attention, served.trust_remote_code) == ("padded", True)
 
 
 def test_a_max_length_that_nobody_knows_is_512() -> None:
@@ -98,6 +112,25 @@ def test_an_embedder_is_an_ensemble_and_three_steps() -> None:
     ]
 
 
+def test_an_embedder_that_pools_in_the_encoder_is_an_ensemble_and_two_steps() -> None:
+    built = [(model.name, model.step) for model in build(facts(), AddOptions(pool_in_encoder=True))]
+    assert built == [("tiny", None), ("tiny_tokenizer", "tokenizer"), ("tiny_encoder", "encoder")]
+
+
+def test_an_encoder_that_pools_is_told_how_and_gives_embeddings() -> None:
+    built = configs(AddOptions(pool_in_encoder=True, pooling_method="last_token"))
+    assert read_parameters(EncoderSettings, parameters(built["tiny_encoder"])).pooling_method == "last_token"
+    assert [tensor.name for tensor in built["tiny_encoder"].output] == ["dense_vecs"]
+    assert [step.model_name for step in built["tiny"].ensemble_scheduling.step] == ["tiny_tokenizer", "tiny_encoder"]
+
+
+@both_poolings
+def test_pooling_in_the_encoder_is_nothing_that_a_client_sees(pool_in_encoder: bool) -> None:
+    ensemble = configs(AddOptions(pool_in_encoder=pool_in_encoder))["tiny"]
+    assert [tensor.name for tensor in ensemble.output] == ["dense_vecs", "token_count"]
+    assert read_parameters(Deployment, parameters(ensemble)) == describe(facts(), AddOptions())
+
+
 def test_a_name_of_the_users_names_every_folder() -> None:
     assert list(configs(AddOptions(name="mine-1.0"))) == [
         "mine-1.0",
@@ -118,15 +151,17 @@ def test_the_ensemble_takes_text_and_gives_embeddings_and_token_counts() -> None
     assert [tensor.name for tensor in ensemble.output] == ["dense_vecs", "token_count"]
 
 
-def test_no_output_of_the_ensemble_is_read_by_a_step() -> None:
+@both_poolings
+def test_no_output_of_the_ensemble_is_read_by_a_step(pool_in_encoder: bool) -> None:
     # Triton answers "unexpected deadlock" where only some outputs are asked for.
-    ensemble = configs()["tiny"]
+    ensemble = configs(AddOptions(pool_in_encoder=pool_in_encoder))["tiny"]
     read = {tensor for step in ensemble.ensemble_scheduling.step for tensor in step.input_map.values()}
     assert read.isdisjoint(tensor.name for tensor in ensemble.output)
 
 
-def test_every_tensor_of_a_step_is_mapped_in_the_ensemble() -> None:
-    built = configs()
+@both_poolings
+def test_every_tensor_of_a_step_is_mapped_in_the_ensemble(pool_in_encoder: bool) -> None:
+    built = configs(AddOptions(pool_in_encoder=pool_in_encoder))
     for step in built["tiny"].ensemble_scheduling.step:
         config = built[step.model_name]
         assert set(step.input_map) == {tensor.name for tensor in config.input}
@@ -153,6 +188,23 @@ def test_the_encoder_is_told_precision_and_length() -> None:
     assert settings == EncoderSettings("maker/tiny", 64, token_budget=4096, precision="bf16", revision="v2")
 
 
+@pytest.mark.parametrize(("pooling_method", "rows"), [("cls", "first"), ("last_token", "last"), ("mean", "all")])
+def test_the_encoder_sends_the_rows_that_pooling_reads(pooling_method: str, rows: str) -> None:
+    built = configs(AddOptions(pooling_method=pooling_method))
+    assert read_parameters(EncoderSettings, parameters(built["tiny_encoder"])).rows == rows
+    assert read_parameters(PoolerSettings, parameters(built["tiny_pooler"])).pooling_method == pooling_method
+
+
+def test_the_encoder_leaves_pooling_to_the_pooler_unless_told() -> None:
+    assert read_parameters(EncoderSettings, parameters(configs()["tiny_encoder"])).pooling_method is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu:0"])
+def test_a_token_budget_of_the_users_comes_before_the_devices(device: str) -> None:
+    encoder = configs(AddOptions(device=device, token_budget=1000))["tiny_encoder"]
+    assert read_parameters(EncoderSettings, parameters(encoder)).token_budget == 1000
+
+
 def test_the_encoder_has_a_greater_token_budget_on_a_gpu() -> None:
     settings = read_parameters(EncoderSettings, parameters(configs(AddOptions(device="gpu:0"))["tiny_encoder"]))
     assert settings.token_budget == 65536
@@ -162,12 +214,24 @@ def test_the_pooler_is_told_its_method() -> None:
     assert read_parameters(PoolerSettings, parameters(configs()["tiny_pooler"])) == PoolerSettings("mean")
 
 
+@pytest.mark.parametrize(("device", "kind"), [("cpu", "cpu"), ("gpu:0,1", "gpu")])
+def test_the_pooler_is_told_what_the_encoder_computes_in_and_where(device: str, kind: str) -> None:
+    pooler = configs(AddOptions(device=device, precision="bf16"))["tiny_pooler"]
+    assert read_parameters(PoolerSettings, parameters(pooler)) == PoolerSettings("mean", "bf16", kind)
+
+
 def test_only_the_encoder_runs_on_the_users_device() -> None:
     built = configs(AddOptions(device="gpu:0,1", instances=2))
     assert list(built["tiny_encoder"].instance_group[0].gpus) == [0, 1]
     assert built["tiny_encoder"].instance_group[0].count == 2
     assert not built["tiny_tokenizer"].instance_group[0].gpus
     assert not built["tiny_pooler"].instance_group[0].gpus
+
+
+def test_the_tokenizer_has_as_many_instances_as_the_user_says() -> None:
+    built = configs(AddOptions(tokenizer_instances=3, instances=2))
+    counts = [built[f"tiny_{step}"].instance_group[0].count for step in ("tokenizer", "encoder", "pooler")]
+    assert counts == [3, 2, 1]
 
 
 def test_an_ensemble_has_no_instances_and_no_warm_up() -> None:

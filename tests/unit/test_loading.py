@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flagtriton_server import loading
-from flagtriton_server.loading import LoadedEncoder, Precision, choose_precision, load_encoder
+from flagtriton_server.blocks import BertBlock
+from flagtriton_server.forward import LoadedEncoder, Precision
+from flagtriton_server.loading import choose_precision, load_encoder
 from flagtriton_server.settings import EncoderSettings
 from tests.checkpoints import make_bert
 
@@ -94,7 +96,7 @@ def test_the_layer_over_cls_that_no_embedder_reads_is_dropped(checkpoint: Path) 
     assert load(checkpoint).module.pooler is None
 
 
-@pytest.mark.parametrize(
+every_precision = pytest.mark.parametrize(
     ("precision", "stored", "computed"),
     [
         ("fp32", torch.float32, torch.float32),
@@ -102,15 +104,41 @@ def test_the_layer_over_cls_that_no_embedder_reads_is_dropped(checkpoint: Path) 
         ("fp16", torch.float16, torch.float32),
     ],
 )
+
+
+@every_precision
 def test_weights_are_the_checkpoints_rounded_to_the_precision(
-    checkpoint: Path, precision: str, stored: torch.dtype, computed: torch.dtype
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, precision: str, stored: torch.dtype, computed: torch.dtype
 ) -> None:
+    monkeypatch.setattr(loading, "attention_path", lambda *_: "padded")  # the module as transformers has it
     written = load_file(checkpoint / "model.safetensors")
     loaded = dict(load(checkpoint, precision).module.named_parameters())
     assert set(loaded) == {name for name in written if not name.startswith("pooler.")}
     for name, weights in loaded.items():
         assert weights.dtype == computed
         assert torch.equal(weights, written[name].to(stored).to(computed)), name
+
+
+@every_precision
+def test_fused_layers_have_the_checkpoints_weights_rounded_to_the_precision(
+    checkpoint: Path, precision: str, stored: torch.dtype, computed: torch.dtype
+) -> None:
+    written = load_file(checkpoint / "model.safetensors")
+    layers = load(checkpoint, precision).module.encoder.layer
+    assert [type(layer) for layer in layers] == [BertBlock] * 3
+    for index, block in enumerate(layers):
+        attention = f"encoder.layer.{index}.attention"
+        for fused, names in {
+            block.query_key_value: [f"{attention}.self.{part}" for part in ("query", "key", "value")],
+            block.output: [f"{attention}.output.dense"],
+            block.up: [f"encoder.layer.{index}.intermediate.dense"],
+            block.down: [f"encoder.layer.{index}.output.dense"],
+        }.items():
+            weight = fused.weight.to_dense() if fused.weight.is_mkldnn else fused.weight
+            assert weight.dtype == fused.bias.dtype == computed
+            for kind, got in (("weight", weight), ("bias", fused.bias)):
+                whole = torch.cat([written[f"{name}.{kind}"] for name in names])
+                assert torch.equal(got, whole.to(stored).to(computed)), (names, kind)
 
 
 def test_fp16_on_a_cpu_does_round_the_weights(checkpoint: Path) -> None:

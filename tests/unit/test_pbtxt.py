@@ -127,7 +127,7 @@ def test_an_input_of_fixed_length_is_not_ragged(tensor: Tensor) -> None:
     [
         (TEXT, DataType.TYPE_STRING, [1]),
         (INPUT_IDS, DataType.TYPE_INT32, [-1]),
-        (HIDDEN_STATES, DataType.TYPE_FP32, [-1, -1]),
+        (HIDDEN_STATES, DataType.TYPE_UINT8, [-1, -1]),
     ],
 )
 def test_tensors_keep_their_type_and_dimensions(tensor: Tensor, data_type: int, dims: list[int]) -> None:

@@ -6,93 +6,132 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flagtriton_server.pooling import POOLING_METHODS, cls_pool, last_token_pool, mean_pool, to_embedding
+from flagtriton.protocol import EmbedOptions
+from flagtriton_server.pooling import (
+    POOLING_METHODS,
+    ROW_CHOICES,
+    Pooling,
+    cls_pool,
+    last_token_pool,
+    mean_pool,
+    pooling_named,
+    to_embedding,
+)
 
-HIDDEN_STATES = torch.tensor(
-    [
-        [[1.0, 2.0], [3.0, 4.0], [8.0, 6.0]],
-        [[5.0, 0.0], [7.0, 2.0], [9.0, 1.0]],
-    ]
-)  # [B=2, T=3, D=2]
-ALL = torch.tensor([[True, True, True], [True, True, True]])
-RIGHT_PADDED = torch.tensor([[True, True, False], [True, False, False]])
-LEFT_PADDED = torch.tensor([[False, True, True], [False, False, True]])
-SECOND_EMPTY = torch.tensor([[True, True, False], [False, False, False]])
-
-
-def test_cls_is_the_first_token() -> None:
-    assert cls_pool(HIDDEN_STATES, ALL).tolist() == [[1, 2], [5, 0]]
-
-
-def test_cls_is_the_first_token_before_right_padding() -> None:
-    assert cls_pool(HIDDEN_STATES, RIGHT_PADDED).tolist() == [[1, 2], [5, 0]]
+STATES = torch.tensor([[1.0, 2.0], [3.0, 4.0], [8.0, 6.0], [5.0, 0.0], [7.0, 2.0]])  # [N=5, D=2]
+THREE_AND_TWO = torch.tensor([3, 2])  # [B=2]
+UNIT = EmbedOptions()
+RAW = EmbedOptions(normalize=False)
 
 
-def test_cls_is_the_first_token_behind_left_padding() -> None:
-    assert cls_pool(HIDDEN_STATES, LEFT_PADDED).tolist() == [[3, 4], [9, 1]]
+def pooled(pool: Pooling, lengths: list[int], states: torch.Tensor = STATES) -> list[list[float]]:
+    return pool(states, torch.tensor(lengths)).tolist()
 
 
-def test_last_token_is_the_last() -> None:
-    assert last_token_pool(HIDDEN_STATES, ALL).tolist() == [[8, 6], [9, 1]]
+def test_cls_is_each_texts_first_token() -> None:
+    assert pooled(cls_pool, [3, 2]) == [[1, 2], [5, 0]]
 
 
-def test_last_token_is_the_last_before_right_padding() -> None:
-    assert last_token_pool(HIDDEN_STATES, RIGHT_PADDED).tolist() == [[3, 4], [5, 0]]
+def test_last_token_is_each_texts_last() -> None:
+    assert pooled(last_token_pool, [3, 2]) == [[8, 6], [7, 2]]
 
 
-def test_last_token_is_the_last_behind_left_padding() -> None:
-    assert last_token_pool(HIDDEN_STATES, LEFT_PADDED).tolist() == [[8, 6], [9, 1]]
+def test_mean_is_over_each_texts_own_tokens() -> None:
+    # (1 + 3 + 8) / 3 = 4, (2 + 4 + 6) / 3 = 4; (5 + 7) / 2 = 6, (0 + 2) / 2 = 1
+    assert pooled(mean_pool, [3, 2]) == [[4, 4], [6, 1]]
 
 
-def test_mean_is_over_all_tokens() -> None:
-    # (1 + 3 + 8) / 3 = 4, (2 + 4 + 6) / 3 = 4; (5 + 7 + 9) / 3 = 7, (0 + 2 + 1) / 3 = 1
-    assert mean_pool(HIDDEN_STATES, ALL).tolist() == [[4, 4], [7, 1]]
+@pytest.mark.parametrize("method", POOLING_METHODS)
+def test_a_text_of_one_token_is_that_token(method: str) -> None:
+    assert pooled(POOLING_METHODS[method], [1, 1, 1, 1, 1]) == STATES.tolist()
 
 
-def test_mean_leaves_right_padding_out() -> None:
-    # (1 + 3) / 2 = 2, (2 + 4) / 2 = 3; the second text has one token
-    assert mean_pool(HIDDEN_STATES, RIGHT_PADDED).tolist() == [[2, 3], [5, 0]]
+@pytest.mark.parametrize(("method", "second"), [("cls", [3, 4]), ("mean", [5.75, 3]), ("last_token", [7, 2])])
+def test_where_the_texts_begin_is_the_lengths_to_say(method: str, second: list[float]) -> None:
+    # mean: (3 + 8 + 5 + 7) / 4 = 5.75, (4 + 6 + 0 + 2) / 4 = 3
+    assert pooled(POOLING_METHODS[method], [1, 4]) == [[1, 2], second]
 
 
-def test_mean_leaves_left_padding_out() -> None:
-    # (3 + 8) / 2 = 5.5, (4 + 6) / 2 = 5
-    assert mean_pool(HIDDEN_STATES, LEFT_PADDED).tolist() == [[5.5, 5], [9, 1]]
+@pytest.mark.parametrize("lengths", [[0, 3, 2], [3, 0, 2], [3, 2, 0]], ids=["first", "between", "last"])
+@pytest.mark.parametrize("method", POOLING_METHODS)
+def test_a_text_without_tokens_is_zero_and_leaves_its_neighbours_alone(method: str, lengths: list[int]) -> None:
+    pool = POOLING_METHODS[method]
+    vectors = pooled(pool, lengths)
+    assert vectors.pop(lengths.index(0)) == [0, 0]
+    assert vectors == pooled(pool, [3, 2])
 
 
-@pytest.mark.parametrize(("method", "first"), [("cls", [1, 2]), ("mean", [2, 3]), ("last_token", [3, 4])])
-def test_a_text_without_tokens_is_zero_and_leaves_its_neighbour_alone(method: str, first: list[float]) -> None:
-    assert POOLING_METHODS[method](HIDDEN_STATES, SECOND_EMPTY).tolist() == [first, [0, 0]]
+@pytest.mark.parametrize("method", POOLING_METHODS)
+def test_texts_without_any_token_among_them_are_zero(method: str) -> None:
+    assert pooled(POOLING_METHODS[method], [0, 0], torch.empty(0, 2)) == [[0, 0], [0, 0]]
+
+
+def test_a_mean_of_bfloat16_vectors_is_summed_in_float32() -> None:
+    # bfloat16 has 8 bits: 256 + 1 would stay 256, and the sum of the 256 ones behind it would be lost
+    states = torch.tensor([[256.0]] + [[1.0]] * 255, dtype=torch.bfloat16)
+    vector = mean_pool(states, torch.tensor([256]))
+    assert vector.dtype == torch.float32
+    assert vector.tolist() == [[(256 + 255) / 256]]
+
+
+@pytest.mark.parametrize("method", ["cls", "last_token"])
+def test_a_vector_that_is_only_picked_keeps_its_dtype(method: str) -> None:
+    assert POOLING_METHODS[method](STATES.bfloat16(), THREE_AND_TWO).dtype == torch.bfloat16
 
 
 def test_the_methods_go_by_flagembeddings_names() -> None:
     assert list(POOLING_METHODS.items()) == [("cls", cls_pool), ("mean", mean_pool), ("last_token", last_token_pool)]
 
 
+@pytest.mark.parametrize(("method", "pool"), POOLING_METHODS.items())
+def test_a_method_is_found_by_its_name(method: str, pool: Pooling) -> None:
+    assert pooling_named(method) is pool
+
+
+def test_a_method_that_is_not_known_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="pooling_method is 'max'; expected one of cls, mean, last_token"):
+        pooling_named("max")
+
+
+def test_the_rows_that_leave_the_encoder_are_all_or_the_one_that_pooling_picks() -> None:
+    assert {"all": None, "first": cls_pool, "last": last_token_pool} == ROW_CHOICES
+
+
 def test_an_embedding_is_a_unit_vector() -> None:
-    assert to_embedding(torch.tensor([[3.0, 4.0]]), truncate_dim=None, normalize=True).tolist() == [
-        pytest.approx([0.6, 0.8])
-    ]
+    assert to_embedding(torch.tensor([[3.0, 4.0]]), UNIT).tolist() == [pytest.approx([0.6, 0.8])]
 
 
 def test_without_normalising_a_vector_stays_as_it_is() -> None:
-    assert to_embedding(torch.tensor([[3.0, 4.0]]), truncate_dim=None, normalize=False).tolist() == [[3, 4]]
+    assert to_embedding(torch.tensor([[3.0, 4.0]]), RAW).tolist() == [[3, 4]]
 
 
 def test_vectors_are_cut_before_they_are_normalised() -> None:
     # 3-4-12-13: normalised first, the two kept would be 3/13 and 4/13
     vectors = torch.tensor([[3.0, 4.0, 12.0]])
-    assert to_embedding(vectors, truncate_dim=2, normalize=True).tolist() == [pytest.approx([0.6, 0.8])]
+    assert to_embedding(vectors, EmbedOptions(truncate_dim=2)).tolist() == [pytest.approx([0.6, 0.8])]
 
 
 def test_vectors_are_cut_without_normalising_too() -> None:
-    assert to_embedding(torch.tensor([[3.0, 4.0, 12.0]]), truncate_dim=2, normalize=False).tolist() == [[3, 4]]
+    options = EmbedOptions(truncate_dim=2, normalize=False)
+    assert to_embedding(torch.tensor([[3.0, 4.0, 12.0]]), options).tolist() == [[3, 4]]
 
 
 @pytest.mark.parametrize("truncate_dim", [2, 3])
 def test_a_cut_at_or_beyond_the_end_keeps_all(truncate_dim: int) -> None:
-    vectors = torch.tensor([[3.0, 4.0]])
-    assert to_embedding(vectors, truncate_dim=truncate_dim, normalize=False).tolist() == [[3, 4]]
+    options = EmbedOptions(truncate_dim=truncate_dim, normalize=False)
+    assert to_embedding(torch.tensor([[3.0, 4.0]]), options).tolist() == [[3, 4]]
 
 
 def test_a_zero_vector_stays_zero() -> None:
-    assert to_embedding(torch.zeros(1, 2), truncate_dim=None, normalize=True).tolist() == [[0, 0]]
+    assert to_embedding(torch.zeros(1, 2), UNIT).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("options", [UNIT, RAW], ids=["normalised", "raw"])
+def test_an_embedding_of_a_bfloat16_vector_is_float32(options: EmbedOptions) -> None:
+    assert to_embedding(torch.tensor([[3.0, 4.0]], dtype=torch.bfloat16), options).dtype == "float32"
+
+
+def test_a_bfloat16_vector_is_normalised_in_float32() -> None:
+    # 0.6 in bfloat16 is 0.6016; in float32 it is within 1e-7
+    vectors = torch.tensor([[3.0, 4.0]], dtype=torch.bfloat16)
+    assert to_embedding(vectors, UNIT).tolist() == [pytest.approx([0.6, 0.8], abs=1e-7)]

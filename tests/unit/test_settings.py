@@ -12,8 +12,10 @@ from flagtriton_server.settings import (
     EncoderSettings,
     PoolerSettings,
     TokenizerSettings,
+    attention_path,
     instance_count,
     read_settings,
+    rows_needed,
 )
 
 
@@ -26,13 +28,33 @@ def test_strings_become_the_types_of_their_fields() -> None:
     assert read_settings(EncoderSettings, config) == EncoderSettings("a/b", 512, 4096, trust_remote_code=True)
 
 
+def test_an_encoder_sends_all_rows_and_leaves_pooling_to_the_pooler_unless_told() -> None:
+    settings = read_settings(EncoderSettings, model_config(checkpoint="a/b", max_length="8", token_budget="64"))
+    assert (settings.rows, settings.pooling_method) == ("all", None)
+
+
+def test_an_encoder_may_be_told_rows_and_a_pooling() -> None:
+    config = model_config(checkpoint="a/b", max_length="8", token_budget="64", rows="first", pooling_method="cls")
+    assert read_settings(EncoderSettings, config) == EncoderSettings("a/b", 8, 64, rows="first", pooling_method="cls")
+
+
+def test_a_pooler_takes_the_encoder_to_be_on_the_processor_in_auto_precision_unless_told() -> None:
+    assert read_settings(PoolerSettings, model_config(pooling_method="cls")) == PoolerSettings("cls", "auto", "cpu")
+
+
+def test_a_pooler_is_told_the_encoders_precision_and_device() -> None:
+    config = model_config(pooling_method="mean", precision="bf16", device="gpu")
+    assert read_settings(PoolerSettings, config) == PoolerSettings("mean", "bf16", "gpu")
+
+
 def test_what_is_not_given_has_its_default() -> None:
     settings = read_settings(TokenizerSettings, model_config(checkpoint="a/b", max_length="8"))
     assert settings == TokenizerSettings("a/b", 8, None, False, None, "{}{}", None, "{}{}")
 
 
 def test_an_unknown_parameter_is_refused_by_name() -> None:
-    with pytest.raises(ParameterError, match="unknown parameter 'poling_method'; PoolerSettings has pooling_method"):
+    said = "unknown parameter 'poling_method'; PoolerSettings has device, pooling_method, precision"
+    with pytest.raises(ParameterError, match=said):
         read_settings(PoolerSettings, model_config(poling_method="cls"))
 
 
@@ -72,3 +94,26 @@ def test_a_group_without_a_count_is_one_instance() -> None:
 
 def test_no_group_is_one_instance() -> None:
     assert instance_count("{}") == 1
+
+
+@pytest.mark.parametrize(("method", "rows"), [("cls", "first"), ("last_token", "last"), ("mean", "all")])
+def test_a_pooling_needs_no_more_rows_than_it_reads(method: str, rows: str) -> None:
+    assert rows_needed(method) == rows
+
+
+def test_a_pooling_that_is_not_known_gets_all_rows() -> None:
+    assert rows_needed("weighted") == "all"
+
+
+@pytest.mark.parametrize("model_type", ["bert", "xlm-roberta", "mistral", "qwen3", "gemma2"])
+def test_texts_go_through_an_architecture_that_is_known_to_take_them_end_to_end(model_type: str) -> None:
+    assert attention_path(model_type, trust_remote_code=False) == "packed"
+
+
+@pytest.mark.parametrize("model_type", ["mpnet", "distilbert", "t5", "", None])
+def test_texts_are_padded_for_any_other_architecture(model_type: str | None) -> None:
+    assert attention_path(model_type, trust_remote_code=False) == "padded"
+
+
+def test_texts_are_padded_for_code_that_comes_with_a_checkpoint() -> None:
+    assert attention_path("bert", trust_remote_code=True) == "padded"

@@ -43,6 +43,7 @@ _PEERS = ("flagembedding", "sentence-transformers", "infinity", "raw")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--callers", default="1,8,32,128", show_default=True, help="Concurrent calls of one text; '' for none.")
 @click.option("--soak", type=click.IntRange(1), help="So many texts in one call; watches pace and memory.")
+@click.option("--growth", is_flag=True, help="How cost grows with number and length of texts.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("bench"), show_default=True)
 def bench_command(checkpoint: str | None, callers: str, **chosen: Any) -> None:
     """Measure a deployment, beside other libraries on the same texts, in turns.

@@ -20,10 +20,11 @@ from flagtriton.connection import ConnectionSettings
 from flagtriton.protocol import TOKEN_COUNT, EmbedOptions
 from flagtriton.served import ServedModel
 from flagtriton_tools.bench.contest import Contestant, infinity_server, library, peer_python
+from flagtriton_tools.bench.growth import draw_growth, measure_growth, to_json
 from flagtriton_tools.bench.measure import measure
 from flagtriton_tools.bench.ours import Ours, Place
 from flagtriton_tools.bench.padding import padding_waste
-from flagtriton_tools.bench.report import draw, json_line, tables
+from flagtriton_tools.bench.report import draw, json_line, machine, tables
 from flagtriton_tools.bench.shapes import make_checkpoint
 from flagtriton_tools.bench.soak import draw_soak, soak, summary
 from flagtriton_tools.bench.workload import Workload, make_texts
@@ -51,6 +52,7 @@ class BenchOptions:
         protocol: `grpc` or `http`, where a server is started.
         peers: libraries and servers to compare with.
         soak: embed so many texts in one call and watch pace and memory, rather than compare.
+        growth: measure how cost grows with number and length of texts, rather than compare.
         out: where pictures, logs and made checkpoints go.
     """
 
@@ -66,6 +68,7 @@ class BenchOptions:
     rounds: int = 3
     callers: tuple[int, ...] = (1, 8, 32, 128)
     soak: int | None = None
+    growth: bool = False
     out: Path = Path("bench")
 
 
@@ -87,6 +90,11 @@ def bench(options: BenchOptions, console: Console, results_to: Callable[[str], N
         ours = Ours(stack.enter_context(_served(options, checkpoint, report)), texts, served.pooling_method)
         if options.soak is not None:
             results_to(json.dumps(_soaked(ours, options, texts, served.hidden_size, report)))
+            return
+        if options.growth:
+            measured = measure_growth(ours.place, served.pooling_method, report)
+            report(f"picture: {draw_growth(*measured, options.out / 'growth.png')}")
+            results_to(json.dumps({"machine": machine(), **to_json(*measured)}))
             return
         contestants: list[Contestant] = [ours]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flagtriton-bench-")))

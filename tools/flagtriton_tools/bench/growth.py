@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the cost of a call grows with its number of texts, and with their length."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flagtriton_tools.bench.ours import Ours, Place
+from flagtriton_tools.bench.workload import Workload, make_texts
+
+__all__ = ["Point", "draw_growth", "measure_growth", "to_json"]
+
+_COUNTS = (1, 4, 16, 64, 256, 1024, 4096)
+_WORDS = (4, 8, 16, 32, 64, 128, 256)
+_TEXTS_OF_A_LENGTH = 256
+_REPEATS = 3
+
+
+@dataclass(frozen=True)
+class Point:
+    """One call: how many texts of how many words, and the median of its seconds."""
+
+    texts: int
+    words: float
+    seconds: float
+
+
+def measure_growth(place: Place, pooling_method: str, report: Callable[[str], None]) -> tuple[list[Point], list[Point]]:
+    """Return calls of ever more texts of the usual lengths, and calls of 256 ever longer texts.
+
+    Args:
+        place: a running deployment.
+        pooling_method: the deployment's.
+        report: told what is being measured.
+    """
+    by_count = [_point(place, pooling_method, Workload(count), report) for count in _COUNTS]
+    lengths = [Workload(_TEXTS_OF_A_LENGTH, words + 0.5, 0.0, least_words=1, most_words=1000) for words in _WORDS]
+    return by_count, [_point(place, pooling_method, workload, report) for workload in lengths]
+
+
+def draw_growth(by_count: list[Point], by_words: list[Point], picture: Path) -> Path:
+    """Write a picture of both, on logarithmic axes with a line of proportional growth; return its path."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    _curve(left, [(point.texts, point.seconds) for point in by_count])
+    left.set(xlabel="texts in one call (42 words in the median)", ylabel="seconds")
+    _curve(right, [(point.words, point.seconds) for point in by_words])
+    right.set(xlabel=f"words of each text ({_TEXTS_OF_A_LENGTH} texts in one call)", ylabel="seconds")
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(picture, dpi=120)
+    pyplot.close(figure)
+    return picture
+
+
+def to_json(by_count: list[Point], by_words: list[Point]) -> dict[str, Any]:
+    """Return both as plain data."""
+    return {"by_count": [asdict(p) for p in by_count], "by_words": [asdict(p) for p in by_words]}
+
+
+def _point(place: Place, pooling_method: str, workload: Workload, report: Callable[[str], None]) -> Point:
+    ours = Ours(place, make_texts(workload), pooling_method)
+    ours.bulk()
+    seconds = statistics.median(ours.bulk() for _ in range(_REPEATS))
+    report(f"{workload.count} texts of {workload.median_words:.0f} words: {seconds * 1e3:.1f} ms")
+    return Point(workload.count, int(workload.median_words), seconds)
+
+
+def _curve(axes: Any, points: list[tuple[float, float]]) -> None:  # noqa: ANN401 - matplotlib's
+    xs, ys = zip(*points, strict=True)
+    axes.loglog(xs, ys, "o-", color="#4c72b0", label="measured")
+    axes.loglog(xs, [ys[-1] * x / xs[-1] for x in xs], ":", color="#888888", label="proportional to the last")
+    axes.legend()
