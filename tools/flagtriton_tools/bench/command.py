@@ -5,19 +5,18 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
 from flagtriton.connection import ConnectionSettings
-from flagtriton.protocol import TOKEN_COUNT, EmbedOptions
+from flagtriton.protocol import TOKEN_COUNT, Deployment, EmbedOptions
 from flagtriton.served import ServedModel
 from flagtriton_tools.bench.contest import Contestant, infinity_server, library, peer_python
 from flagtriton_tools.bench.growth import draw_growth, measure_growth, to_json
@@ -72,6 +71,29 @@ class BenchOptions:
     out: Path = Path("bench")
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What the options come to."""
+
+    options: BenchOptions
+    checkpoint: str
+    served: Deployment
+    texts: list[str]
+    console: Console
+    results_to: Callable[[str], None]
+
+    @property
+    def device(self) -> str:
+        return self.served.device.partition(":")[0]
+
+    @property
+    def token_budget(self) -> int:
+        return self.options.add.token_budget or TOKEN_BUDGETS[self.device]
+
+    def report(self, line: str) -> None:
+        self.console.print(line, markup=False, soft_wrap=True)
+
+
 def bench(options: BenchOptions, console: Console, results_to: Callable[[str], None]) -> None:
     """Measure, show tables, write a picture, and hand over one JSON line.
 
@@ -81,62 +103,77 @@ def bench(options: BenchOptions, console: Console, results_to: Callable[[str], N
     pythons = {kind: peer_python(kind, options.peers_folder) for kind in options.peers}
     checkpoint = _checkpoint(options)
     served = describe(inspect_checkpoint(checkpoint), options.add)
-    texts = make_texts(options.workload)
-
-    def report(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
-
-    with ExitStack() as stack:
-        ours = Ours(stack.enter_context(_served(options, checkpoint, report)), texts, served.pooling_method)
+    task = _Task(options, checkpoint, served, make_texts(options.workload), console, results_to)
+    with _place(options, checkpoint, task.report) as place:
+        ours = Ours(place, task.texts, served.pooling_method)
         if options.soak is not None:
-            results_to(json.dumps(_soaked(ours, options, texts, served.hidden_size, report)))
-            return
-        if options.growth:
-            measured = measure_growth(ours.place, served.pooling_method, report)
-            report(f"picture: {draw_growth(*measured, options.out / 'growth.png')}")
-            results_to(json.dumps({"machine": machine(), **to_json(*measured)}))
-            return
-        contestants: list[Contestant] = [ours]
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flagtriton-bench-")))
-        file = folder / "texts.json"
-        file.write_text(json.dumps(texts), encoding="utf-8")
-        device = served.device.partition(":")[0]
-        budget = options.add.token_budget or TOKEN_BUDGETS[device]
-        shared = {
-            "checkpoint": checkpoint,
-            "pooling_method": served.pooling_method,
-            "precision": served.precision,
-            "device": device,
-            "token_budget": budget,
-        }
-        for kind in options.peers:
-            report(f"loading {kind} …")
-            if kind == "infinity":
-                contestants.append(stack.enter_context(infinity_server(checkpoint, device, pythons[kind], texts)))
-            else:
-                contestants.append(stack.enter_context(library(kind, shared, pythons[kind], file)))
-        lengths = _token_counts(ours.place, texts)
-        results = measure(contestants, count=len(texts), rounds=options.rounds, callers=options.callers, report=report)
-    tokens = int(lengths.sum())
-    for table in tables(results, len(texts), tokens):
-        console.print(table)
-    waste = padding_waste(lengths, budget)
-    report(
+            _soak(task, ours)
+        elif options.growth:
+            _grow(task, ours)
+        else:
+            _compare(task, ours, pythons)
+
+
+def _compare(task: _Task, ours: Ours, pythons: Mapping[str, str]) -> None:
+    """Measure a deployment beside its peers; pythons are their interpreters."""
+    lengths = _token_counts(ours.place, task.texts)
+    with _peers(task, pythons) as peers:
+        results = measure(
+            [ours, *peers],
+            count=len(task.texts),
+            rounds=task.options.rounds,
+            callers=task.options.callers,
+            report=task.report,
+        )
+    for table in tables(results, len(task.texts), int(lengths.sum())):
+        task.console.print(table)
+    waste = padding_waste(lengths, task.token_budget)
+    task.report(
         f"padding: {waste.packed:.1%} packed; in batches of 256: {waste.sorted:.1%} sorted by length, "
         f"{waste.unsorted:.1%} unsorted"
     )
-    report(f"picture: {draw(results, len(texts), options.out / 'bench.png')}")
+    task.report(f"picture: {draw(results, len(task.texts), task.options.out / 'bench.png')}")
     content = {
         "date": datetime.now(timezone.utc).date().isoformat(),
-        "checkpoint": options.shape or Path(checkpoint).name,
-        "precision": served.precision,
-        "pool_in_encoder": options.add.pool_in_encoder,
+        "checkpoint": task.options.shape or Path(task.checkpoint).name,
+        "precision": task.served.precision,
+        "pool_in_encoder": task.options.add.pool_in_encoder,
         "protocol": ours.place.url.partition(":")[0],
-        "workload": asdict(options.workload),
-        "tokens": tokens,
+        "workload": asdict(task.options.workload),
+        "tokens": int(lengths.sum()),
         "padding": asdict(waste),
     }
-    results_to(json_line(content, results))
+    task.results_to(json_line(content, results))
+
+
+@contextmanager
+def _peers(task: _Task, pythons: Mapping[str, str]) -> Iterator[list[Contestant]]:
+    """Yield the peers, each ready to work in processes of its own."""
+    with ExitStack() as stack:
+        file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flagtriton-bench-"))) / "texts.json"
+        file.write_text(json.dumps(task.texts), encoding="utf-8")
+        shared = {
+            "checkpoint": task.checkpoint,
+            "pooling_method": task.served.pooling_method,
+            "precision": task.served.precision,
+            "device": task.device,
+            "token_budget": task.token_budget,
+        }
+        contestants: list[Contestant] = []
+        for kind, python in pythons.items():
+            task.report(f"loading {kind} …")
+            if kind == "infinity":
+                server = infinity_server(task.checkpoint, task.device, python, task.texts)
+                contestants.append(stack.enter_context(server))
+            else:
+                contestants.append(stack.enter_context(library(kind, shared, python, file)))
+        yield contestants
+
+
+def _grow(task: _Task, ours: Ours) -> None:
+    by_count, by_words = measure_growth(ours.place, task.served.pooling_method, task.report)
+    task.report(f"picture: {draw_growth(by_count, by_words, task.options.out / 'growth.png')}")
+    task.results_to(json.dumps({"machine": machine(), **to_json(by_count, by_words)}))
 
 
 def _checkpoint(options: BenchOptions) -> str:
@@ -146,7 +183,7 @@ def _checkpoint(options: BenchOptions) -> str:
 
 
 @contextmanager
-def _served(options: BenchOptions, checkpoint: str, report: Callable[[str], None]) -> Iterator[Place]:
+def _place(options: BenchOptions, checkpoint: str, report: Callable[[str], None]) -> Iterator[Place]:
     """Yield where the checkpoint is served: at the URL that was given, or by a server that ends afterwards."""
     if options.url is not None:
         if options.model is None:
@@ -170,23 +207,22 @@ def _served(options: BenchOptions, checkpoint: str, report: Callable[[str], None
         yield Place(models[0].name, url, serve.http_url, server.process.pid)
 
 
-def _soaked(
-    ours: Ours, options: BenchOptions, texts: list[str], hidden_size: int | None, report: Callable[[str], None]
-) -> dict[str, Any]:
-    if options.soak is None or ours.place.server_pid is None or hidden_size is None:
+def _soak(task: _Task, ours: Ours) -> None:
+    count, pid, hidden_size = task.options.soak, ours.place.server_pid, task.served.hidden_size
+    if count is None or pid is None or hidden_size is None:
         raise ToolError("--soak watches a server that it starts itself, for a checkpoint at hand; leave --url away")
-    lengths = _token_counts(ours.place, texts)
-    report(f"{options.soak} texts in one call …")
-    samples = soak(ours, options.soak, lengths, ours.place.server_pid, hidden_size)
+    lengths = _token_counts(ours.place, task.texts)
+    task.report(f"{count} texts in one call …")
+    samples = soak(ours, count, lengths, pid, hidden_size)
     found = summary(samples, settled=_SETTLED_TEXTS)
     server_mb, client_mb = ("{:.0f} to {:.0f} MB".format(*found[key]) for key in ("server_mb", "client_mb"))
-    report(
+    task.report(
         f"{found['texts']} texts in {found['seconds']:.0f} s: {found['tokens_per_s_first_third']:.0f} tokens/s in the "
         f"first third, {found['tokens_per_s_last_third']:.0f} in the last; once {_SETTLED_TEXTS} texts were done, the "
         f"server held {server_mb}, the client {client_mb} beside the result"
     )
-    report(f"picture: {draw_soak(samples, options.out / 'soak.png')}")
-    return found
+    task.report(f"picture: {draw_soak(samples, task.options.out / 'soak.png')}")
+    task.results_to(json.dumps({"machine": machine(), **found}))
 
 
 def _token_counts(place: Place, texts: list[str]) -> NDArray[np.int32]:
