@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_precision", "load_encoder", "share_cores"]
 
-_MOST_KERNEL_TOKENS = 4_096
-"""Longer batches take so long that building their kernels goes unnoticed."""
+_MOST_KERNEL_TOKENS = 1_024
+"""Batches longer than this take so long by themselves that their kernels can be built when they first come."""
 
 _LOG = logging.getLogger(__name__)
 

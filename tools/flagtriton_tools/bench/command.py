@@ -208,18 +208,18 @@ def _place(options: BenchOptions, checkpoint: str, report: Callable[[str], None]
 
 
 def _soak(task: _Task, ours: Ours) -> None:
-    count, pid, hidden_size = task.options.soak, ours.place.server_pid, task.served.hidden_size
-    if count is None or pid is None or hidden_size is None:
-        raise ToolError("--soak watches a server that it starts itself, for a checkpoint at hand; leave --url away")
+    count, pid = task.options.soak, ours.place.server_pid
+    if count is None or pid is None:
+        raise ToolError("--soak watches a server that it starts itself; leave --url away")
     lengths = _token_counts(ours.place, task.texts)
     task.report(f"{count} texts in one call …")
-    samples = soak(ours, count, lengths, pid, hidden_size)
+    samples = soak(ours, count, lengths, pid)
     found = summary(samples, settled=_SETTLED_TEXTS)
     server_mb, client_mb = ("{:.0f} to {:.0f} MB".format(*found[key]) for key in ("server_mb", "client_mb"))
     task.report(
         f"{found['texts']} texts in {found['seconds']:.0f} s: {found['tokens_per_s_first_third']:.0f} tokens/s in the "
         f"first third, {found['tokens_per_s_last_third']:.0f} in the last; once {_SETTLED_TEXTS} texts were done, the "
-        f"server held {server_mb}, the client {client_mb} beside the result"
+        f"server held {server_mb}, the client {client_mb}, the result included"
     )
     task.report(f"picture: {draw_soak(samples, task.options.out / 'soak.png')}")
     task.results_to(json.dumps({"machine": machine(), **found}))

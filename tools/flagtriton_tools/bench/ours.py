@@ -11,6 +11,7 @@ from itertools import cycle, islice
 import urllib3
 
 from flagtriton import FlagModel
+from flagtriton.types import EmbeddingOutput
 from flagtriton_tools.bench.callers import fan_out
 from flagtriton_tools.bench.memory import tree_peaks_mb
 
@@ -63,9 +64,9 @@ class Ours:
     def peak_mb(self) -> dict[str, float]:
         return {} if self.place.server_pid is None else tree_peaks_mb(self.place.server_pid)
 
-    def repeat(self, count: int) -> None:
-        """Embed the texts again and again, so many in one call."""
-        self._model.encode(list(islice(cycle(self._texts), count)))
+    def repeat(self, count: int) -> EmbeddingOutput:
+        """Embed the texts again and again, so many in one call; return the vectors."""
+        return self._model.encode(list(islice(cycle(self._texts), count)))
 
     def answered(self) -> int:
         """Return how many texts the deployment has answered since it was loaded."""

@@ -64,6 +64,7 @@ def draw(results: Sequence[Result], count: int, picture: Path) -> Path:
         names[::-1], rates[::-1], color=["#4c72b0" if name == names[0] else "#bbbbbb" for name in names[::-1]]
     )
     left.bar_label(bars, fmt="%.0f", padding=3)
+    left.margins(x=0.15)  # room for the numbers
     left.set_xlabel("texts a second, in bulk")
     for result in results:
         if not result.latencies:
@@ -72,8 +73,17 @@ def draw(results: Sequence[Result], count: int, picture: Path) -> Path:
         (line,) = right.plot(rates, [at.p50_ms for at in result.latencies], "o-", label=f"{result.name}, p50")
         right.plot(rates, [at.p99_ms for at in result.latencies], "o--", color=line.get_color(), label="p99")
         for at in result.latencies:
-            right.annotate(str(at.callers), (at.texts_per_s, at.p50_ms), fontsize=8)
-    right.set(xlabel="texts a second, one text a call", ylabel="ms a call", yscale="log", title="numbers: callers")
+            right.annotate(
+                str(at.callers), (at.texts_per_s, at.p50_ms), xytext=(6, -10), textcoords="offset points", fontsize=8
+            )
+    right.set(
+        xlabel="texts a second, one text a call",
+        ylabel="ms a call",
+        yscale="log",
+        title="the numbers are callers at once",
+    )
+    right.margins(x=0.1)
+    right.yaxis.set_major_formatter("{x:g}")
     if right.lines:
         right.legend(fontsize=8)
     picture.parent.mkdir(parents=True, exist_ok=True)

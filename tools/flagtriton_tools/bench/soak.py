@@ -21,8 +21,6 @@ from flagtriton_tools.bench.ours import Ours
 
 __all__ = ["Sample", "draw_soak", "soak", "summary"]
 
-_MB = 2**20
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -33,7 +31,7 @@ class Sample:
         done: texts answered.
         tokens: of those texts; the SDK sends long ones first, so that texts a second would only ever rise.
         server_mb: resident, of all the server's processes.
-        client_mb: resident, of this process without the part of the result that has arrived.
+        client_mb: resident, of this process; the result, 4 * D bytes a text, becomes part of it as it arrives.
     """
 
     seconds: float
@@ -43,9 +41,7 @@ class Sample:
     client_mb: float
 
 
-def soak(
-    ours: Ours, count: int, lengths: NDArray[np.int32], server_pid: int, hidden_size: int, every_s: float = 2.0
-) -> list[Sample]:
+def soak(ours: Ours, count: int, lengths: NDArray[np.int32], server_pid: int, every_s: float = 2.0) -> list[Sample]:
     """Embed so many texts in one call; return what was seen on the way, the end last.
 
     Args:
@@ -53,7 +49,6 @@ def soak(
         count: texts of the call.
         lengths: `[B]` tokens of each of the deployment's texts.
         server_pid: the server's process.
-        hidden_size: D; the result takes 4 * D bytes a text, which is no leak.
         every_s: seconds between samples.
     """
     samples: list[Sample] = []
@@ -61,20 +56,19 @@ def soak(
     start = time.perf_counter()
 
     def look(done: int) -> None:
-        result_mb = done * hidden_size * 4 / _MB
-        client_mb = held_mb(os.getpid(), children=False) - result_mb
+        client_mb = held_mb(os.getpid(), children=False)
         tokens = int(tokens_sent[done - 1]) if done else 0
         samples.append(Sample(time.perf_counter() - start, done, tokens, held_mb(server_pid), client_mb))
 
     before = ours.answered()
     with _every(every_s, lambda: look(ours.answered() - before)):
-        ours.repeat(count)
-    look(count)
+        result = ours.repeat(count)
+    look(len(result))  # while the result is still held
     return samples
 
 
 def summary(samples: Sequence[Sample], settled: int) -> dict[str, Any]:
-    """Return the pace of the first and last thirds, and how memory moved once `settled` texts were done."""
+    """Return the pace of the first and last thirds, and memory once `settled` texts were done: least and greatest."""
     after = [sample for sample in samples if sample.done >= settled] or list(samples[-1:])
     moving = [sample for sample in samples if sample.done > 0]  # without the wait for the first answer
     third = len(moving) // 3
@@ -102,7 +96,7 @@ def draw_soak(samples: Sequence[Sample], picture: Path) -> Path:
     upper.plot(done[1:], paces, color="#4c72b0")
     upper.set(ylabel="tokens a second", ylim=(0, None))
     lower.plot(done, [sample.server_mb for sample in samples], label="server, all processes")
-    lower.plot(done, [sample.client_mb for sample in samples], label="client, without the result")
+    lower.plot(done, [sample.client_mb for sample in samples], label="client, the result included")
     lower.set(xlabel="texts done", ylabel="MB resident", ylim=(0, None))
     lower.legend()
     picture.parent.mkdir(parents=True, exist_ok=True)
