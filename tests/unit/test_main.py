@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +243,12 @@ def test_an_errors_own_exit_code_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     monkeypatch.setattr(command_line, "entries", fails)
     assert main(["list", "--repository", str(tmp_path)]) == 4
+
+
+def test_the_command_starts_without_the_servers_packages() -> None:
+    missing = ("tokenizers", "torch", "transformers", "psutil", "urllib3")
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({missing}))"
+    code = f"{blocked}; from flagtriton_tools.main import main; sys.exit(main(['bench', '--texts', '32']))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "pip install 'flagtriton[bench]'" in run.stderr

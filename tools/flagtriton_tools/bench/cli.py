@@ -58,8 +58,10 @@ def bench_command(checkpoint: str | None, callers: str, **chosen: Any) -> None:
     flagtriton bench --soak 200000
     flagtriton bench --url grpc://gpu-box:8001 --model bge-m3 BAAI/bge-m3
     """
-    from flagtriton_tools.bench.command import BenchOptions, bench
-
+    try:
+        from flagtriton_tools.bench.command import BenchOptions, bench
+    except ImportError as error:
+        raise ToolError(f"flagtriton bench needs {error.name}: pip install 'flagtriton[bench]'") from error
     try:
         many = tuple(int(number) for number in callers.split(",") if number.strip())
     except ValueError:

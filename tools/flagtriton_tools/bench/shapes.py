@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from typing import TYPE_CHECKING, Any
 
 from flagtriton_tools.bench.workload import Workload, make_texts
+
+if TYPE_CHECKING:  # the command line lists the shapes where only the SDK is installed
+    from tokenizers import Tokenizer
 
 __all__ = ["SHAPES", "Shape", "make_checkpoint"]
 
@@ -88,6 +89,8 @@ def _pieces() -> list[str]:
 
 
 def _word_piece(vocab_size: int) -> tuple[Tokenizer, dict[str, int]]:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_pieces(), *(f"##{letter}" for letter in _LETTERS)]
     pieces += [f"##{first}{second}{third}" for first in _LETTERS for second in _LETTERS for third in "aeinorst"]
     vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
@@ -102,6 +105,8 @@ def _word_piece(vocab_size: int) -> tuple[Tokenizer, dict[str, int]]:
 
 
 def _unigram(vocab_size: int) -> tuple[Tokenizer, dict[str, int]]:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
     pieces: dict[str, float] = dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>"], 0.0)
     pieces.update((f"▁{piece}", -8.0) for piece in _pieces())
     pieces.update((first + second, -11.0) for first in _LETTERS for second in _LETTERS)
