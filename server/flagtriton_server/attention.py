@@ -8,8 +8,8 @@ shared) and d components a head.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -68,33 +68,26 @@ class PackedTexts:
 
     lengths: NDArray[np.int64]
     device: torch.device
-    _made: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def token_count(self) -> int:
         """N without what fills the batch up."""
         return int(self.lengths.sum())
 
-    @property
+    @cached_property
     def cumulated(self) -> Tensor:
         """`[S + 1]` int32, where each text begins, and N last."""
-        if "cumulated" not in self._made:
-            ends = np.concatenate(([0], np.cumsum(self.lengths))).astype(np.int32)
-            self._made["cumulated"] = torch.from_numpy(ends).to(self.device)
-        made: Tensor = self._made["cumulated"]
-        return made
+        ends = np.concatenate(([0], np.cumsum(self.lengths))).astype(np.int32)
+        return torch.from_numpy(ends).to(self.device)
 
-    @property
+    @cached_property
     def groups(self) -> list[_Group]:
         """Runs of texts that are padded to the same length."""
-        if "groups" not in self._made:
-            padded = attention_length(self.lengths)
-            changes = np.flatnonzero(np.diff(padded)) + 1
-            edges = pairwise([0, *changes.tolist(), len(padded)])
-            starts = np.cumsum(self.lengths) - self.lengths
-            self._made["groups"] = [self._group(starts[a:b], self.lengths[a:b], int(padded[a])) for a, b in edges]
-        made: list[_Group] = self._made["groups"]
-        return made
+        padded = attention_length(self.lengths)
+        changes = np.flatnonzero(np.diff(padded)) + 1
+        edges = pairwise([0, *changes.tolist(), len(padded)])
+        starts = np.cumsum(self.lengths) - self.lengths
+        return [self._group(starts[a:b], self.lengths[a:b], int(padded[a])) for a, b in edges]
 
     def _group(self, starts: NDArray[np.int64], lengths: NDArray[np.int64], padded: int) -> _Group:
         rows = len(lengths)

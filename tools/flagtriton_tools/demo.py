@@ -24,6 +24,7 @@ from flagtriton_tools.deployments import AddOptions, build
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.interrupts import exit_code_of, stopped_in_order
 from flagtriton_tools.launcher import running_server
+from flagtriton_tools.pictures import saved_axes
 from flagtriton_tools.repository import add_models
 from flagtriton_tools.serving import ServeOptions, free_ports
 
@@ -151,26 +152,19 @@ def _ranking(sentences: list[str], scores: NDArray[np.float32], top: int) -> Tab
 
 
 def _draw(similarity: NDArray[np.float32], file: Path) -> Path:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
     counts = [len(group) for group in _SENTENCES.values()]
     ends = np.cumsum(counts)
-    figure, axes = plt.subplots(figsize=(5.6, 4.8), layout="constrained")
-    image = axes.imshow(similarity, cmap="viridis", vmin=0, vmax=0.8)
-    axes.set_title(f"{_MODEL}: cosine similarity of {len(similarity)} sentences", fontsize=10)
     middles = ends - np.array(counts) / 2 - 0.5
-    axes.tick_params(length=0)
-    axes.set_xticks(middles, list(_SENTENCES), fontsize=9)
-    axes.set_yticks(middles, list(_SENTENCES), fontsize=9)
-    for end in ends[:-1]:
-        axes.axhline(end - 0.5, color="white", linewidth=1)
-        axes.axvline(end - 0.5, color="white", linewidth=1)
-    figure.colorbar(image, ax=axes, label="cosine similarity", extend="max")
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
+    with saved_axes(file, size=(5.6, 4.8), dpi=150) as axes:
+        image = axes.imshow(similarity, cmap="viridis", vmin=0, vmax=0.8)
+        axes.set_title(f"{_MODEL}: cosine similarity of {len(similarity)} sentences", fontsize=10)
+        axes.tick_params(length=0)
+        axes.set_xticks(middles, list(_SENTENCES), fontsize=9)
+        axes.set_yticks(middles, list(_SENTENCES), fontsize=9)
+        for end in ends[:-1]:
+            axes.axhline(end - 0.5, color="white", linewidth=1)
+            axes.axvline(end - 0.5, color="white", linewidth=1)
+        axes.figure.colorbar(image, ax=axes, label="cosine similarity", extend="max")
     return file
 
 

@@ -98,6 +98,7 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
     most = facts.max_length
     if options.max_length is not None and most is not None and options.max_length > most:
         raise ToolError(f"--max-length is {options.max_length}, but {facts.source} has positions for {most} tokens")
+    trust_remote_code = _remote_code(facts, options)
     return Deployment(
         task=task,
         model_class=model_class,
@@ -106,10 +107,10 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
         max_length=options.max_length or most or DEFAULT_MAX_LENGTH,
         precision=options.precision,
         device=str(Device.parse(options.device, options.instances)),
-        attention=attention_path(facts.model_type, _remote_code(facts, options)) if facts.model_type else None,
+        attention=attention_path(facts.model_type, trust_remote_code) if facts.model_type else None,
         hidden_size=facts.hidden_size,
         revision=options.revision,
-        trust_remote_code=_remote_code(facts, options),
+        trust_remote_code=trust_remote_code,
         query_instruction=options.query_instruction,
         query_instruction_format=_format("query", options.query_instruction_format, facts.query_instruction_format),
         passage_instruction=options.passage_instruction,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import urllib3
 
-from flagtriton_tools.bench.callers import fan_out
+from flagtriton_tools.bench.callers import fan_out, seconds_of
 from flagtriton_tools.bench.memory import tree_peaks_mb
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.serving import free_ports
@@ -141,7 +141,7 @@ class InfinityServer:
         return fan_out(self.encode, [self._texts[a:b] for a, b in edges], _INFINITY_CALLERS)[0]
 
     def query(self, text: str, repeats: int) -> list[float]:
-        return [_seconds([text], self.encode) for _ in range(repeats)]
+        return [seconds_of(self.encode, [text]) for _ in range(repeats)]
 
     def callers(self, count: int) -> tuple[float, list[float]]:
         return fan_out(lambda text: self.encode([text]), self._texts, count)
@@ -203,9 +203,3 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
         except urllib3.exceptions.HTTPError:
             time.sleep(0.2)
     raise ToolError(f"infinity was not ready within {_INFINITY_READY_S:.0f} s")
-
-
-def _seconds(texts: Sequence[str], encode: Any) -> float:  # noqa: ANN401 - any encoder
-    start = time.perf_counter()
-    encode(texts)
-    return time.perf_counter() - start

@@ -11,6 +11,7 @@ from typing import Any
 
 from flagtriton_tools.bench.ours import Ours, Place
 from flagtriton_tools.bench.workload import Workload, make_texts
+from flagtriton_tools.pictures import saved_axes
 
 __all__ = ["Point", "draw_growth", "measure_growth", "to_json"]
 
@@ -44,19 +45,11 @@ def measure_growth(place: Place, pooling_method: str, report: Callable[[str], No
 
 def draw_growth(by_count: list[Point], by_words: list[Point], picture: Path) -> Path:
     """Write a picture of both, on logarithmic axes with a line of proportional growth; return its path."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    _curve(left, [(point.texts, point.seconds) for point in by_count])
-    left.set(xlabel="texts in one call (42 words in the median)", ylabel="seconds")
-    _curve(right, [(point.words, point.seconds) for point in by_words])
-    right.set(xlabel=f"words of each text ({_TEXTS_OF_A_LENGTH} texts in one call)", ylabel="seconds")
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=120)
-    pyplot.close(figure)
+    with saved_axes(picture, size=(11, 4), columns=2) as (left, right):
+        _curve(left, [(point.texts, point.seconds) for point in by_count])
+        left.set(xlabel="texts in one call (42 words in the median)", ylabel="seconds")
+        _curve(right, [(point.words, point.seconds) for point in by_words])
+        right.set(xlabel=f"words of each text ({_TEXTS_OF_A_LENGTH} texts in one call)", ylabel="seconds")
     return picture
 
 

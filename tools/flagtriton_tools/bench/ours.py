@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -12,7 +11,7 @@ import urllib3
 
 from flagtriton import FlagModel
 from flagtriton.types import EmbeddingOutput
-from flagtriton_tools.bench.callers import fan_out
+from flagtriton_tools.bench.callers import fan_out, seconds_of
 from flagtriton_tools.bench.memory import tree_peaks_mb
 
 __all__ = ["Ours", "Place"]
@@ -53,10 +52,10 @@ class Ours:
         self._model.encode(self._texts[:256])
 
     def bulk(self) -> float:
-        return self._timed(self._texts)
+        return seconds_of(self._model.encode, self._texts)
 
     def query(self, text: str, repeats: int) -> list[float]:
-        return [self._timed([text]) for _ in range(repeats)]
+        return [seconds_of(self._model.encode, [text]) for _ in range(repeats)]
 
     def callers(self, count: int) -> tuple[float, list[float]]:
         return fan_out(lambda text: self._model.encode([text]), self._texts, count)
@@ -72,8 +71,3 @@ class Ours:
         """Return how many texts the deployment has answered since it was loaded."""
         reply = urllib3.request("GET", f"{self.place.http_url}/v2/models/{self.place.model}/stats")
         return int(reply.json()["model_stats"][0]["inference_count"])
-
-    def _timed(self, texts: list[str]) -> float:
-        start = time.perf_counter()
-        self._model.encode(texts)
-        return time.perf_counter() - start

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from rich.table import Table
 
 from flagtriton_tools.bench.measure import Result, compare
+from flagtriton_tools.pictures import saved_axes
 
 __all__ = ["draw", "json_line", "machine", "tables"]
 
@@ -33,7 +35,7 @@ def tables(results: Sequence[Result], count: int, tokens: int) -> list[Table]:
         rate = result.texts_per_s(count)
         times, least, most = compare(results[0].bulk_s, result.bulk_s)
         ratio = "" if result is results[0] else f"{times:.2f}x ({least:.2f} to {most:.2f})"
-        query = sorted(result.query_ms)[len(result.query_ms) // 2]
+        query = statistics.median(result.query_ms)
         bulk.add_row(result.name, f"{rate:.0f}", f"{rate * tokens / count:.0f}", ratio, f"{query:.1f} ms")
     made = [bulk]
     if any(result.latencies for result in results):
@@ -52,43 +54,34 @@ def tables(results: Sequence[Result], count: int, tokens: int) -> list[Table]:
 
 def draw(results: Sequence[Result], count: int, picture: Path) -> Path:
     """Write a picture of rates and latencies; return its path."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    names = [result.name for result in results]
-    rates = [result.texts_per_s(count) for result in results]
-    bars = left.barh(
-        names[::-1], rates[::-1], color=["#4c72b0" if name == names[0] else "#bbbbbb" for name in names[::-1]]
-    )
-    left.bar_label(bars, fmt="%.0f", padding=3)
-    left.margins(x=0.15)  # room for the numbers
-    left.set_xlabel("texts a second, in bulk")
-    for result in results:
-        if not result.latencies:
-            continue
-        rates = [at.texts_per_s for at in result.latencies]
-        (line,) = right.plot(rates, [at.p50_ms for at in result.latencies], "o-", label=f"{result.name}, p50")
-        right.plot(rates, [at.p99_ms for at in result.latencies], "o--", color=line.get_color(), label="p99")
-        for at in result.latencies:
-            right.annotate(
-                str(at.callers), (at.texts_per_s, at.p50_ms), xytext=(6, -10), textcoords="offset points", fontsize=8
-            )
-    right.set(
-        xlabel="texts a second, one text a call",
-        ylabel="ms a call",
-        yscale="log",
-        title="the numbers are callers at once",
-    )
-    right.margins(x=0.1)
-    right.yaxis.set_major_formatter("{x:g}")
-    if right.lines:
-        right.legend(fontsize=8)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=120)
-    pyplot.close(figure)
+    with saved_axes(picture, size=(11, 4), columns=2) as (left, right):
+        names = [result.name for result in results]
+        rates = [result.texts_per_s(count) for result in results]
+        bars = left.barh(
+            names[::-1], rates[::-1], color=["#4c72b0" if name == names[0] else "#bbbbbb" for name in names[::-1]]
+        )
+        left.bar_label(bars, fmt="%.0f", padding=3)
+        left.margins(x=0.15)  # room for the numbers
+        left.set_xlabel("texts a second, in bulk")
+        for result in results:
+            if not result.latencies:
+                continue
+            rates = [at.texts_per_s for at in result.latencies]
+            (line,) = right.plot(rates, [at.p50_ms for at in result.latencies], "o-", label=f"{result.name}, p50")
+            right.plot(rates, [at.p99_ms for at in result.latencies], "o--", color=line.get_color(), label="p99")
+            for at in result.latencies:
+                place = (at.texts_per_s, at.p50_ms)
+                right.annotate(str(at.callers), place, xytext=(6, -10), textcoords="offset points", fontsize=8)
+        right.set(
+            xlabel="texts a second, one text a call",
+            ylabel="ms a call",
+            yscale="log",
+            title="the numbers are callers at once",
+        )
+        right.margins(x=0.1)
+        right.yaxis.set_major_formatter("{x:g}")
+        if right.lines:
+            right.legend(fontsize=8)
     return picture
 
 

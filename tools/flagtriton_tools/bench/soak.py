@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from flagtriton_tools.bench.memory import held_mb
 from flagtriton_tools.bench.ours import Ours
+from flagtriton_tools.pictures import saved_axes
 
 __all__ = ["Sample", "draw_soak", "soak", "summary"]
 
@@ -85,23 +86,15 @@ def summary(samples: Sequence[Sample], settled: int) -> dict[str, Any]:
 
 def draw_soak(samples: Sequence[Sample], picture: Path) -> Path:
     """Write a picture of pace and memory over the call; return its path."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(8, 6), sharex=True, layout="constrained")
-    done = [sample.done for sample in samples]
-    paces = [_pace(a, b) for a, b in pairwise(samples)]
-    upper.plot(done[1:], paces, color="#4c72b0")
-    upper.set(ylabel="tokens a second", ylim=(0, None))
-    lower.plot(done, [sample.server_mb for sample in samples], label="server, all processes")
-    lower.plot(done, [sample.client_mb for sample in samples], label="client, the result included")
-    lower.set(xlabel="texts done", ylabel="MB resident", ylim=(0, None))
-    lower.legend()
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(picture, dpi=120)
-    pyplot.close(figure)
+    with saved_axes(picture, size=(8, 6), rows=2, sharex=True) as (upper, lower):
+        done = [sample.done for sample in samples]
+        paces = [_pace(a, b) for a, b in pairwise(samples)]
+        upper.plot(done[1:], paces, color="#4c72b0")
+        upper.set(ylabel="tokens a second", ylim=(0, None))
+        lower.plot(done, [sample.server_mb for sample in samples], label="server, all processes")
+        lower.plot(done, [sample.client_mb for sample in samples], label="client, the result included")
+        lower.set(xlabel="texts done", ylabel="MB resident", ylim=(0, None))
+        lower.legend()
     return picture
 
 
