@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 
-__all__ = ["TEXTS", "cuts_left", "make_bert", "make_xlm_roberta"]
+__all__ = ["TEXTS", "cuts_left", "make_bert", "make_m3", "make_xlm_roberta"]
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -86,6 +87,22 @@ def make_xlm_roberta(folder: Path) -> Path:
         eos_token_id=2,
     )
     return _save(XLMRobertaModel(config), folder)
+
+
+def make_m3(folder: Path, backbone: Callable[[Path], Path] | None = None, *, colbert_dim: int = 32) -> Path:
+    """Write a BGE-M3 checkpoint: `backbone` (XLM-RoBERTa unless told otherwise) and two random heads."""
+    import torch
+
+    (backbone or make_xlm_roberta)(folder)
+    width = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
+    generator = torch.Generator().manual_seed(_SEED)
+    for name, rows in {"sparse_linear": 1, "colbert_linear": colbert_dim}.items():
+        head = {
+            "weight": torch.randn(rows, width, generator=generator) * 0.2,
+            "bias": torch.randn(rows, generator=generator) * 0.1,
+        }
+        torch.save(head, folder / f"{name}.pt")
+    return folder
 
 
 def cuts_left(checkpoint: Path, folder: Path) -> Path:

@@ -16,7 +16,8 @@ from flagtriton.checks import device_names, refuse_mismatch, served_devices, war
 from flagtriton.connection import ConnectionSettings
 from flagtriton.errors import DeploymentMismatchError
 from flagtriton.instructions import apply_instruction
-from flagtriton.protocol import DEFAULT_MAX_LENGTH, DENSE_VECS, EmbedOptions
+from flagtriton.options import EmbedOptions
+from flagtriton.protocol import DEFAULT_MAX_LENGTH, DENSE_VECS
 from flagtriton.served import ServedModel
 from flagtriton.texts import as_text_list, check_encodable
 from flagtriton.types import DeviceSpec, EmbeddingOutput

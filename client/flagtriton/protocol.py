@@ -1,34 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract between SDK, server and repository: tensors, deployment parameters, request options.
+"""The contract between SDK, server and repository: tensors, and a deployment's parameters; `options` has a request's.
 
-All three import this one module. It knows nothing of torch, tritonclient or Triton's Python backend.
+All three import these two modules, which know nothing of torch, tritonclient or Triton's Python backend.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 __all__ = [
+    "COLBERT_LENGTHS",
+    "COLBERT_SCORE",
+    "COLBERT_SPARSE_DENSE_SCORE",
+    "COLBERT_VECS",
     "DEFAULT_MAX_LENGTH",
+    "DENSE_SCORE",
     "DENSE_VECS",
     "HIDDEN_STATES",
     "INPUT_IDS",
+    "PASSAGE",
+    "PASSAGE_IDS",
+    "PASSAGE_ROWS",
+    "PASSAGE_STATES",
     "PAST_END",
+    "QUERY",
+    "QUERY_IDS",
+    "QUERY_ROWS",
+    "QUERY_STATES",
+    "SPARSE_DENSE_SCORE",
+    "SPARSE_IDS",
+    "SPARSE_SCORE",
+    "SPARSE_WEIGHTS",
     "TEXT",
+    "TOKEN",
     "TOKEN_COUNT",
+    "TOKEN_ID",
     "Deployment",
-    "EmbedOptions",
-    "OptionError",
-    "OptionValue",
     "Tensor",
+    "score_model_name",
 ]
-
-OptionValue: TypeAlias = str | int | bool
-"""What a Triton request parameter can hold."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +69,47 @@ steps' own affair: all its tokens, or the one that pooling reads.
 DENSE_VECS = Tensor("dense_vecs", "FP32", (-1,))
 """`[B, D]` embeddings; unit vectors unless `normalize` is false."""
 
+SPARSE_IDS = Tensor("sparse_ids", "INT32", (-1,))
+"""`[B, S]` token ids that bear weight, each text's in the order of their first occurrence, `PAST_END` behind them."""
+
+SPARSE_WEIGHTS = Tensor("sparse_weights", "FP32", (-1,))
+"""`[B, S]` weights (> 0) of `sparse_ids`, 0 behind a text's last."""
+
+COLBERT_VECS = Tensor("colbert_vecs", "FP32", (-1, -1))
+"""`[B, T - 1, C]` a vector for every token but the first; zeros behind a text's last. FP16 where deployed so."""
+
+COLBERT_LENGTHS = Tensor("colbert_lengths", "INT32", (1,))
+"""How many vectors of `colbert_vecs` are a text's own."""
+
+QUERY = Tensor("query", "BYTES", (1,))
+PASSAGE = Tensor("passage", "BYTES", (1,))
+"""The two texts of a pair, UTF-8."""
+
+QUERY_IDS = Tensor("query_ids", "INT32", (-1,))
+PASSAGE_IDS = Tensor("passage_ids", "INT32", (-1,))
+"""`[P, T]` token ids as in `input_ids`. A text that came in an earlier row of its request has none here."""
+
+QUERY_ROWS = Tensor("query_rows", "INT32", (1,))
+PASSAGE_ROWS = Tensor("passage_rows", "INT32", (1,))
+"""Which row of the request has the tokens of this row's text: its own, or that of its first occurrence."""
+
+QUERY_STATES = Tensor("query_states", "UINT8", (-1, -1))
+PASSAGE_STATES = Tensor("passage_states", "UINT8", (-1, -1))
+"""`hidden_states` of each side."""
+
+DENSE_SCORE = Tensor("dense", "FP32", (1,))
+SPARSE_SCORE = Tensor("sparse", "FP32", (1,))
+COLBERT_SCORE = Tensor("colbert", "FP32", (1,))
+SPARSE_DENSE_SCORE = Tensor("sparse_dense", "FP32", (1,))
+COLBERT_SPARSE_DENSE_SCORE = Tensor("colbert_sparse_dense", "FP32", (1,))
+"""BGE-M3's scores of a pair; the last two are weighted means."""
+
+TOKEN_ID = Tensor("token_id", "INT32", (1,))
+TOKEN = Tensor("token", "BYTES", (1,))
+"""A token id, and the text it decodes to by itself, UTF-8."""
+
 PAST_END = -1
 DEFAULT_MAX_LENGTH = 512
-
-# What Triton itself puts among, or reserves in, a request's parameters.
-_TRITONS_PREFIXES = ("sequence_", "triton_")
-_TRITONS_NAMES = frozenset({"binary_data_output", "headers", "id", "priority", "timeout"})
-
-
-Check: TypeAlias = Callable[[str, object], None]
-"""Takes an option's name and the value that came; raises `OptionError` where it is not allowed."""
-
-
-class OptionError(ValueError):
-    """A request option is unknown, or its value is not allowed."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +127,8 @@ class Deployment:
         attention: `packed` where texts go through the model end to end, `padded` where they are filled up to the
             longest beside them; None where the checkpoint was not at hand when it was added.
         hidden_size: D; None where the checkpoint was not at hand when it was added.
+        colbert_dim: C, components of a ColBERT vector, of `encoder-only-m3`.
+        colbert_dtype: `fp32` or `fp16`, in which ColBERT vectors travel.
         query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
     """
 
@@ -102,6 +141,8 @@ class Deployment:
     device: str
     attention: str | None = None
     hidden_size: int | None = None
+    colbert_dim: int | None = None
+    colbert_dtype: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
     query_instruction: str | None = None
@@ -110,90 +151,6 @@ class Deployment:
     passage_instruction_format: str = "{}{}"
 
 
-@dataclass(frozen=True)
-class EmbedOptions:
-    """The options of one embedding request, which travel as Triton request parameters.
-
-    Attributes:
-        max_length: tokens of a text that are encoded, special tokens included; None is the deployment's own.
-        input_type: `query` or `passage` puts the deployment's instruction for it before every text.
-        instruction: replaces the deployment's instruction; needs an `input_type`, whose format it is put into.
-        normalize: L2-normalise the vectors.
-        truncate_dim: keep the first so many components, before normalising.
-        truncate: `END` cuts longer texts behind `max_length` tokens, `NONE` refuses them.
-    """
-
-    max_length: int | None = None
-    input_type: str | None = None
-    instruction: str | None = None
-    normalize: bool = True
-    truncate_dim: int | None = None
-    truncate: str = "END"
-
-    def to_parameters(self) -> dict[str, OptionValue]:
-        """Return the options that differ from their defaults, by name."""
-        fields = dataclasses.fields(self)
-        return {f.name: value for f in fields if (value := getattr(self, f.name)) != f.default}
-
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any], *, min_length: int, max_length: int) -> EmbedOptions:
-        """Return the options of a request.
-
-        Args:
-            parameters: the request's parameters, as Triton hands them over.
-            min_length: the least `max_length` allowed: the tokenizer's special tokens, or 1.
-            max_length: the greatest allowed: the deployment's.
-
-        Raises:
-            OptionError: names the option, what came, and what is allowed.
-        """
-        checks: dict[str, Check] = {
-            "max_length": _whole_number(min_length, max_length, "tokens, this deployment's limits"),
-            "input_type": _one_of("query", "passage"),
-            "instruction": _text,
-            "normalize": _true_or_false,
-            "truncate_dim": _whole_number(1, None, "components"),
-            "truncate": _one_of("END", "NONE"),
-        }
-        given = {name: value for name, value in parameters.items() if not _is_tritons(name)}
-        for name, value in given.items():
-            if name not in checks:
-                raise OptionError(f"unknown option {name!r}; this model has {', '.join(sorted(checks))}")
-            checks[name](name, value)
-        options = cls(**given)
-        if options.instruction is not None and options.input_type is None:
-            raise OptionError("option 'instruction' came without 'input_type'; send 'query' or 'passage' with it")
-        return options
-
-
-def _is_tritons(name: str) -> bool:
-    return name in _TRITONS_NAMES or name.startswith(_TRITONS_PREFIXES)
-
-
-def _whole_number(least: int, most: int | None, unit: str) -> Check:
-    allowed = f"from {least} to {most}" if most is not None else f"of at least {least}"
-    limit = math.inf if most is None else most
-
-    def check(name: str, value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= limit:
-            raise OptionError(f"option {name!r} is {value!r}; expected a whole number {allowed} ({unit})")
-
-    return check
-
-
-def _one_of(*choices: str) -> Check:
-    def check(name: str, value: object) -> None:
-        if value not in choices:
-            raise OptionError(f"option {name!r} is {value!r}; expected one of {', '.join(map(repr, choices))}")
-
-    return check
-
-
-def _true_or_false(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise OptionError(f"option {name!r} is {value!r}; expected true or false, as a boolean")
-
-
-def _text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise OptionError(f"option {name!r} is {value!r}; expected a string")
+def score_model_name(name: str) -> str:
+    """Return what the ensemble is called that scores pairs for the deployment `name`."""
+    return f"{name}_score"

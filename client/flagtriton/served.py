@@ -21,8 +21,9 @@ from flagtriton.errors import (
     ModelNotServedError,
     ServerUnavailableError,
 )
+from flagtriton.options import EmbedOptions, OptionValue
 from flagtriton.parameters import ParameterError, read_parameters
-from flagtriton.protocol import TEXT, Deployment, EmbedOptions, OptionValue, Tensor
+from flagtriton.protocol import TEXT, Deployment, Tensor
 from flagtriton.texts import text_size, text_tensor
 from flagtriton.transport import RetryPolicy, Transport
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, EmbedOptions, Tensor
+from flagtriton.options import EmbedOptions
+from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, Tensor
 from flagtriton_server import triton_io
 from flagtriton_server.encoding import check_token_ids, encode, encode_pooled
 from flagtriton_server.hidden_states import to_bytes
-from flagtriton_server.loading import load_encoder, share_cores
+from flagtriton_server.loading import instance_device, load_encoder, share_cores
 from flagtriton_server.memory import keep_freed_memory
 from flagtriton_server.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
 from flagtriton_server.settings import EncoderSettings, instance_count, read_settings
@@ -26,7 +26,7 @@ __all__ = ["TritonPythonModel"]
 @dataclass(frozen=True)
 class _EncodeRequest:
     input_ids: NDArray[np.int32]  # [B, T]
-    options: EmbedOptions
+    options: EmbedOptions  # the defaults where another step pools, which then reads them
 
 
 class TritonPythonModel:
@@ -41,8 +41,7 @@ class TritonPythonModel:
         keep_freed_memory()
         self._settings = read_settings(EncoderSettings, args["model_config"])
         self._pool = _reduction(self._settings)
-        gpu = args["model_instance_kind"] == "GPU"
-        device = torch.device("cuda", int(args["model_instance_device_id"])) if gpu else torch.device("cpu")
+        device = instance_device(args)
         threads = share_cores(instance_count(args["model_config"]))
         self._encoder = load_encoder(self._settings, device)
         triton_io.log_info(
@@ -58,7 +57,8 @@ class TritonPythonModel:
     def _read(self, request: PbRequest) -> _EncodeRequest:
         input_ids = triton_io.array(request, INPUT_IDS)
         check_token_ids(input_ids, self._encoder.vocab_size, self._settings.max_length)
-        return _EncodeRequest(input_ids, triton_io.embed_options(request))
+        pools = self._settings.pooling_method is not None
+        return _EncodeRequest(input_ids, triton_io.embed_options(request) if pools else EmbedOptions())
 
     def _run(self, work: list[_EncodeRequest]) -> list[dict[Tensor, NDArray[Any]]]:
         requests, budget = [item.input_ids for item in work], self._settings.token_budget

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from flagtriton_server.settings import EncoderSettings, attention_path
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["choose_precision", "load_encoder", "share_cores"]
+__all__ = ["choose_precision", "encoder_precision", "instance_device", "load_encoder", "share_cores"]
 
 _MOST_KERNEL_TOKENS = 1_024
 """Batches longer than this take so long by themselves that their kernels can be built when they first come."""
@@ -46,6 +46,17 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         raise ValueError(f"precision is {name!r}; expected auto, {', '.join(dtypes)}")
     computed = torch.float32 if name == "fp16" and device.type == "cpu" else dtypes[name]
     return Precision(name, dtypes[name], computed)
+
+
+def encoder_precision(precision: str, device: str) -> Precision:
+    """Return the precision of an encoder that runs elsewhere: on `cpu`, or on a `gpu`."""
+    return choose_precision(precision, torch.device("cuda" if device == "gpu" else "cpu"))
+
+
+def instance_device(args: Mapping[str, str]) -> torch.device:
+    """Return where this instance computes, by what Triton hands to `initialize`."""
+    on_gpu = args["model_instance_kind"] == "GPU"
+    return torch.device("cuda", int(args["model_instance_device_id"])) if on_gpu else torch.device("cpu")
 
 
 @torch.inference_mode()

@@ -6,7 +6,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["attention_length", "packed_length", "packed_lengths", "plan_micro_batches", "token_indices"]
+from flagtriton.protocol import PAST_END
+
+__all__ = ["attention_length", "packed_length", "packed_lengths", "plan_micro_batches", "token_counts", "token_indices"]
 
 
 def plan_micro_batches(
@@ -53,6 +55,12 @@ def token_indices(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDAr
     """
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+
+
+def token_counts(input_ids: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return `[B]` tokens of each row of `input_ids`, `[B, T]`."""
+    counts: NDArray[np.int64] = (input_ids != PAST_END).sum(axis=1)
+    return counts
 
 
 def packed_length(tokens: int) -> int:

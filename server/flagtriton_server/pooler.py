@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, PAST_END, EmbedOptions, Tensor
+from flagtriton.options import EmbedOptions
+from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, Tensor
 from flagtriton_server import triton_io
 from flagtriton_server.hidden_states import from_bytes
-from flagtriton_server.loading import choose_precision
+from flagtriton_server.loading import encoder_precision
+from flagtriton_server.packing import token_counts
 from flagtriton_server.pooling import pooling_named, to_embedding
-from flagtriton_server.settings import PoolerSettings, read_settings, rows_needed
+from flagtriton_server.settings import PoolerSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
@@ -38,9 +40,8 @@ class TritonPythonModel:
         """
         settings = read_settings(PoolerSettings, args["model_config"])
         self._pool = pooling_named(settings.pooling_method)
-        self._one_row = rows_needed(settings.pooling_method) != "all"
-        encoder_device = torch.device("cuda" if settings.device == "gpu" else "cpu")
-        self._dtype = choose_precision(settings.precision, encoder_device).computed
+        self._one_row = settings.rows != "all"
+        self._dtype = encoder_precision(settings.precision, settings.device).computed
         torch.set_num_threads(1)  # a few sums: threads would only take the encoder's cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
@@ -48,7 +49,7 @@ class TritonPythonModel:
         return triton_io.respond(requests, self._read, self._run)
 
     def _read(self, request: PbRequest) -> _PoolRequest:
-        lengths = (triton_io.array(request, INPUT_IDS) != PAST_END).sum(axis=1)
+        lengths = token_counts(triton_io.array(request, INPUT_IDS))
         if self._one_row:
             lengths = np.ones_like(lengths)  # a text without tokens has its row, too, of zeros
         states = from_bytes(triton_io.array(request, HIDDEN_STATES), lengths, self._dtype)

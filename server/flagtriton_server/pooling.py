@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from flagtriton.protocol import EmbedOptions
+from flagtriton.options import EmbedOptions
 
 __all__ = [
     "POOLING_METHODS",
     "ROW_CHOICES",
     "Pooling",
     "cls_pool",
+    "finished",
     "last_token_pool",
     "mean_pool",
     "pooling_named",
@@ -49,19 +50,21 @@ def mean_pool(states: Tensor, lengths: Tensor) -> Tensor:
     return sums.index_add_(0, texts, states.float()) / lengths.clamp(min=1).unsqueeze(-1)
 
 
-def to_embedding(vectors: Tensor, options: EmbedOptions) -> NDArray[np.float32]:
-    """Return pooled vectors as a request wants them, in float32.
+def finished(vectors: Tensor, options: EmbedOptions) -> Tensor:
+    """Return vectors as a request wants them, `[B, D']` float32, where they are.
 
     Args:
         vectors: `[B, D]`.
         options: `truncate_dim` keeps the first so many components (None, or D and more, keeps all); `normalize` then
             divides by the L2 norm, but by no less than 1e-12.
-
-    Returns:
-        `[B, D']`.
     """
     kept = vectors[:, : options.truncate_dim].float()
-    wanted: NDArray[np.float32] = (functional.normalize(kept, p=2, dim=-1) if options.normalize else kept).numpy()
+    return functional.normalize(kept, p=2, dim=-1) if options.normalize else kept
+
+
+def to_embedding(vectors: Tensor, options: EmbedOptions) -> NDArray[np.float32]:
+    """Return `finished` vectors as an array."""
+    wanted: NDArray[np.float32] = finished(vectors, options).cpu().numpy()
     return wanted
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from flagtriton.instructions import apply_instruction
-from flagtriton.protocol import EmbedOptions
+from flagtriton.options import EmbedOptions
 from flagtriton_server.settings import TokenizerSettings
 
 __all__ = ["instructed"]

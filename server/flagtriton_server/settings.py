@@ -13,8 +13,11 @@ from typing import Any, TypeVar
 from flagtriton.parameters import read_parameters
 
 __all__ = [
+    "ColbertSettings",
     "EncoderSettings",
+    "HeadSettings",
     "PoolerSettings",
+    "ScorerSettings",
     "TokenizerSettings",
     "attention_path",
     "instance_count",
@@ -80,11 +83,56 @@ class PoolerSettings:
     Attributes:
         precision: the encoder's, which tells the dtype of the hidden states that come.
         device: where the encoder runs, `cpu` or `gpu`; `auto` means something else on each.
+        rows: which hidden states of a text leave the encoder: `all`, `first` or `last`.
     """
 
     pooling_method: str
     precision: str = "auto"
     device: str = "cpu"
+    rows: str = "all"
+
+
+@dataclass(frozen=True)
+class HeadSettings:
+    """A step with a head of BGE-M3's: the sparse step, and what the others share with it.
+
+    Attributes:
+        checkpoint: local folder or hub name, whose files the heads are read from.
+        precision: the encoder's; a head is rounded as its weights are.
+        device: where the encoder runs, `cpu` or `gpu`.
+    """
+
+    checkpoint: str
+    precision: str = "auto"
+    device: str = "cpu"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True)
+class ColbertSettings(HeadSettings):
+    """The ColBERT step.
+
+    Attributes:
+        colbert_dim: C that the head must have; None takes what it has.
+        colbert_dtype: `fp32` or `fp16`, in which the vectors travel.
+    """
+
+    colbert_dim: int | None = None
+    colbert_dtype: str = "fp32"
+
+
+@dataclass(frozen=True)
+class ScorerSettings(HeadSettings):
+    """The step that scores pairs.
+
+    Attributes:
+        pooling_method: of the dense vectors.
+        colbert_dim: as in `ColbertSettings`.
+    """
+
+    pooling_method: str = "cls"
+    colbert_dim: int | None = None
 
 
 def read_settings(cls: type[T], model_config: str) -> T:

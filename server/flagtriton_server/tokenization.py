@@ -25,11 +25,13 @@ class TextBatch:
         texts: B texts, instructions in place.
         max_length: tokens kept of each, special tokens included.
         refuse_longer: a longer text is an error rather than cut.
+        kind: what messages call one of them: `text`, `query` or `passage`.
     """
 
     texts: list[str]
     max_length: int
     refuse_longer: bool = False
+    kind: str = "text"
 
 
 class TextTokenizer:
@@ -82,6 +84,17 @@ class TextTokenizer:
                 answers[i] = _answer(batches[i], [next(encodings) for _ in batches[i].texts])
         return [answers[i] for i in range(len(batches))]
 
+    def decode(self, token_ids: Sequence[int]) -> list[str]:
+        """Return what each id decodes to by itself, without the space that it may begin with.
+
+        Raises:
+            RequestError: an id that the tokenizer does not have.
+        """
+        for token_id in token_ids:
+            if self._backend.id_to_token(token_id) is None:
+                raise RequestError(f"token id {token_id} is not one of this tokenizer's")
+        return [self._backend.decode([token_id], skip_special_tokens=False) for token_id in token_ids]
+
     def _encodings(self, texts: list[str], max_length: int) -> list[Encoding]:
         if max_length != self._max_length:
             self._backend.enable_truncation(max_length, direction=self._truncation_side)
@@ -94,8 +107,8 @@ def _answer(batch: TextBatch, encodings: list[Encoding]) -> dict[Tensor, NDArray
         for index, encoding in enumerate(encodings):
             if encoding.overflowing:
                 return RequestError(
-                    f"text {index} has more than {batch.max_length} tokens and truncate=NONE; "
-                    "shorten it, raise max_length, or send truncate=END"
+                    f"{batch.kind} {index} has more than {batch.max_length} tokens and truncate=NONE; "
+                    "shorten it, raise its max_length, or send truncate=END"
                 )
     return ragged([encoding.ids for encoding in encodings])
 

@@ -1,13 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer step: text to ragged token ids. Glue only."""
+"""The tokenizer step: texts or pairs of them to ragged token ids, and token ids to tokens. Glue only."""
 
 from __future__ import annotations
 
 import sys
+from typing import Any, TypeAlias
 
-from flagtriton.protocol import EmbedOptions
+import numpy as np
+from numpy.typing import NDArray
+
+from flagtriton.options import EmbedOptions, ScoreOptions
+from flagtriton.protocol import PASSAGE, QUERY, TEXT, TOKEN, TOKEN_ID, Tensor
+from flagtriton.texts import text_tensor
 from flagtriton_server import triton_io
 from flagtriton_server.prompts import instructed
+from flagtriton_server.rejection import RequestError
 from flagtriton_server.settings import TokenizerSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
@@ -15,9 +22,13 @@ from flagtriton_server.triton_io import PbRequest, PbResponse
 # `sys.modules` is Python's own way to say that a module is not to be had.
 sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
 
+from flagtriton_server.pairs import DistinctTexts, PairBatch  # noqa: E402
 from flagtriton_server.tokenization import TextBatch, TextTokenizer  # noqa: E402
 
 __all__ = ["TritonPythonModel"]
+
+_Work: TypeAlias = TextBatch | PairBatch | list[int]
+"""What one request brings: texts, pairs, or token ids."""
 
 
 class TritonPythonModel:
@@ -38,19 +49,57 @@ class TritonPythonModel:
                 f"max_length is {self._settings.max_length}, but {self._settings.checkpoint} puts "
                 f"{self._tokenizer.special_count} special tokens to every text; add it again with a greater one"
             )
+        self._limits = {
+            "min_length": max(1, self._tokenizer.special_count),
+            "max_length": self._settings.max_length,
+        }
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Tokenise all requests at once."""
-        return triton_io.respond(requests, self._read, self._tokenizer.encode)
+        return triton_io.respond(requests, self._read, self._run)
 
-    def _read(self, request: PbRequest) -> TextBatch:
-        options = EmbedOptions.from_parameters(
-            triton_io.options(request),
-            min_length=max(1, self._tokenizer.special_count),
-            max_length=self._settings.max_length,
-        )
+    def _read(self, request: PbRequest) -> _Work:
+        if triton_io.has(request, TOKEN_ID):
+            return triton_io.array(request, TOKEN_ID).reshape(-1).tolist()
+        if triton_io.has(request, QUERY):
+            return self._read_pairs(request)
+        options = EmbedOptions.from_parameters(triton_io.options(request), **self._limits)
         return TextBatch(
-            instructed(triton_io.texts(request), options, self._settings),
+            instructed(triton_io.texts(request, TEXT), options, self._settings),
             options.max_length or self._settings.max_length,
             options.truncate == "NONE",
         )
+
+    def _read_pairs(self, request: PbRequest) -> PairBatch:
+        options = ScoreOptions.from_parameters(triton_io.options(request), **self._limits)
+        queries, passages = (DistinctTexts.of(triton_io.texts(request, side)) for side in (QUERY, PASSAGE))
+        return PairBatch(queries, passages, options, self._settings.max_length)
+
+    def _run(self, work: list[_Work]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+        batches = [batch for item in work for batch in _text_batches(item)]
+        encoded = iter(self._tokenizer.encode(batches))
+        return [self._answer(item, [next(encoded) for _ in _text_batches(item)]) for item in work]
+
+    def _answer(
+        self, work: _Work, encoded: list[dict[Tensor, NDArray[np.int32]] | RequestError]
+    ) -> dict[Tensor, NDArray[Any]] | RequestError:
+        accepted = []
+        for answer in encoded:
+            if isinstance(answer, RequestError):
+                return answer
+            accepted.append(answer)
+        if isinstance(work, PairBatch):
+            return work.answer(*accepted)
+        return accepted[0] if isinstance(work, TextBatch) else self._tokens(work)
+
+    def _tokens(self, token_ids: list[int]) -> dict[Tensor, NDArray[Any]] | RequestError:
+        try:
+            return {TOKEN: text_tensor(self._tokenizer.decode(token_ids))}
+        except RequestError as error:
+            return error
+
+
+def _text_batches(work: _Work) -> list[TextBatch]:
+    if isinstance(work, PairBatch):
+        return work.text_batches
+    return [work] if isinstance(work, TextBatch) else []

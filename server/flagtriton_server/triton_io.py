@@ -14,11 +14,22 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from flagtriton.protocol import TEXT, EmbedOptions, OptionError
+from flagtriton.options import EmbedOptions, OptionError, ScoreOptions
 from flagtriton.protocol import Tensor as TensorSpec
 from flagtriton_server.rejection import RequestError
 
-__all__ = ["PbRequest", "PbResponse", "array", "embed_options", "log_info", "options", "respond", "texts"]
+__all__ = [
+    "PbRequest",
+    "PbResponse",
+    "array",
+    "embed_options",
+    "has",
+    "log_info",
+    "options",
+    "respond",
+    "score_options",
+    "texts",
+]
 
 T = TypeVar("T")
 
@@ -51,14 +62,19 @@ def respond(
     return [_response(item if isinstance(item, Exception) else next(answers)) for item in read_or_refused]
 
 
-def texts(request: PbRequest) -> list[str]:
-    """Return the request's texts.
+def texts(request: PbRequest, spec: TensorSpec) -> list[str]:
+    """Return the texts of one of the request's tensors.
 
     Raises:
         RequestError: a text is not UTF-8.
     """
-    rows = array(request, TEXT).reshape(-1)
-    return [_decoded(row, index) for index, row in enumerate(rows)]
+    rows = array(request, spec).reshape(-1)
+    return [_decoded(row, spec.name, index) for index, row in enumerate(rows)]
+
+
+def has(request: PbRequest, spec: TensorSpec) -> bool:
+    """Return whether an optional input came."""
+    return pb_utils.get_input_tensor_by_name(request, spec.name) is not None
 
 
 def array(request: PbRequest, spec: TensorSpec) -> NDArray[Any]:
@@ -80,6 +96,11 @@ def embed_options(request: PbRequest) -> EmbedOptions:
     return EmbedOptions.from_parameters(options(request), min_length=1, max_length=_NO_LIMIT)
 
 
+def score_options(request: PbRequest) -> ScoreOptions:
+    """Return the options of a request for scores; as `embed_options`."""
+    return ScoreOptions.from_parameters(options(request), min_length=1, max_length=_NO_LIMIT)
+
+
 def log_info(message: str) -> None:
     """Write one line into the server's log."""
     pb_utils.Logger.log_info(f"[flagtriton] {message}")
@@ -94,12 +115,12 @@ def _read_one(request: PbRequest, read: Callable[[Any], T]) -> T | Exception:
         return error
 
 
-def _decoded(row: bytes, index: int) -> str:
+def _decoded(row: bytes, kind: str, index: int) -> str:
     try:
         return row.decode()
     except UnicodeDecodeError as error:
         raise RequestError(
-            f"text {index} is not valid UTF-8: byte 0x{row[error.start]:02x} at position {error.start}; send UTF-8"
+            f"{kind} {index} is not valid UTF-8: byte 0x{row[error.start]:02x} at position {error.start}; send UTF-8"
         ) from error
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flagtriton.protocol import EmbedOptions
+from flagtriton.options import EmbedOptions
 from flagtriton_server.pooling import (
     POOLING_METHODS,
     ROW_CHOICES,

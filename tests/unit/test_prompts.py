@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from flagtriton.protocol import EmbedOptions
+from flagtriton.options import EmbedOptions
 from flagtriton_server.prompts import instructed
 from flagtriton_server.settings import TokenizerSettings
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from flagtriton.options import EmbedOptions, OptionError
 from flagtriton.parameters import read_parameters, write_parameters
-from flagtriton.protocol import DENSE_VECS, TEXT, Deployment, EmbedOptions, OptionError
+from flagtriton.protocol import DENSE_VECS, TEXT, Deployment
 
 
 def read(**parameters: Any) -> EmbedOptions:

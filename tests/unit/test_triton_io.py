@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flagtriton.protocol import DENSE_VECS, TEXT, TOKEN_COUNT, OptionError
+from flagtriton.options import OptionError
+from flagtriton.protocol import DENSE_VECS, TEXT, TOKEN_COUNT
 from flagtriton_server.rejection import RequestError
 
 

@@ -41,6 +41,7 @@ _POOLINGS = {
 _HIDDEN_SIZES = ("hidden_size", "dim", "d_model", "n_embd")
 """What architectures call D."""
 
+_M3_HEADS = ("sparse_linear", "colbert_linear")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _NO_LIMIT = 10**9
 """Tokenizers without a length of their own say some number far beyond this."""
@@ -169,8 +170,8 @@ def _max_length(path: Path, config: dict[str, Any]) -> int | None:
 def _classify(path: Path, config: dict[str, Any]) -> tuple[str | None, str | None]:
     """Return task and model class where the files settle them."""
     architecture = next(iter(config.get("architectures") or [""]))
-    if (path / "colbert_linear.pt").is_file() and (path / "sparse_linear.pt").is_file():
-        return "embed", "encoder-only-m3"
+    if any((path / f"{head}.{suffix}").is_file() for head in _M3_HEADS for suffix in ("pt", "safetensors")):
+        return "embed", "encoder-only-m3"  # should one be missing, loading it will say so
     if architecture.endswith("ForSequenceClassification"):
         return "rerank", "encoder-only-base"
     if architecture.endswith(("ForCausalLM", "ForMaskedLM")):

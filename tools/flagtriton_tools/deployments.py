@@ -8,76 +8,58 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from flagtriton.instructions import check_instruction_format
 from flagtriton.parameters import write_parameters
 from flagtriton.protocol import (
+    COLBERT_LENGTHS,
+    COLBERT_VECS,
     DEFAULT_MAX_LENGTH,
     DENSE_VECS,
     HIDDEN_STATES,
     INPUT_IDS,
+    PASSAGE,
+    PASSAGE_IDS,
+    PASSAGE_STATES,
+    QUERY,
+    QUERY_IDS,
+    QUERY_STATES,
+    SPARSE_IDS,
+    SPARSE_WEIGHTS,
     TEXT,
     TOKEN_COUNT,
     Deployment,
     Tensor,
+    score_model_name,
 )
-from flagtriton_server.settings import EncoderSettings, PoolerSettings, TokenizerSettings, attention_path, rows_needed
+from flagtriton_server.settings import attention_path, rows_needed
+from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.checkpoint import CheckpointFacts
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.pbtxt import Device, EnsembleStep, QueuePolicy, ensemble_config, step_config
+from flagtriton_tools.pbtxt import Device, EnsembleStep, ensemble_config
+from flagtriton_tools.steps import (
+    PAIR_TENSORS,
+    SCORES,
+    TOKEN_BUDGETS,
+    colbert_step,
+    encoder_step,
+    pooler_step,
+    scorer_step,
+    sparse_step,
+    tokenizer_step,
+)
 
-__all__ = ["TOKEN_BUDGETS", "AddOptions", "Model", "build", "describe"]
+__all__ = ["PART_OF", "TOKEN_BUDGETS", "AddOptions", "Model", "build", "describe"]
+
+PART_OF = "part_of"
+"""The parameter by which a further ensemble names the deployment that it belongs to."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_QUEUE = QueuePolicy(max_queue_size=4096, timeout_us=60_000_000)
-TOKEN_BUDGETS = {"cpu": 4_096, "gpu": 65_536}
-"""Tokens of one forward pass: what fills a GPU, and on a processor what its matrix kernels do best with."""
-
-_WARMUP_TOKENS = (16, 256)
 _DEFAULT_POOLING = "cls"
 """FlagEmbedding's, where nothing else is said or known."""
-
-_PROCESSOR = Device()
-
-
-@dataclass(frozen=True)
-class AddOptions:
-    """What the user said; None where the checkpoint's facts decide."""
-
-    name: str | None = None
-    task: str | None = None
-    model_class: str | None = None
-    pooling_method: str | None = None
-    device: str = "cpu"
-    instances: int = 1
-    precision: str = "auto"
-    max_length: int | None = None
-    max_batch_size: int = 256
-    token_budget: int | None = None
-    tokenizer_instances: int = 1
-    pool_in_encoder: bool = False
-    query_instruction: str | None = None
-    query_instruction_format: str | None = None
-    passage_instruction: str | None = None
-    passage_instruction_format: str | None = None
-    trust_remote_code: bool | None = None
-    revision: str | None = None
-
-
-@dataclass(frozen=True)
-class Model:
-    """One folder of a model repository.
-
-    Attributes:
-        step: the module of `flagtriton_server` it runs; None for an ensemble.
-    """
-
-    name: str
-    config: ModelConfig
-    step: str | None = None
 
 
 def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
@@ -162,81 +144,84 @@ def _format(kind: str, asked: str | None, default: str) -> str:
 
 
 def _encoder_only_embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
-    tokenizer, encoder, pooler = (f"{name}_{step}" for step in ("tokenizer", "encoder", "pooler"))
-    pools = options.pool_in_encoder
-    steps = [
-        EnsembleStep(tokenizer, _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT)),
-        EnsembleStep(encoder, _same(INPUT_IDS), _same(DENSE_VECS if pools else HIDDEN_STATES)),
+    _refuse_colbert_options(name, options)
+    rows, pools = rows_needed(served.pooling_method), options.pool_in_encoder
+    tokenizer = tokenizer_step(name, served, options)
+    encoder = encoder_step(name, served, options, rows=rows)
+    pooler = pooler_step(name, served, options, rows=rows)
+    chain = [
+        EnsembleStep(tokenizer.name, _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT)),
+        EnsembleStep(encoder.name, _same(INPUT_IDS), _same(DENSE_VECS if pools else HIDDEN_STATES)),
+        EnsembleStep(pooler.name, _same(HIDDEN_STATES, INPUT_IDS), _same(DENSE_VECS)),
     ]
-    models = [
-        Model(tokenizer, _tokenizer_config(served, options), "tokenizer"),
-        Model(encoder, _encoder_config(served, options), "encoder"),
-    ]
-    if not pools:
-        steps.append(EnsembleStep(pooler, _same(HIDDEN_STATES, INPUT_IDS), _same(DENSE_VECS)))
-        models.append(Model(pooler, _pooler_config(served, options), "pooler"))
     ensemble = ensemble_config(
         inputs=[TEXT],
         outputs=[DENSE_VECS, TOKEN_COUNT],
         max_batch_size=options.max_batch_size,
-        steps=steps,
+        steps=chain[:2] if pools else chain,
         parameters=write_parameters(served),
     )
-    return [Model(name, ensemble), *models]
+    return [Model(name, ensemble), tokenizer, encoder, *([] if pools else [pooler])]
 
 
-def _tokenizer_config(served: Deployment, options: AddOptions) -> ModelConfig:
-    settings = TokenizerSettings(
-        checkpoint=served.checkpoint,
-        max_length=served.max_length,
-        revision=served.revision,
-        trust_remote_code=served.trust_remote_code,
-        query_instruction=served.query_instruction,
-        query_instruction_format=served.query_instruction_format,
-        passage_instruction=served.passage_instruction,
-        passage_instruction_format=served.passage_instruction_format,
+def _m3_embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
+    if options.pool_in_encoder:
+        raise ToolError(f"--pool-in-encoder: {name} needs its hidden states behind the encoder, for sparse and ColBERT")
+    served = replace(
+        served,
+        colbert_dim=options.colbert_dim or served.hidden_size,
+        colbert_dtype=options.colbert_dtype or "fp32",
     )
-    return step_config(
+    steps = [
+        tokenizer_step(name, served, options, pairs=True),
+        encoder_step(name, served, options, rows="all"),
+        pooler_step(name, served, options, rows="all"),
+        sparse_step(name, served, options),
+        colbert_step(name, served, options),
+        scorer_step(name, served, options),
+    ]
+    embed, score = _m3_embed_ensemble(name, served, options), _m3_score_ensemble(name, options)
+    return [Model(name, embed), Model(score_model_name(name), score), *steps]
+
+
+def _m3_embed_ensemble(name: str, served: Deployment, options: AddOptions) -> ModelConfig:
+    states = _same(HIDDEN_STATES, INPUT_IDS)
+    colbert = replace(COLBERT_VECS, datatype=(served.colbert_dtype or "").upper())
+    return ensemble_config(
         inputs=[TEXT],
-        outputs=[INPUT_IDS, TOKEN_COUNT],
+        outputs=[DENSE_VECS, SPARSE_IDS, SPARSE_WEIGHTS, colbert, COLBERT_LENGTHS, TOKEN_COUNT],
         max_batch_size=options.max_batch_size,
-        device=Device(count=options.tokenizer_instances),
-        parameters=write_parameters(settings),
-        queue_policy=_QUEUE,
+        steps=[
+            EnsembleStep(f"{name}_tokenizer", _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT)),
+            EnsembleStep(f"{name}_encoder", _same(INPUT_IDS), _same(HIDDEN_STATES)),
+            EnsembleStep(f"{name}_pooler", states, _same(DENSE_VECS)),
+            EnsembleStep(f"{name}_sparse", states, _same(SPARSE_IDS, SPARSE_WEIGHTS)),
+            EnsembleStep(f"{name}_colbert", states, _same(COLBERT_VECS, COLBERT_LENGTHS)),
+        ],
+        parameters=write_parameters(served),
     )
 
 
-def _encoder_config(served: Deployment, options: AddOptions) -> ModelConfig:
-    device = Device.parse(options.device, options.instances)
-    settings = EncoderSettings(
-        checkpoint=served.checkpoint,
-        max_length=served.max_length,
-        token_budget=options.token_budget or TOKEN_BUDGETS["gpu" if device.gpus else "cpu"],
-        precision=served.precision,
-        rows=rows_needed(served.pooling_method),
-        pooling_method=served.pooling_method if options.pool_in_encoder else None,
-        revision=served.revision,
-        trust_remote_code=served.trust_remote_code,
-    )
-    return step_config(
-        inputs=[INPUT_IDS],
-        outputs=[DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES],
+def _m3_score_ensemble(name: str, options: AddOptions) -> ModelConfig:
+    encoder = f"{name}_encoder"
+    return ensemble_config(
+        inputs=[QUERY, PASSAGE],
+        outputs=SCORES,
         max_batch_size=options.max_batch_size,
-        device=device,
-        parameters=write_parameters(settings),
-        warmup_tokens=[tokens for tokens in _WARMUP_TOKENS if tokens <= served.max_length],
+        steps=[
+            EnsembleStep(f"{name}_tokenizer", _same(QUERY, PASSAGE), _same(*PAIR_TENSORS)),
+            EnsembleStep(encoder, {INPUT_IDS.name: QUERY_IDS.name}, {HIDDEN_STATES.name: QUERY_STATES.name}),
+            EnsembleStep(encoder, {INPUT_IDS.name: PASSAGE_IDS.name}, {HIDDEN_STATES.name: PASSAGE_STATES.name}),
+            EnsembleStep(f"{name}_scorer", _same(QUERY_STATES, PASSAGE_STATES, *PAIR_TENSORS), _same(*SCORES)),
+        ],
+        parameters={PART_OF: name},
     )
 
 
-def _pooler_config(served: Deployment, options: AddOptions) -> ModelConfig:
-    encoder_device = served.device.partition(":")[0]
-    return step_config(
-        inputs=[HIDDEN_STATES, INPUT_IDS],
-        outputs=[DENSE_VECS],
-        max_batch_size=options.max_batch_size,
-        device=_PROCESSOR,
-        parameters=write_parameters(PoolerSettings(served.pooling_method, served.precision, encoder_device)),
-    )
+def _refuse_colbert_options(name: str, options: AddOptions) -> None:
+    for flag, value in {"--colbert-dim": options.colbert_dim, "--colbert-dtype": options.colbert_dtype}.items():
+        if value is not None:
+            raise ToolError(f"{flag} is {value}, but {name} has no ColBERT vectors; encoder-only-m3 has")
 
 
 def _same(*tensors: Tensor) -> dict[str, str]:
@@ -245,4 +230,5 @@ def _same(*tensors: Tensor) -> dict[str, str]:
 
 _BUILDERS: dict[tuple[str, str], Callable[[str, Deployment, AddOptions], list[Model]]] = {
     ("embed", "encoder-only-base"): _encoder_only_embedder,
+    ("embed", "encoder-only-m3"): _m3_embedder,
 }

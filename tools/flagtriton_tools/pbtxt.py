@@ -81,6 +81,7 @@ def step_config(
     parameters: Mapping[str, str],
     queue_policy: QueuePolicy | None = None,
     warmup_tokens: Sequence[int] = (),
+    inputs_are_optional: bool = False,
 ) -> ModelConfig:
     """Return the configuration of a Python-backend model with dynamic batching.
 
@@ -92,11 +93,13 @@ def step_config(
         parameters: what its settings class reads.
         queue_policy: None leaves the queue unbounded, right for every step but an ensemble's first.
         warmup_tokens: a request of zeros, this many tokens long, is run for each before the model is ready.
+        inputs_are_optional: a request brings some of them; the step itself says which go together.
     """
     config = ModelConfig(backend="python", max_batch_size=max_batch_size)
     for tensor in inputs:
         ragged = -1 in tensor.dims
-        config.input.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims, allow_ragged_batch=ragged)
+        added = config.input.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims, allow_ragged_batch=ragged)
+        added.optional = inputs_are_optional
     for tensor in outputs:
         config.output.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims)
     kind = ModelInstanceGroup.KIND_GPU if device.gpus else ModelInstanceGroup.KIND_CPU

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from flagtriton.parameters import ParameterError, read_parameters
 from flagtriton.protocol import Deployment
-from flagtriton_tools.deployments import Model
+from flagtriton_tools.deployments import PART_OF, Model
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import read_config, to_pbtxt
 
-__all__ = ["Entry", "add_models", "entries", "model_names", "remove_deployment"]
+__all__ = ["Entry", "add_models", "entries", "model_names", "remove_deployment", "with_ensembles"]
 
 _MODEL_PY = '''"""{summary}"""
 
@@ -29,17 +29,30 @@ _SUMMARIES = {
     "tokenizer": "Text to ragged token ids.",
     "encoder": "Ragged token ids to hidden states.",
     "pooler": "Hidden states to embeddings.",
+    "sparse": "Hidden states to lexical weights.",
+    "colbert": "Hidden states to ColBERT vectors.",
+    "scorer": "Hidden states of pairs to scores.",
 }
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One deployment found in a repository."""
+    """One deployment found in a repository.
+
+    Attributes:
+        ensembles: further public ones beside that of its own name.
+    """
 
     name: str
     deployment: Deployment
     steps: tuple[str, ...]
     max_batch_size: int
+    ensembles: tuple[str, ...] = ()
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """All its folders, its own first."""
+        return (self.name, *self.ensembles, *self.steps)
 
 
 def add_models(models: Sequence[Model], repository: Path, *, force: bool = False) -> None:
@@ -80,7 +93,7 @@ def remove_deployment(name: str, repository: Path) -> tuple[str, ...]:
     found = {entry.name: entry for entry in entries(repository)}
     if name not in found:
         raise ToolError(f"{repository} has no deployment {name}; it has {', '.join(found) or 'none'}")
-    own = (name, *(step for step in found[name].steps if step not in found))
+    own = (folder for folder in found[name].folders if folder == name or folder not in found)
     folders = tuple(folder for folder in own if (repository / folder).exists())
     try:
         with _staging(repository) as staging:
@@ -99,7 +112,7 @@ def entries(repository: Path) -> list[Entry]:
     if not repository.is_dir():
         raise ToolError(f"{repository} is no folder; `flagtriton add CHECKPOINT --repository {repository}` makes it")
     configs = {path.parent.name: read_config(path) for path in sorted(repository.glob("*/config.pbtxt"))}
-    return [entry for name, config in configs.items() if (entry := _entry(name, config)) is not None]
+    return [entry for name in configs if (entry := _entry(name, configs)) is not None]
 
 
 def model_names(repository: Path) -> list[str]:
@@ -107,8 +120,14 @@ def model_names(repository: Path) -> list[str]:
     return sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
 
 
+def with_ensembles(names: Sequence[str], repository: Path) -> list[str]:
+    """Return the names, and behind those of deployments their further ensembles'."""
+    further = {entry.name: entry.ensembles for entry in entries(repository)}
+    return [model for name in names for model in (name, *further.get(name, ()))]
+
+
 def _replaced(names: Sequence[str], repository: Path) -> list[str]:
-    """Return the folders that make room: those of `names`, and the former steps of the first, the ensemble.
+    """Return the folders that make room: those of `names`, and those that the first, the ensemble, had before.
 
     Raises:
         ToolError: one of them is part of another deployment.
@@ -116,23 +135,30 @@ def _replaced(names: Sequence[str], repository: Path) -> list[str]:
     found = {entry.name: entry for entry in entries(repository)}
     former = found.pop(names[0], None)
     for entry in found.values():
-        shared = {entry.name, *entry.steps} & set(names)
+        shared = set(entry.folders) & set(names)
         if shared:
             raise ToolError(f"{sorted(shared)[0]} is part of the deployment {entry.name}; pass another --name")
-    steps = [step for step in former.steps if step not in found] if former is not None else []
-    return [name for name in dict.fromkeys([*names, *steps]) if (repository / name).exists()]
+    left = [folder for folder in former.folders if folder not in found] if former is not None else []
+    return [name for name in dict.fromkeys([*names, *left]) if (repository / name).exists()]
 
 
-def _entry(name: str, config: ModelConfig) -> Entry | None:
+def _entry(name: str, configs: Mapping[str, ModelConfig]) -> Entry | None:
+    config = configs[name]
     if config.platform != "ensemble":
         return None
     strings = {key: value.string_value for key, value in config.parameters.items()}
     try:
         deployment = read_parameters(Deployment, strings, ignore_unknown=True)
     except ParameterError:
-        return None  # an ensemble that somebody else made
-    steps = tuple(step.model_name for step in config.ensemble_scheduling.step)
-    return Entry(name, deployment, steps, config.max_batch_size)
+        return None  # an ensemble that somebody else made, or a further one of a deployment
+    further = {other: c for other, c in configs.items() if _part_of(c) == name}
+    steps = [step.model_name for c in (config, *further.values()) for step in c.ensemble_scheduling.step]
+    return Entry(name, deployment, tuple(dict.fromkeys(steps)), config.max_batch_size, tuple(further))
+
+
+def _part_of(config: ModelConfig) -> str | None:
+    """Return the deployment that a further ensemble belongs to."""
+    return config.parameters[PART_OF].string_value if PART_OF in config.parameters else None
 
 
 def _write(model: Model, folder: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from flagtriton_tools.embedded import Tritonserver
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.repository import with_ensembles
 from flagtriton_tools.server_log import log_excerpt, opened_log
 from flagtriton_tools.serving import ServeOptions
 
@@ -94,7 +95,8 @@ def start_server(binary: Tritonserver, options: ServeOptions, work_folder: Path)
         ToolError: the binary cannot be run, or its log not be written.
     """
     shared_memory = f"flagtriton_{os.getpid()}_{options.http_port}_"
-    control = ("--model-control-mode=explicit", *(f"--load-model={name}" for name in options.load))
+    loaded = with_ensembles(options.load, options.repository)
+    control = ("--model-control-mode=explicit", *(f"--load-model={name}" for name in loaded))
     command = [
         str(binary.binary),
         *binary.arguments,

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from flagtriton.connection import ConnectionSettings
-from flagtriton.protocol import TOKEN_COUNT, Deployment, EmbedOptions
+from flagtriton.options import EmbedOptions
+from flagtriton.protocol import TOKEN_COUNT, Deployment
 from flagtriton.served import ServedModel
 from flagtriton_tools.bench.contest import Contestant, infinity_server, library, peer_python
 from flagtriton_tools.bench.growth import draw_growth, measure_growth, to_json

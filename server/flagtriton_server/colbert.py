@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ColBERT step: token vectors to a vector for every token but the first. Glue only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flagtriton.options import EmbedOptions
+from flagtriton.protocol import COLBERT_LENGTHS, COLBERT_VECS, HIDDEN_STATES, INPUT_IDS, Tensor
+from flagtriton_server import triton_io
+from flagtriton_server.heads import load_head
+from flagtriton_server.hidden_states import from_bytes
+from flagtriton_server.loading import encoder_precision, instance_device
+from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors, padded_vectors
+from flagtriton_server.packing import token_counts
+from flagtriton_server.rejection import RequestError
+from flagtriton_server.settings import ColbertSettings, read_settings
+from flagtriton_server.triton_io import PbRequest, PbResponse
+
+__all__ = ["TritonPythonModel"]
+
+_WIRE_DTYPES: dict[str, np.dtype[Any]] = {"fp32": np.dtype(np.float32), "fp16": np.dtype(np.float16)}
+
+
+@dataclass(frozen=True)
+class _ColbertRequest:
+    states: torch.Tensor  # [N, D]
+    token_counts: NDArray[np.int64]  # [B]
+    options: EmbedOptions
+
+
+class TritonPythonModel:
+    """Triton's entry point."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the head.
+
+        Raises:
+            ValueError: the checkpoint has no such head, or of another shape; or the wire's dtype is unknown.
+        """
+        settings = read_settings(ColbertSettings, args["model_config"])
+        if settings.colbert_dtype not in _WIRE_DTYPES:
+            raise ValueError(f"colbert_dtype is {settings.colbert_dtype!r}; expected {' or '.join(_WIRE_DTYPES)}")
+        self._wire_dtype = _WIRE_DTYPES[settings.colbert_dtype]
+        precision = encoder_precision(settings.precision, settings.device)
+        self._dtype = precision.computed
+        self._head = load_head(settings, "colbert_linear", settings.colbert_dim, precision, instance_device(args))
+        torch.set_num_threads(1)  # a small part of the encoder's work, which needs the cores
+
+    def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
+        """Project every request's token vectors."""
+        return triton_io.respond(requests, self._read, self._run)
+
+    def _read(self, request: PbRequest) -> _ColbertRequest:
+        counts = token_counts(triton_io.array(request, INPUT_IDS))
+        states = from_bytes(triton_io.array(request, HIDDEN_STATES), counts, self._dtype)
+        return _ColbertRequest(states, counts, triton_io.embed_options(request))
+
+    @torch.inference_mode()
+    def _run(self, work: list[_ColbertRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+        return [self._answer(item) for item in work]
+
+    def _answer(self, work: _ColbertRequest) -> dict[Tensor, NDArray[Any]] | RequestError:
+        lengths = colbert_lengths(work.token_counts)
+        vectors = colbert_vectors(work.states, work.token_counts, self._head, work.options).cpu().numpy()
+        try:
+            padded = padded_vectors(vectors, lengths, self._wire_dtype)
+        except RequestError as error:
+            return error
+        return {COLBERT_VECS: padded, COLBERT_LENGTHS: lengths.astype(np.int32)[:, None]}

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BGE-M3's two heads: one linear layer each, in files of their own beside the weights. Never run a pickle's code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from flagtriton_server.blocks import FusedLinear
+from flagtriton_server.forward import Precision
+from flagtriton_server.packing import packed_length
+from flagtriton_server.settings import HeadSettings
+
+__all__ = ["Head", "load_head"]
+
+_ROWS_A_BLOCK = 256
+"""Rows go through a head in blocks of this many, so that a processor's kernels are made for 16 numbers of rows only."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear layer on its device."""
+
+    linear: FusedLinear
+    device: torch.device
+    dtype: torch.dtype
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Return `[N, C]` in the head's dtype, for hidden states `[N, D]`."""
+        states = states.to(device=self.device, dtype=self.dtype)
+        if self.device.type == "cuda":
+            return self.linear(states)
+        return torch.cat([self._block(block) for block in states.split(_ROWS_A_BLOCK)])
+
+    def _block(self, rows: Tensor) -> Tensor:
+        filled = rows.new_zeros(packed_length(len(rows)), rows.shape[1])
+        filled[: len(rows)] = rows
+        return self.linear(filled)[: len(rows)]
+
+
+def load_head(
+    settings: HeadSettings, name: str, out_features: int | None, precision: Precision, device: torch.device
+) -> Head:
+    """Return a checkpoint's head, rounded as its encoder's weights are.
+
+    Args:
+        settings: which checkpoint.
+        name: of its file, without the suffix: `sparse_linear` or `colbert_linear`.
+        out_features: C that the deployment expects; None takes what the file has.
+        precision: the encoder's.
+        device: where the head computes.
+
+    Raises:
+        ValueError: there is no such file, it cannot be read without running code, or does not fit; names the file.
+    """
+    file = _first_file(settings, [f"{name}.safetensors", f"{name}.pt"])
+    config = json.loads(_first_file(settings, ["config.json"]).read_text(encoding="utf-8"))
+    weight, bias = _checked(file, _read(file), (out_features, config["hidden_size"]))
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight, linear.bias = (
+        nn.Parameter(tensor.to(precision.stored).to(device=device, dtype=precision.computed), requires_grad=False)
+        for tensor in (weight, bias)
+    )
+    return Head(FusedLinear([linear]), device, precision.computed)
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{file} cannot be read as tensors alone: {error}") from error
+
+
+def _checked(file: Path, content: object, expected: tuple[int | None, int]) -> tuple[Tensor, Tensor]:
+    """Return weight `[C, D]` and bias `[C]`."""
+    tensors = content if isinstance(content, dict) else {}
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    if not isinstance(weight, Tensor) or not isinstance(bias, Tensor) or weight.ndim != 2:
+        found = ", ".join(map(str, tensors)) or type(content).__name__
+        raise ValueError(f"{file} holds {found}; expected a linear layer's 'weight' [C, D] and 'bias' [C]")
+    shape = (expected[0] or weight.shape[0], expected[1])
+    if tuple(weight.shape) != shape or bias.shape != shape[:1]:
+        advice = f"; for another C add it again with --colbert-dim {weight.shape[0]}" if weight.shape[0] > 1 else ""
+        raise ValueError(
+            f"{file} has weight {list(weight.shape)} and bias {list(bias.shape)}; "
+            f"expected {list(shape)} and {list(shape[:1])}{advice}"
+        )
+    return weight, bias
+
+
+def _first_file(settings: HeadSettings, names: list[str]) -> Path:
+    """Return the first of several files that the checkpoint has, fetched from the hub where it lies there."""
+    folder = Path(settings.checkpoint)
+    for name in names:
+        file = folder / name if folder.is_dir() else _from_hub(settings, name)
+        if file is not None and file.is_file():
+            return file
+    raise ValueError(
+        f"{settings.checkpoint} has neither {' nor '.join(names)}, without which it is no BGE-M3; "
+        "copy it beside the weights, or serve dense vectors alone: flagtriton add … --model-class encoder-only-base"
+    )
+
+
+def _from_hub(settings: HeadSettings, name: str) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(settings.checkpoint, name, revision=settings.revision))
+    except EntryNotFoundError:
+        return None

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BGE-M3's sparse output: a weight for every distinct token of a text. Memory grows with tokens, not the vocabulary.
+
+A token's weight is relu(w · h + b); a text's weight for a token id is the greatest among that id's tokens
+(`flagembedding-behaviour.md` §4.2 and §4.3, after BGE M3-Embedding, arXiv 2402.03216, section 3.2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flagtriton.protocol import PAST_END
+from flagtriton_server.heads import Head
+
+__all__ = ["LexicalWeights", "lexical_weights", "token_weights", "unweighted_token_ids"]
+
+_UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
+"""The special tokens that bear no weight, where a tokenizer has them; a BERT tokenizer has no `eos_token`."""
+
+
+@dataclass(frozen=True)
+class LexicalWeights:
+    """The weights of some texts, one text behind the other; S of them in all.
+
+    Attributes:
+        texts: `[S]` which text each belongs to, ascending.
+        ids: `[S]` token ids, each once a text, in the order of their first occurrence.
+        weights: `[S]` float32, above 0.
+    """
+
+    texts: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+    def padded(self, text_count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return ids and weights as `[B, S']`, filled up with `PAST_END` and 0; S' is at least 1."""
+        counts = np.bincount(self.texts, minlength=text_count)
+        own = np.arange(max(1, counts.max(initial=0))) < counts[:, None]  # [B, S']
+        ids = np.full(own.shape, PAST_END, dtype=np.int32)
+        weights = np.zeros(own.shape, dtype=np.float32)
+        ids[own], weights[own] = self.ids, self.weights
+        return ids, weights
+
+
+def token_weights(states: Tensor, head: Head) -> NDArray[np.float32]:
+    """Return relu(w · h + b) of every token, `[N]`, for hidden states `[N, D]`."""
+    weights: NDArray[np.float32] = head(states).relu().squeeze(-1).float().cpu().numpy()
+    return weights
+
+
+def lexical_weights(
+    input_ids: NDArray[np.int32], weights: NDArray[np.float32], unweighted: NDArray[np.int64]
+) -> LexicalWeights:
+    """Return every text's greatest weight of each of its token ids.
+
+    Args:
+        input_ids: `[B, T]`, `PAST_END` behind a row's tokens; N tokens in all.
+        weights: `[N]` of those tokens, text by text.
+        unweighted: the ids that are left out.
+    """
+    texts, columns = np.nonzero(input_ids != PAST_END)  # [N] each
+    ids = input_ids[texts, columns].astype(np.int64)
+    kept = (weights > 0) & ~np.isin(ids, unweighted)
+    texts, ids, weights = texts[kept], ids[kept], weights[kept]
+    keys = texts * (int(ids.max(initial=0)) + 1) + ids
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    greatest = np.zeros(len(first), dtype=np.float32)
+    np.maximum.at(greatest, which, weights)
+    order = np.argsort(first)
+    return LexicalWeights(texts[first[order]], ids[first[order]], greatest[order])
+
+
+def unweighted_token_ids(checkpoint: str, revision: str | None, trust_remote_code: bool) -> NDArray[np.int64]:
+    """Return the ids of the special tokens that bear no weight."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        checkpoint, revision=revision or "main", trust_remote_code=trust_remote_code
+    )
+    tokens = [token for name, token in tokenizer.special_tokens_map.items() if name in _UNWEIGHTED]
+    return np.unique(np.array(tokenizer.convert_tokens_to_ids(tokens), dtype=np.int64))

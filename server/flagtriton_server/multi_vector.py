@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BGE-M3's ColBERT output: a vector for every token of a text but the first. Knows nothing of requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flagtriton.options import EmbedOptions
+from flagtriton_server.heads import Head
+from flagtriton_server.pooling import finished
+from flagtriton_server.rejection import RequestError
+
+__all__ = ["colbert_lengths", "colbert_vectors", "padded_vectors"]
+
+_MOST_BYTES = 2**31 - 1
+"""What one gRPC message holds."""
+
+
+def colbert_lengths(token_counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many vectors each text has, `[B]`: one fewer than tokens, the last special token's included."""
+    return np.maximum(token_counts - 1, 0)
+
+
+def colbert_vectors(states: Tensor, token_counts: NDArray[np.int64], head: Head, options: EmbedOptions) -> Tensor:
+    """Return W h + b of every token but each text's first, cut and normalised as `options` say.
+
+    The formula is that of `flagembedding-behaviour.md` §4.2.
+
+    Args:
+        states: `[N, D]` hidden states, text by text.
+        token_counts: `[B]` tokens of each text; N in all.
+        head: W `[C, D]` and b.
+        options: `truncate_dim` and `normalize`.
+
+    Returns:
+        `[N', C']` float32 on the head's device, text by text; N' is the sum of `colbert_lengths`.
+    """
+    starts = np.cumsum(token_counts) - token_counts
+    kept = np.ones(len(states), dtype=np.bool_)
+    kept[starts[token_counts > 0]] = False
+    return finished(head(states[torch.from_numpy(kept)]), options)
+
+
+def padded_vectors(vectors: NDArray[Any], lengths: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return `[B, L, C]`, zeros behind a text's last vector; L is the longest text's, at least 1.
+
+    Args:
+        vectors: `[N', C]`, text by text.
+        lengths: `[B]` vectors of each text; N' in all.
+        dtype: of the result.
+
+    Raises:
+        RequestError: the result would not fit one reply.
+    """
+    shape = (len(lengths), max(1, int(lengths.max(initial=0))), vectors.shape[1])
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if size > _MOST_BYTES:
+        raise RequestError(
+            f"colbert_vecs would be {list(shape)} {dtype}, {size >> 20} MiB; one reply holds {_MOST_BYTES >> 20}: "
+            "send fewer texts in a request, texts of like length together, or a smaller max_length"
+        )
+    padded = np.zeros(shape, dtype=dtype)
+    padded[np.arange(shape[1]) < lengths[:, None]] = vectors
+    return padded

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scorer step: the token vectors of queries and passages to BGE-M3's five scores of each pair. Glue only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flagtriton.options import EmbedOptions, ScoreOptions
+from flagtriton.protocol import (
+    PASSAGE_IDS,
+    PASSAGE_ROWS,
+    PASSAGE_STATES,
+    QUERY_IDS,
+    QUERY_ROWS,
+    QUERY_STATES,
+    Tensor,
+)
+from flagtriton_server import triton_io
+from flagtriton_server.heads import load_head
+from flagtriton_server.hidden_states import from_bytes
+from flagtriton_server.lexical import lexical_weights, token_weights, unweighted_token_ids
+from flagtriton_server.loading import encoder_precision, instance_device
+from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors
+from flagtriton_server.packing import token_counts
+from flagtriton_server.pooling import pooling_named, to_embedding
+from flagtriton_server.rejection import RequestError
+from flagtriton_server.scoring import EncodedSide, five_scores
+from flagtriton_server.settings import ScorerSettings, read_settings
+from flagtriton_server.triton_io import PbRequest, PbResponse
+
+__all__ = ["TritonPythonModel"]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One side of a request's P pairs, its U distinct texts alone."""
+
+    input_ids: NDArray[np.int32]  # [U, T]
+    states: torch.Tensor  # [N, D]
+    texts: NDArray[np.int64]  # [P] which of the U each pair has
+
+
+@dataclass(frozen=True)
+class _ScoreRequest:
+    queries: _Side
+    passages: _Side
+    options: ScoreOptions
+
+
+class TritonPythonModel:
+    """Triton's entry point."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load both heads.
+
+        Raises:
+            ValueError: the checkpoint lacks one, or there is no such pooling.
+        """
+        settings = read_settings(ScorerSettings, args["model_config"])
+        precision, device = encoder_precision(settings.precision, settings.device), instance_device(args)
+        self._dtype = precision.computed
+        self._pool = pooling_named(settings.pooling_method)
+        self._sparse_head = load_head(settings, "sparse_linear", 1, precision, device)
+        self._colbert_head = load_head(settings, "colbert_linear", settings.colbert_dim, precision, device)
+        self._unweighted = unweighted_token_ids(settings.checkpoint, settings.revision, settings.trust_remote_code)
+        torch.set_num_threads(1)  # a small part of the encoder's work, which needs the cores
+
+    def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
+        """Score every request's pairs."""
+        return triton_io.respond(requests, self._read, self._run)
+
+    def _read(self, request: PbRequest) -> _ScoreRequest:
+        options = triton_io.score_options(request)
+        return _ScoreRequest(
+            self._read_side(request, QUERY_IDS, QUERY_ROWS, QUERY_STATES),
+            self._read_side(request, PASSAGE_IDS, PASSAGE_ROWS, PASSAGE_STATES),
+            options,
+        )
+
+    def _read_side(self, request: PbRequest, ids: Tensor, rows: Tensor, states: Tensor) -> _Side:
+        input_ids, first_rows = triton_io.array(request, ids), triton_io.array(request, rows).reshape(-1)
+        distinct, texts = np.unique(first_rows, return_inverse=True)
+        if not (distinct[0] >= 0 and distinct[-1] < len(input_ids)):
+            raise RequestError(
+                f"{rows.name} runs from {distinct[0]} to {distinct[-1]}; expected 0 to {len(input_ids) - 1}"
+            )
+        vectors = from_bytes(triton_io.array(request, states), token_counts(input_ids), self._dtype)
+        return _Side(input_ids[distinct], vectors, texts)
+
+    @torch.inference_mode()
+    def _run(self, work: list[_ScoreRequest]) -> list[dict[Tensor, NDArray[Any]]]:
+        return [self._scores(item) for item in work]
+
+    def _scores(self, work: _ScoreRequest) -> dict[Tensor, NDArray[Any]]:
+        options = EmbedOptions(normalize=work.options.normalize)
+        queries, passages = (self._encoded(side, options) for side in (work.queries, work.passages))
+        scores = five_scores(queries, passages, work.options.weights)
+        return {spec: values[:, None] for spec, values in scores.items()}
+
+    def _encoded(self, side: _Side, options: EmbedOptions) -> EncodedSide:
+        counts = token_counts(side.input_ids)
+        vectors = colbert_vectors(side.states, counts, self._colbert_head, options)
+        return EncodedSide(
+            side.texts,
+            to_embedding(self._pool(side.states, torch.from_numpy(counts)), options),
+            lexical_weights(side.input_ids, token_weights(side.states, self._sparse_head), self._unweighted),
+            list(vectors.split(colbert_lengths(counts).tolist())),
+        )

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sparse step: token vectors to lexical weights. Glue only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flagtriton.protocol import HIDDEN_STATES, INPUT_IDS, SPARSE_IDS, SPARSE_WEIGHTS, Tensor
+from flagtriton_server import triton_io
+from flagtriton_server.heads import load_head
+from flagtriton_server.hidden_states import from_bytes
+from flagtriton_server.lexical import lexical_weights, token_weights, unweighted_token_ids
+from flagtriton_server.loading import encoder_precision, instance_device
+from flagtriton_server.packing import token_counts
+from flagtriton_server.settings import HeadSettings, read_settings
+from flagtriton_server.triton_io import PbRequest, PbResponse
+
+__all__ = ["TritonPythonModel"]
+
+
+@dataclass(frozen=True)
+class _SparseRequest:
+    input_ids: NDArray[np.int32]  # [B, T]
+    states: torch.Tensor  # [N, D]
+
+
+class TritonPythonModel:
+    """Triton's entry point."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the head and look up which special tokens bear no weight.
+
+        Raises:
+            ValueError: the checkpoint has no such head.
+        """
+        settings = read_settings(HeadSettings, args["model_config"])
+        precision = encoder_precision(settings.precision, settings.device)
+        self._dtype = precision.computed
+        self._head = load_head(settings, "sparse_linear", 1, precision, instance_device(args))
+        self._unweighted = unweighted_token_ids(settings.checkpoint, settings.revision, settings.trust_remote_code)
+        torch.set_num_threads(1)  # one product a token: threads would only take the encoder's cores
+
+    def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
+        """Weigh every request's tokens."""
+        return triton_io.respond(requests, self._read, self._run)
+
+    def _read(self, request: PbRequest) -> _SparseRequest:
+        input_ids = triton_io.array(request, INPUT_IDS)
+        states = from_bytes(triton_io.array(request, HIDDEN_STATES), token_counts(input_ids), self._dtype)
+        return _SparseRequest(input_ids, states)
+
+    @torch.inference_mode()
+    def _run(self, work: list[_SparseRequest]) -> list[dict[Tensor, NDArray[Any]]]:
+        return [self._weights(item) for item in work]
+
+    def _weights(self, work: _SparseRequest) -> dict[Tensor, NDArray[Any]]:
+        weights = token_weights(work.states, self._head)
+        ids, greatest = lexical_weights(work.input_ids, weights, self._unweighted).padded(len(work.input_ids))
+        return {SPARSE_IDS: ids, SPARSE_WEIGHTS: greatest}

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes into a deployment and what comes out of it: the user's options, and folders of a repository."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+__all__ = ["AddOptions", "Model"]
+
+
+@dataclass(frozen=True)
+class AddOptions:
+    """What the user said; None where the checkpoint's facts decide."""
+
+    name: str | None = None
+    task: str | None = None
+    model_class: str | None = None
+    pooling_method: str | None = None
+    device: str = "cpu"
+    instances: int = 1
+    precision: str = "auto"
+    max_length: int | None = None
+    max_batch_size: int = 256
+    token_budget: int | None = None
+    tokenizer_instances: int = 1
+    pool_in_encoder: bool = False
+    colbert_dim: int | None = None
+    colbert_dtype: str | None = None
+    query_instruction: str | None = None
+    query_instruction_format: str | None = None
+    passage_instruction: str | None = None
+    passage_instruction_format: str | None = None
+    trust_remote_code: bool | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """One folder of a model repository.
+
+    Attributes:
+        step: the module of `flagtriton_server` it runs; None for an ensemble.
+    """
+
+    name: str
+    config: ModelConfig
+    step: str | None = None

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step of a deployment each: its folder's name, its `config.pbtxt`, and the module it runs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from flagtriton.parameters import write_parameters
+from flagtriton.protocol import (
+    COLBERT_LENGTHS,
+    COLBERT_SCORE,
+    COLBERT_SPARSE_DENSE_SCORE,
+    COLBERT_VECS,
+    DENSE_SCORE,
+    DENSE_VECS,
+    HIDDEN_STATES,
+    INPUT_IDS,
+    PASSAGE,
+    PASSAGE_IDS,
+    PASSAGE_ROWS,
+    PASSAGE_STATES,
+    QUERY,
+    QUERY_IDS,
+    QUERY_ROWS,
+    QUERY_STATES,
+    SPARSE_DENSE_SCORE,
+    SPARSE_IDS,
+    SPARSE_SCORE,
+    SPARSE_WEIGHTS,
+    TEXT,
+    TOKEN,
+    TOKEN_COUNT,
+    TOKEN_ID,
+    Deployment,
+    Tensor,
+)
+from flagtriton_server.settings import (
+    ColbertSettings,
+    EncoderSettings,
+    HeadSettings,
+    PoolerSettings,
+    ScorerSettings,
+    TokenizerSettings,
+)
+from flagtriton_tools.add_options import AddOptions, Model
+from flagtriton_tools.pbtxt import Device, QueuePolicy, step_config
+
+__all__ = [
+    "PAIR_TENSORS",
+    "SCORES",
+    "TOKEN_BUDGETS",
+    "colbert_step",
+    "encoder_step",
+    "pooler_step",
+    "scorer_step",
+    "sparse_step",
+    "tokenizer_step",
+]
+
+TOKEN_BUDGETS = {"cpu": 4_096, "gpu": 65_536}
+"""Tokens of one forward pass: what fills a GPU, and on a processor what its matrix kernels do best with."""
+
+PAIR_TENSORS = (QUERY_IDS, PASSAGE_IDS, QUERY_ROWS, PASSAGE_ROWS)
+SCORES = (DENSE_SCORE, SPARSE_SCORE, COLBERT_SCORE, SPARSE_DENSE_SCORE, COLBERT_SPARSE_DENSE_SCORE)
+
+_QUEUE = QueuePolicy(max_queue_size=4096, timeout_us=60_000_000)
+_WARMUP_TOKENS = (16, 256)
+
+
+def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs: bool = False) -> Model:
+    """Return the step that makes token ids; with `pairs` it takes pairs, and decodes ids, too."""
+    settings = TokenizerSettings(
+        checkpoint=served.checkpoint,
+        max_length=served.max_length,
+        revision=served.revision,
+        trust_remote_code=served.trust_remote_code,
+        query_instruction=served.query_instruction,
+        query_instruction_format=served.query_instruction_format,
+        passage_instruction=served.passage_instruction,
+        passage_instruction_format=served.passage_instruction_format,
+    )
+    config = step_config(
+        inputs=[TEXT, QUERY, PASSAGE, TOKEN_ID] if pairs else [TEXT],
+        outputs=[INPUT_IDS, TOKEN_COUNT, *PAIR_TENSORS, TOKEN] if pairs else [INPUT_IDS, TOKEN_COUNT],
+        max_batch_size=options.max_batch_size,
+        device=Device(count=options.tokenizer_instances),
+        parameters=write_parameters(settings),
+        queue_policy=_QUEUE,
+        inputs_are_optional=pairs,
+    )
+    return Model(f"{name}_tokenizer", config, "tokenizer")
+
+
+def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
+    """Return the step that runs the checkpoint; `rows` of a text's hidden states leave it."""
+    device = Device.parse(options.device, options.instances)
+    settings = EncoderSettings(
+        checkpoint=served.checkpoint,
+        max_length=served.max_length,
+        token_budget=options.token_budget or TOKEN_BUDGETS["gpu" if device.gpus else "cpu"],
+        precision=served.precision,
+        rows=rows,
+        pooling_method=served.pooling_method if options.pool_in_encoder else None,
+        revision=served.revision,
+        trust_remote_code=served.trust_remote_code,
+    )
+    config = step_config(
+        inputs=[INPUT_IDS],
+        outputs=[DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES],
+        max_batch_size=options.max_batch_size,
+        device=device,
+        parameters=write_parameters(settings),
+        warmup_tokens=[tokens for tokens in _WARMUP_TOKENS if tokens <= served.max_length],
+    )
+    return Model(f"{name}_encoder", config, "encoder")
+
+
+def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
+    """Return the step that makes dense vectors of `rows`, which is what the encoder sends."""
+    settings = PoolerSettings(served.pooling_method, served.precision, _encoder_device(served), rows)
+    return _behind_encoder(name, "pooler", [HIDDEN_STATES, INPUT_IDS], [DENSE_VECS], settings, options, Device())
+
+
+def sparse_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that makes lexical weights; so little work that a processor does it for any encoder."""
+    settings = HeadSettings(**_head(served))
+    outputs = [SPARSE_IDS, SPARSE_WEIGHTS]
+    return _behind_encoder(name, "sparse", [HIDDEN_STATES, INPUT_IDS], outputs, settings, options, Device())
+
+
+def colbert_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that makes ColBERT vectors, beside the encoder."""
+    dtype = served.colbert_dtype or "fp32"
+    settings = ColbertSettings(**_head(served), colbert_dim=served.colbert_dim, colbert_dtype=dtype)
+    outputs = [replace(COLBERT_VECS, datatype=dtype.upper()), COLBERT_LENGTHS]
+    device = Device.parse(options.device, 1)
+    return _behind_encoder(name, "colbert", [HIDDEN_STATES, INPUT_IDS], outputs, settings, options, device)
+
+
+def scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that scores pairs, beside the encoder."""
+    settings = ScorerSettings(**_head(served), pooling_method=served.pooling_method, colbert_dim=served.colbert_dim)
+    inputs = [QUERY_STATES, PASSAGE_STATES, *PAIR_TENSORS]
+    return _behind_encoder(name, "scorer", inputs, SCORES, settings, options, Device.parse(options.device, 1))
+
+
+def _behind_encoder(
+    name: str,
+    step: str,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    settings: Any,  # noqa: ANN401 - the step's own dataclass
+    options: AddOptions,
+    device: Device,
+) -> Model:
+    config = step_config(
+        inputs=inputs,
+        outputs=outputs,
+        max_batch_size=options.max_batch_size,
+        device=device,
+        parameters=write_parameters(settings),
+    )
+    return Model(f"{name}_{step}", config, step)
+
+
+def _head(served: Deployment) -> dict[str, Any]:
+    return {
+        "checkpoint": served.checkpoint,
+        "precision": served.precision,
+        "device": _encoder_device(served),
+        "revision": served.revision,
+        "trust_remote_code": served.trust_remote_code,
+    }
+
+
+def _encoder_device(served: Deployment) -> str:
+    return served.device.partition(":")[0]
