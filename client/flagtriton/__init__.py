@@ -23,6 +23,8 @@ from flagtriton.errors import (
     ServerError,
     ServerUnavailableError,
 )
+from flagtriton.m3 import BGEM3FlagModel
+from flagtriton.m3_output import M3Output
 from flagtriton.transport.base import TLS
 from flagtriton.types import EmbedderModelClass
 
@@ -30,6 +32,7 @@ __all__ = [
     "TLS",
     "AbsEmbedder",
     "AccessDeniedError",
+    "BGEM3FlagModel",
     "ClosedError",
     "DeploymentMismatchError",
     "DeploymentWarning",
@@ -38,6 +41,7 @@ __all__ = [
     "FlagModel",
     "FlagTritonError",
     "InvalidRequestError",
+    "M3Output",
     "MissingExtraError",
     "ModelNotServedError",
     "RequestTimeoutError",

@@ -8,29 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from flagtriton.calls import as_output, kept_components, progress_wish
+from flagtriton.calls import EncodeCall, as_output, kept_components, progress_wish
 from flagtriton.checkpoints import checkpoint_name
-from flagtriton.checks import device_names, refuse_mismatch, served_devices, warn_of_differences
+from flagtriton.checks import refuse_mismatch, served_devices, warn_of_differences
 from flagtriton.connection import ConnectionSettings
 from flagtriton.errors import DeploymentMismatchError
 from flagtriton.instructions import apply_instruction
 from flagtriton.options import EmbedOptions
+from flagtriton.pools import ServedObject
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, DENSE_VECS
 from flagtriton.served import ServedModel
 from flagtriton.texts import as_text_list, check_encodable
 from flagtriton.types import DeviceSpec, EmbeddingOutput
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 __all__ = ["AbsEmbedder"]
 
 _PASSAGE_ARGUMENTS = ("passage_instruction_for_retrieval", "passage_instruction_format")
 
 
-class AbsEmbedder:
+class AbsEmbedder(ServedObject):
     """An embedder of FlagEmbedding's, served by Triton.
 
     Attributes are read at every call, so changing one (`normalize_embeddings`, say) changes the next answer; only
@@ -136,15 +134,8 @@ class AbsEmbedder:
             TypeError: a text is no `str`; it is named by its index.
             InvalidRequestError: the deployment refused an option, e.g. a `max_length` beyond its own.
         """
-        return self._encode(
-            sentences,
-            "sentences",
-            EmbedOptions(max_length=self._length(max_length, self.passage_max_length)),
-            (instruction_format or "{}{}", instruction),
-            batch_size,
-            convert_to_numpy,
-            kwargs,
-        )
+        call = self._text_call(sentences, batch_size, max_length, instruction, instruction_format, kwargs)
+        return self._dense(call, convert_to_numpy)
 
     def encode_queries(
         self,
@@ -155,15 +146,7 @@ class AbsEmbedder:
         **kwargs: Any,
     ) -> EmbeddingOutput:
         """Return the embeddings of queries, behind `query_instruction_for_retrieval`; see `encode`."""
-        return self._encode(
-            queries,
-            "queries",
-            EmbedOptions(max_length=self._length(max_length, self.query_max_length), input_type="query"),
-            (self.query_instruction_format, self.query_instruction_for_retrieval),
-            batch_size,
-            convert_to_numpy,
-            kwargs,
-        )
+        return self._dense(self._query_call(queries, batch_size, max_length, kwargs), convert_to_numpy)
 
     def encode_corpus(
         self,
@@ -174,16 +157,7 @@ class AbsEmbedder:
         **kwargs: Any,
     ) -> EmbeddingOutput:
         """Return the embeddings of passages, behind `passage_instruction_for_retrieval`; see `encode`."""
-        instruction, instruction_format = (self.kwargs.get(name) for name in _PASSAGE_ARGUMENTS)
-        return self._encode(
-            corpus,
-            "corpus",
-            EmbedOptions(max_length=self._length(max_length, self.passage_max_length), input_type="passage"),
-            (instruction_format or "{}{}", instruction),
-            batch_size,
-            convert_to_numpy,
-            kwargs,
-        )
+        return self._dense(self._corpus_call(corpus, batch_size, max_length, kwargs), convert_to_numpy)
 
     def encode_single_device(
         self,
@@ -202,38 +176,11 @@ class AbsEmbedder:
         """Return `sentence` behind its instruction."""
         return apply_instruction(instruction_format, instruction, sentence)
 
-    @staticmethod
-    def get_target_devices(devices: DeviceSpec) -> list[str]:
-        """Return `devices` as a list of names; None is `cpu`, as no device is sought on the client."""
-        return ["cpu"] if devices is None else device_names(devices)
-
-    def start_multi_process_pool(self, process_target_func: object = None) -> dict[str, list[object]]:
-        """Return an empty pool, for code that keeps one: the server's instances are the processes."""
-        return {"input": [], "output": [], "processes": []}
-
-    @staticmethod
-    def stop_multi_process_pool(pool: object) -> None:
-        """Do nothing: there is nothing to stop."""
-
     def encode_multi_process(
         self, sentences: str | Iterable[str], pool: object = None, **kwargs: Any
     ) -> EmbeddingOutput:
         """Return what `encode` returns."""
         return self.encode(sentences, **kwargs)
-
-    def stop_self_pool(self) -> None:
-        """End the worker threads, where FlagEmbedding ends its processes; a later call starts new ones."""
-        self.served.release_threads()
-
-    def close(self) -> None:
-        """End the worker threads and close the connections; the object is not used again."""
-        self.served.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def _compare_with_deployment(
         self,
@@ -267,16 +214,42 @@ class AbsEmbedder:
         most = self.served.deployment.max_length
         return min(configured, most) if configured == DEFAULT_MAX_LENGTH else configured
 
-    def _encode(
+    def _text_call(
+        self,
+        sentences: str | Iterable[str],
+        batch_size: int | None,
+        max_length: int | None,
+        instruction: str | None,
+        instruction_format: str | None,
+        extra: dict[str, Any],
+    ) -> EncodeCall:
+        options = EmbedOptions(max_length=self._length(max_length, self.passage_max_length))
+        instruct = (instruction_format or "{}{}", instruction)
+        return self._call(sentences, "sentences", options, instruct, batch_size, extra)
+
+    def _query_call(
+        self, queries: str | Iterable[str], batch_size: int | None, max_length: int | None, extra: dict[str, Any]
+    ) -> EncodeCall:
+        options = EmbedOptions(max_length=self._length(max_length, self.query_max_length), input_type="query")
+        instruct = (self.query_instruction_format, self.query_instruction_for_retrieval)
+        return self._call(queries, "queries", options, instruct, batch_size, extra)
+
+    def _corpus_call(
+        self, corpus: str | Iterable[str], batch_size: int | None, max_length: int | None, extra: dict[str, Any]
+    ) -> EncodeCall:
+        options = EmbedOptions(max_length=self._length(max_length, self.passage_max_length), input_type="passage")
+        instruction, instruction_format = (self.kwargs.get(name) for name in _PASSAGE_ARGUMENTS)
+        return self._call(corpus, "corpus", options, (instruction_format or "{}{}", instruction), batch_size, extra)
+
+    def _call(
         self,
         sentences: str | Iterable[str],
         argument: str,
         options: EmbedOptions,
         instruct: tuple[str, str | None],
         batch_size: int | None,
-        convert_to_numpy: bool | None,
         extra: dict[str, Any],
-    ) -> EmbeddingOutput:
+    ) -> EncodeCall:
         show_progress = progress_wish(extra)
         texts, single = as_text_list(sentences, argument)
         instruction_format, instruction = instruct
@@ -284,13 +257,20 @@ class AbsEmbedder:
             check_encodable(instruction, "the instruction")
             texts = [apply_instruction(instruction_format, instruction, text) for text in texts]
         options = self._complete(options, instructed=instruction is not None)
+        return EncodeCall(texts, single, options, self._rows(batch_size), show_progress)
+
+    def _rows(self, batch_size: int | None) -> int:
         rows = self.batch_size if batch_size is None else batch_size
         if rows < 1:
             raise ValueError(f"batch_size is {rows}, expected at least 1")
-        sent = texts or [""]  # a list without texts still has a width
-        vectors = self.served.embed(sent, options, DENSE_VECS, max_rows=rows, show_progress=show_progress)[: len(texts)]
+        return rows
+
+    def _dense(self, call: EncodeCall, convert_to_numpy: bool | None) -> EmbeddingOutput:
+        vectors = self.served.embed(
+            call.sent, call.options, DENSE_VECS, max_rows=call.max_rows, show_progress=call.show_progress
+        )[: len(call.texts)]
         wanted = self.convert_to_numpy if convert_to_numpy is None else convert_to_numpy
-        return as_output(vectors[0] if single else vectors, to_numpy=wanted)
+        return as_output(vectors[0] if call.single else vectors, to_numpy=wanted)
 
     def _complete(self, options: EmbedOptions, *, instructed: bool) -> EmbedOptions:
         """Return the options with this object's own; a text that bears its instruction already gets no other."""

@@ -10,12 +10,16 @@ from flagtriton.checkpoints import EMBEDDERS, checkpoint_name
 from flagtriton.connection import ConnectionSettings
 from flagtriton.embedders import FlagModel
 from flagtriton.errors import DeploymentMismatchError
+from flagtriton.m3 import BGEM3FlagModel
 from flagtriton.served import ServedModel
 from flagtriton.types import DeviceSpec, EmbedderModelClass
 
 __all__ = ["FlagAutoModel"]
 
-_CLASSES: Final[dict[EmbedderModelClass, type[AbsEmbedder]]] = {EmbedderModelClass.ENCODER_ONLY_BASE: FlagModel}
+_CLASSES: Final[dict[EmbedderModelClass, type[AbsEmbedder]]] = {
+    EmbedderModelClass.ENCODER_ONLY_BASE: FlagModel,
+    EmbedderModelClass.ENCODER_ONLY_M3: BGEM3FlagModel,
+}
 
 
 class FlagAutoModel:

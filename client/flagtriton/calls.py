@@ -1,21 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two ends of a call that are the same for every method: its extra arguments, and the form of its result."""
+"""What every method's call has in common: its texts and options, its extra arguments, the form of its result."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.errors import MissingExtraError
+from flagtriton.options import EmbedOptions
 from flagtriton.types import EmbeddingOutput
 
-__all__ = ["as_output", "kept_components", "progress_wish"]
+__all__ = ["EncodeCall", "as_output", "kept_components", "progress_wish"]
 
 _NO_EFFECT = ("pad_to_multiple_of",)
 """Arguments of FlagEmbedding's methods that change how it computes, and no number."""
+
+
+@dataclass(frozen=True)
+class EncodeCall:
+    """What one call of `encode` and its siblings asks for.
+
+    Attributes:
+        texts: with their instructions, where the caller gave one.
+        single: a lone `str` came.
+        options: sent with every request.
+        max_rows: texts of one request, at most.
+        show_progress: overrides the object's setting.
+    """
+
+    texts: list[str]
+    single: bool
+    options: EmbedOptions
+    max_rows: int
+    show_progress: bool | None
+
+    @property
+    def sent(self) -> list[str]:
+        """The texts, or one empty text where there are none: an answer without texts still has a width."""
+        return self.texts or [""]
 
 
 def progress_wish(arguments: Mapping[str, Any]) -> bool | None:

@@ -6,18 +6,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from flagtriton.transport.base import InferenceReply
 
 __all__ = ["Dispatcher", "Rows", "Send"]
 
 Rows: TypeAlias = NDArray[np.int64]
 """The indices of the texts that travel in one request."""
 
-Send: TypeAlias = Callable[[Rows, threading.Event], NDArray[Any]]
-"""Sends one request and returns its reply, one row a text; stops retrying once the event is set."""
+Send: TypeAlias = Callable[[Rows, threading.Event], InferenceReply]
+"""Sends one request and returns its reply; stops retrying once the event is set."""
 
 
 class Dispatcher:
@@ -36,7 +38,7 @@ class Dispatcher:
         """Pickle the size; the copy has threads of its own."""
         return type(self), (self._concurrency,)
 
-    def replies(self, send: Send, requests: Sequence[Rows]) -> Generator[tuple[Rows, NDArray[Any]], None, None]:
+    def replies(self, send: Send, requests: Sequence[Rows]) -> Generator[tuple[Rows, InferenceReply], None, None]:
         """Yield each request with its reply, in the order of arrival.
 
         When the generator is closed, or a request fails, those not yet sent never are.

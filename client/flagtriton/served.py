@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,15 @@ from flagtriton.errors import (
     ModelNotServedError,
     ServerUnavailableError,
 )
-from flagtriton.options import EmbedOptions, OptionValue
+from flagtriton.options import EmbedOptions, OptionValue, ScoreOptions
 from flagtriton.parameters import ParameterError, read_parameters
 from flagtriton.protocol import TEXT, Deployment, Tensor
-from flagtriton.texts import text_size, text_tensor
-from flagtriton.transport import RetryPolicy, Transport
+from flagtriton.texts import text_sizes, text_tensor
+from flagtriton.transport import InferenceReply, RetryPolicy, Transport
 
-__all__ = ["ServedModel"]
+__all__ = ["BYTES_PER_REQUEST", "ServedModel"]
 
-_BYTES_PER_REQUEST = 65_536
+BYTES_PER_REQUEST = 65_536
 """About 16,000 tokens: enough to keep a GPU busy, while their hidden states stay below 100 MB at D = 1,024."""
 
 _DEPLOYMENT_KEYS = {"task", "model_class", "checkpoint"}
@@ -75,6 +75,21 @@ class ServedModel:
         dispatcher = Dispatcher(settings.concurrency)
         return cls(name, deployment, config.max_batch_size, settings, transport, dispatcher)
 
+    def companion(self, name: str) -> ServedModel:
+        """Return another model of this deployment's, over the same connections: its scorer, or a step.
+
+        Raises:
+            ModelNotServedError: it is not loaded.
+        """
+        try:
+            config = RetryPolicy(self.settings.retries).call(lambda: self.transport.model_config(name))
+        except ModelNotServedError as error:
+            raise ModelNotServedError(
+                f"{self.name} is served at {self.transport.address}, but {name}, which belongs to it, is not; load it, "
+                "or serve the repository with `flagtriton serve`, which loads both"
+            ) from error
+        return replace(self, name=name, max_batch_size=config.max_batch_size)
+
     def embed(
         self,
         texts: Sequence[str],
@@ -93,26 +108,79 @@ class ServedModel:
             max_rows: texts of one request; the deployment's `max_batch_size` holds too.
             show_progress: overrides the setting.
         """
-        parameters = options.to_parameters()
+        requests = self.plan(text_sizes(texts), max_rows=max_rows)
+        inputs = {TEXT: texts}
+        vectors: NDArray[np.float32] = np.empty((0, 0), np.float32)
+        with closing(self.replies(requests, inputs, [output], options, show_progress=show_progress)) as replies:
+            for rows, reply in replies:
+                if not len(vectors):
+                    vectors = np.empty((len(texts), reply[output.name].shape[1]), np.float32)
+                vectors[rows] = reply[output.name]
+        return vectors
 
-        def send(rows: Rows, stopped: threading.Event | None = None) -> NDArray[np.float32]:
-            inputs = {TEXT.name: text_tensor([texts[row] for row in rows])}
-            return self._infer(inputs, output, parameters, stopped)
-
-        sizes = np.fromiter(map(text_size, texts), np.int64, len(texts))
+    def plan(self, sizes: NDArray[np.int64], *, max_rows: int, max_area: int | None = None) -> list[Rows]:
+        """Return which texts travel together; `sizes` are their bytes, and `batching` describes the limits."""
         max_rows = min(max_rows, self.max_batch_size)
-        requests = plan_requests(sizes, max_rows=max_rows, max_bytes=_BYTES_PER_REQUEST)
+        return plan_requests(sizes, max_rows=max_rows, max_bytes=BYTES_PER_REQUEST, max_area=max_area)
+
+    def replies(
+        self,
+        requests: Sequence[Rows],
+        inputs: Mapping[Tensor, Sequence[str]],
+        outputs: Sequence[Tensor],
+        options: EmbedOptions | ScoreOptions,
+        *,
+        unit: str = "text",
+        show_progress: bool | None = None,
+    ) -> Generator[tuple[Rows, InferenceReply], None, None]:
+        """Yield every request with its reply as they come, the texts of row r being entry r of each input.
+
+        Args:
+            requests: which rows travel together.
+            inputs: the texts of each input tensor.
+            outputs: what is asked for.
+            options: sent with every request.
+            unit: what the progress bar counts.
+            show_progress: overrides the setting.
+        """
+        parameters, wanted = options.to_parameters(), [output.name for output in outputs]
+
+        def send(rows: Rows, stopped: threading.Event | None = None) -> InferenceReply:
+            tensors = {spec.name: text_tensor([texts[row] for row in rows]) for spec, texts in inputs.items()}
+            return self.infer(tensors, wanted, parameters, stopped)
+
         shown = self.settings.show_progress if show_progress is None else show_progress
         if len(requests) == 1 and not shown:
-            return _in_order([(requests[0], send(requests[0]))], len(texts))
+            yield requests[0], send(requests[0])
+            return
         from tqdm.auto import tqdm
 
         delay = _PROGRESS_DELAY_S if shown is None else 0.0
+        total = sum(map(len, requests))
         with (
-            tqdm(total=len(texts), desc=self.name, unit="text", delay=delay, disable=shown is False) as bar,
+            tqdm(total=total, desc=self.name, unit=unit, delay=delay, disable=shown is False) as bar,
             closing(self.dispatcher.replies(send, requests)) as replies,
         ):
-            return _in_order(replies, len(texts), bar.update)
+            for rows, reply in replies:
+                yield rows, reply
+                bar.update(len(rows))
+
+    def infer(
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        outputs: Sequence[str],
+        parameters: Mapping[str, OptionValue],
+        stopped: threading.Event | None = None,
+    ) -> InferenceReply:
+        """Send one request, and again where that may help, until `stopped` is set."""
+
+        def once() -> InferenceReply:
+            try:
+                return self.transport.infer(self.name, inputs, outputs, parameters)
+            except ModelNotServedError as error:  # it was there, so the server is stopping, starting or reloading it
+                raise ServerUnavailableError(str(error)) from error
+
+        return RetryPolicy(self.settings.retries).call(once, stopped)
 
     def release_threads(self) -> None:
         """End the worker threads once their requests are answered; a later call starts new ones."""
@@ -122,34 +190,6 @@ class ServedModel:
         """End the worker threads and close the connections."""
         self.release_threads()
         self.transport.close()
-
-    def _infer(
-        self,
-        inputs: Mapping[str, NDArray[Any]],
-        output: Tensor,
-        parameters: Mapping[str, OptionValue],
-        stopped: threading.Event | None,
-    ) -> NDArray[np.float32]:
-        def infer() -> NDArray[np.float32]:
-            try:
-                return self.transport.infer(self.name, inputs, [output.name], parameters)[output.name]
-            except ModelNotServedError as error:  # it was there, so the server is stopping, starting or reloading it
-                raise ServerUnavailableError(str(error)) from error
-
-        return RetryPolicy(self.settings.retries).call(infer, stopped)
-
-
-def _in_order(
-    replies: Iterable[tuple[Rows, NDArray[np.float32]]], count: int, arrived: Callable[[int], object] = lambda _: None
-) -> NDArray[np.float32]:
-    """Return the rows of all replies, `[count, D]`, each where its text stood; tell how many came with each."""
-    vectors: NDArray[np.float32] = np.empty((0, 0), np.float32)
-    for rows, reply in replies:
-        if not len(vectors):
-            vectors = np.empty((count, reply.shape[1]), reply.dtype)
-        vectors[rows] = reply
-        arrived(len(rows))
-    return vectors
 
 
 def _explained(error: BaseException, name: str, transport: Transport) -> BaseException:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_text_list", "check_encodable", "text_size", "text_tensor"]
+__all__ = ["as_pair_list", "as_text_list", "check_encodable", "text_sizes", "text_tensor"]
 
 
 def as_text_list(texts: str | Iterable[str], argument: str) -> tuple[list[str], bool]:
@@ -38,6 +38,35 @@ def as_text_list(texts: str | Iterable[str], argument: str) -> tuple[list[str], 
     return listed, False
 
 
+def as_pair_list(pairs: Iterable[Sequence[str]] | Sequence[str], argument: str) -> tuple[list[tuple[str, str]], bool]:
+    """Return pairs of texts as a list of tuples, and whether a lone pair came.
+
+    A pair is a tuple, list or array of two `str`; what stands behind them is ignored, as in FlagEmbedding.
+
+    Args:
+        pairs: one pair, or several.
+        argument: what the caller's argument is called, for messages.
+
+    Raises:
+        TypeError: something else came; a pair is named by its index.
+        ValueError: a text holds a lone surrogate.
+    """
+    if isinstance(pairs, (str, bytes, Mapping)) or not isinstance(pairs, Iterable):
+        raise TypeError(f"{argument} is {_shown(pairs)} ({type(pairs).__name__}); expected pairs of str")
+    listed: list[Any] = list(pairs)
+    single = bool(listed) and isinstance(listed[0], str)
+    return [_pair(pair, f"{argument}[{i}]") for i, pair in enumerate([listed] if single else listed)], single
+
+
+def _pair(pair: Any, what: str) -> tuple[str, str]:  # noqa: ANN401 - whatever the caller sent
+    texts = [] if isinstance(pair, (str, bytes, Mapping)) or not isinstance(pair, Iterable) else list(pair)[:2]
+    if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{what} is {_shown(pair)} ({type(pair).__name__}); expected a query and a passage, two str")
+    for side, text in zip(("query", "passage"), texts, strict=True):
+        check_encodable(text, f"the {side} of {what}")
+    return texts[0], texts[1]
+
+
 def check_encodable(text: str, what: str) -> None:
     """Raise where a text has no UTF-8 form.
 
@@ -53,9 +82,9 @@ def check_encodable(text: str, what: str) -> None:
         raise ValueError(f"{what} holds a lone surrogate, {character}, at position {error.start}") from error
 
 
-def text_size(text: str) -> int:
-    """Return a text's length in bytes of UTF-8: in every script some 3 to 5 bytes make a token."""
-    return len(text) if text.isascii() else len(text.encode())
+def text_sizes(texts: Sequence[str]) -> NDArray[np.int64]:
+    """Return `[B]` each text's length in bytes of UTF-8: in every script some 3 to 5 bytes make a token."""
+    return np.fromiter((len(text) if text.isascii() else len(text.encode()) for text in texts), np.int64, len(texts))
 
 
 def text_tensor(texts: Sequence[str]) -> NDArray[Any]:

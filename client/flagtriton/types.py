@@ -7,7 +7,7 @@ Knows nothing of servers and wires; safe to import for annotations alone.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict, Union
+from typing import TYPE_CHECKING, Literal, TypeAlias, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ __all__ = [
     "EmbedderModelClass",
     "EmbeddingOutput",
     "InstructionTemplate",
-    "M3Output",
     "PoolingMethod",
     "QueryType",
     "RerankerModelClass",
@@ -82,11 +81,3 @@ SparseWeights: TypeAlias = dict[str, float]
 
 ColBERTVectors: TypeAlias = NDArray[np.float32]
 """`[T - 1, D]`: a unit vector for every token of a text but the first."""
-
-
-class M3Output(TypedDict):
-    """What BGE-M3 returns; what was not asked for is None."""
-
-    dense_vecs: DenseEmbedding | None
-    lexical_weights: SparseWeights | list[SparseWeights] | None
-    colbert_vecs: ColBERTVectors | list[ColBERTVectors] | None

@@ -23,7 +23,7 @@ from flagtriton import (
     RequestTimeoutError,
     ServerUnavailableError,
 )
-from flagtriton.protocol import OptionValue
+from flagtriton.options import OptionValue
 from flagtriton.transport.fake import FakeTransport
 from tests.unit.fakes import DIMENSION, NAME, failing_first, fake_server, texts_of, vector
 

@@ -59,8 +59,8 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_the_committed_repository_is_what_the_tool_writes(tmp_path: Path) -> None:
-    models = build(inspect_checkpoint("BAAI/bge-large-en-v1.5"), AddOptions())
-    add_models(models, tmp_path / "repo")
+    for flagship in ("BAAI/bge-large-en-v1.5", "BAAI/bge-m3"):
+        add_models(build(inspect_checkpoint(flagship), AddOptions()), tmp_path / "repo")
     # What Triton leaves beside a model.py that it has run is not committed.
     committed = {path: content for path, content in snapshot(COMMITTED).items() if "__pycache__" not in path}
     assert committed == snapshot(tmp_path / "repo")

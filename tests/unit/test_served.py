@@ -17,7 +17,8 @@ from flagtriton.errors import (
     RequestTimeoutError,
     ServerUnavailableError,
 )
-from flagtriton.protocol import DENSE_VECS, EmbedOptions
+from flagtriton.options import EmbedOptions
+from flagtriton.protocol import DENSE_VECS
 from flagtriton.served import ServedModel
 from flagtriton.transport import InferenceReply, ModelConfig
 from flagtriton.transport.fake import FakeTransport, Request

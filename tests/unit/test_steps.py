@@ -141,7 +141,7 @@ def expected(checkpoint: Path, pooling_method: str, texts: list[list[int]]) -> N
 def through_both(steps: SimpleNamespace, checkpoint: Path, method: str, *requests: list[list[int]], **more: Any) -> Any:
     """Return the embeddings of each request, by an encoder that sends what the pooler reads."""
     encoder = started(steps.encoder, encoder_settings(checkpoint, rows=rows_needed(method), **more))
-    pooler = started(steps.pooler, PoolerSettings(method, more.get("precision", "fp32")))
+    pooler = started(steps.pooler, PoolerSettings(method, more.get("precision", "fp32"), rows=rows_needed(method)))
     sent = [ids(*texts) for texts in requests]
     states = [answer["hidden_states"] for answer in answered(encoder, *(Request({"input_ids": each}) for each in sent))]
     both = [Request({"input_ids": a, "hidden_states": b}) for a, b in zip(sent, states, strict=True)]

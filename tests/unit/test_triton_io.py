@@ -191,17 +191,17 @@ def test_an_error_of_the_step_itself_is_not_hidden(triton_io: Any) -> None:
 
 
 def test_texts_are_decoded_from_utf8(triton_io: Any) -> None:
-    assert triton_io.texts(FakeRequest(["naïve".encode(), "人工".encode(), b""])) == ["naïve", "人工", ""]
+    assert triton_io.texts(FakeRequest(["naïve".encode(), "人工".encode(), b""]), TEXT) == ["naïve", "人工", ""]
 
 
 def test_invalid_utf8_names_its_row_byte_and_position(triton_io: Any) -> None:
     with pytest.raises(RequestError, match=r"text 1 is not valid UTF-8: byte 0xff at position 2; send UTF-8"):
-        triton_io.texts(FakeRequest([b"good", b"ab\xff"]))
+        triton_io.texts(FakeRequest([b"good", b"ab\xff"]), TEXT)
 
 
 def test_invalid_utf8_fails_its_request_alone(triton_io: Any) -> None:
     requests = [FakeRequest([b"\xff"]), FakeRequest([b"abc"])]
-    responses = triton_io.respond(requests, lambda r: len(triton_io.texts(r)[0]), doubled)
+    responses = triton_io.respond(requests, lambda r: len(triton_io.texts(r, TEXT)[0]), doubled)
     assert responses[0].error.code == FakeError.INVALID_ARG
     assert outcomes(responses)[1] == [[[6]]]
 

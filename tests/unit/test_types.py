@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import enum
-import typing
 
 import pytest
 
-from flagtriton.types import EmbedderModelClass, M3Output, PoolingMethod, RerankerModelClass
+from flagtriton.types import EmbedderModelClass, PoolingMethod, RerankerModelClass
 
 
 def members(kind: type[enum.Enum]) -> list[tuple[str, object]]:
@@ -26,10 +25,6 @@ def test_a_member_is_found_by_its_value() -> None:
 def test_another_class_name_is_refused_as_in_flagembedding() -> None:
     with pytest.raises(ValueError, match="'nope' is not a valid EmbedderModelClass"):
         EmbedderModelClass("nope")
-
-
-def test_what_m3_returns_has_the_three_keys_of_flagembedding() -> None:
-    assert set(typing.get_type_hints(M3Output, localns={})) == {"dense_vecs", "lexical_weights", "colbert_vecs"}
 
 
 @pytest.mark.reference

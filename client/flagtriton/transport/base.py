@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from numpy.typing import NDArray
 
 from flagtriton.errors import RequestTimeoutError, ServerUnavailableError
-from flagtriton.protocol import OptionValue
+from flagtriton.options import OptionValue
 
 __all__ = ["TLS", "InferenceReply", "ModelConfig", "RetryPolicy", "ServerAddress", "Transport"]
 

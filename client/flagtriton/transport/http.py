@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from flagtriton import errors
-from flagtriton.protocol import OptionValue
+from flagtriton.options import OptionValue
 from flagtriton.transport.base import TLS, InferenceReply, ModelConfig, ServerAddress
 
 __all__ = ["HttpTransport"]

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BGE-M3's output as fields, queries and indices of Elasticsearch and OpenSearch.
+
+Makes plain dicts, so it needs no client. ColBERT vectors are left out: the engines' fields for them differ by version.
+
+Limits of both engines, which are Lucene's: weights are stored with 9 significant bits (a relative error up to 0.4 %); a
+query takes at least 1,024 distinct tokens, more only where the server's `max_clause_count` is higher (see `heaviest`).
+Sources: Elasticsearch's documentation, pages "Sparse vector field type", "Rank features field type", "Sparse vector
+query", "Rank feature query" and "Dense vector field type"; OpenSearch's, pages "Neural sparse search using raw
+vectors", "Neural sparse query", "Neural sparse ANN search" and "k-NN vector".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from flagtriton.integrations.shares import DEFAULT_NAMES, FieldNames, checked_weights, share_of
+
+__all__ = [
+    "features",
+    "fields",
+    "heaviest",
+    "mapping",
+    "neural_sparse_query",
+    "opensearch_index",
+    "rank_features_query",
+    "sparse_vector_query",
+]
+
+_LEAST_WEIGHT = float(np.finfo(np.float32).tiny)
+
+
+def features(lexical_weights: Mapping[str, float]) -> dict[str, float]:
+    """Return one text's weights as the value of a `sparse_vector` or `rank_features` field.
+
+    Weights below 1.18e-38 are left out, as the engines refuse them and they would add nothing.
+
+    Raises:
+        ValueError: a key holds a dot, which the engines read as a path, or a weight is not a positive number.
+    """
+    weights = checked_weights(lexical_weights)
+    for token in weights:
+        if "." in token:
+            raise ValueError(f"{token!r} holds a dot, which rank_features refuses: index token ids, not token texts")
+    return {token: weight for token, weight in weights.items() if weight >= _LEAST_WEIGHT}
+
+
+def fields(output: Mapping[str, Any], index: int, names: FieldNames = DEFAULT_NAMES) -> dict[str, Any]:
+    """Return the dense (`D` floats) and sparse (token to weight) fields of a document for text `index`.
+
+    Raises:
+        ValueError: there is no such text, or `output` holds neither dense vectors nor weights.
+    """
+    share = share_of(output, index)
+    document: dict[str, Any] = {}
+    if "dense_vecs" in share:
+        document[names.dense_vecs] = share["dense_vecs"].tolist()
+    if "lexical_weights" in share:
+        document[names.lexical_weights] = features(share["lexical_weights"])
+    if not document:
+        raise ValueError("output holds colbert_vecs alone: encode with return_dense=True or return_sparse=True")
+    return document
+
+
+def heaviest(lexical_weights: Mapping[str, float], count: int = 1024) -> dict[str, float]:
+    """Return the `count` greatest of one text's weights, the greatest first: a long query cut to the engines' limit.
+
+    Raises:
+        ValueError: a weight is not a positive number.
+    """
+    ranked = sorted(checked_weights(lexical_weights).items(), key=lambda item: item[1], reverse=True)
+    return dict(ranked[:count])
+
+
+def sparse_vector_query(field: str, lexical_weights: Mapping[str, float], boost: float = 1.0) -> dict[str, Any]:
+    """Return Elasticsearch's query (8.15 on) that scores by the dot product with a `sparse_vector` field.
+
+    Pruning is switched off. It is on by default from 9.1 and drops frequent tokens that weigh under 0.4, which suits
+    another model: most of BGE-M3's tokens weigh less.
+
+    Raises:
+        ValueError: a key holds a dot, or a weight is not a positive number.
+    """
+    vector = features(lexical_weights)
+    return {"sparse_vector": {"field": field, "query_vector": vector, "prune": False, "boost": boost}}
+
+
+def rank_features_query(field: str, lexical_weights: Mapping[str, float], boost: float = 1.0) -> dict[str, Any]:
+    """Return the query of either engine that scores by the dot product with a `rank_features` field.
+
+    Raises:
+        ValueError: a key holds a dot, or a weight is not a positive number.
+    """
+    clauses = [
+        {"rank_feature": {"field": f"{field}.{token}", "linear": {}, "boost": weight}}
+        for token, weight in features(lexical_weights).items()
+    ]
+    return {"bool": {"should": clauses, "minimum_should_match": 1, "boost": boost}}
+
+
+def neural_sparse_query(field: str, lexical_weights: Mapping[str, float], boost: float = 1.0) -> dict[str, Any]:
+    """Return OpenSearch's query (2.14 on) that scores by the dot product with a `rank_features` field.
+
+    Raises:
+        ValueError: a key holds a dot, or a weight is not a positive number.
+    """
+    return {"neural_sparse": {field: {"query_tokens": features(lexical_weights), "boost": boost}}}
+
+
+def mapping(
+    dense_size: int | None = None,
+    sparse_type: Literal["sparse_vector", "rank_features"] | None = "sparse_vector",
+    names: FieldNames = DEFAULT_NAMES,
+) -> dict[str, Any]:
+    """Return Elasticsearch's `mappings` of an index for `fields`.
+
+    Args:
+        dense_size: `D` of the dense vectors, compared by cosine; None leaves them out.
+        sparse_type: what holds the weights; `rank_features` also exists before 8.11 and is for `rank_features_query`.
+        names: the index's field names.
+
+    Raises:
+        ValueError: the index would have no fields.
+    """
+    properties: dict[str, Any] = {}
+    if dense_size is not None:
+        properties[names.dense_vecs] = {
+            "type": "dense_vector",
+            "dims": dense_size,
+            "similarity": "cosine",
+            "index": True,
+        }
+    if sparse_type is not None:
+        properties[names.lexical_weights] = {"type": sparse_type}
+    return {"properties": _some(properties)}
+
+
+def opensearch_index(
+    dense_size: int | None = None, *, sparse: bool = True, names: FieldNames = DEFAULT_NAMES
+) -> dict[str, Any]:
+    """Return the body that creates OpenSearch's index for `fields`: `settings` and `mappings`.
+
+    Weights go to `rank_features`. OpenSearch's own `sparse_vector` (3.3 on) keeps at most 16 bits of a token id, which
+    mixes up BGE-M3's 250,002.
+
+    Args:
+        dense_size: `D` of the dense vectors, compared by cosine; None leaves them out.
+        sparse: whether documents have weights.
+        names: the index's field names.
+
+    Raises:
+        ValueError: the index would have no fields.
+    """
+    properties: dict[str, Any] = {}
+    if dense_size is not None:
+        method = {"name": "hnsw", "engine": "lucene", "space_type": "cosinesimil"}
+        properties[names.dense_vecs] = {"type": "knn_vector", "dimension": dense_size, "method": method}
+    if sparse:
+        properties[names.lexical_weights] = {"type": "rank_features"}
+    return {"settings": {"index": {"knn": dense_size is not None}}, "mappings": {"properties": _some(properties)}}
+
+
+def _some(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return an index's fields, or refuse to have none."""
+    if not properties:
+        raise ValueError("the index would have no fields: give dense_size or a field for the weights")
+    return properties

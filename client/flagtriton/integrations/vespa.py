@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BGE-M3's output as tensors in Vespa's JSON, for documents and for a query's `input.query(…)`.
+
+Makes plain dicts, so it needs no client. The schema's fields are `tensor<float>(x[D])` for dense vectors,
+`tensor<float>(token{})` for weights and `tensor<float>(token{}, x[D])` for ColBERT vectors; any names of dimensions do,
+as the JSON holds none.
+Source: Vespa's documentation, page "Document JSON format reference", section "Tensors".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flagtriton.integrations.shares import DEFAULT_NAMES, FieldNames, checked_weights, share_of
+from flagtriton.types import ColBERTVectors
+
+__all__ = ["colbert_tensor", "fields", "sparse_tensor"]
+
+
+def sparse_tensor(lexical_weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return one text's weights as a tensor of one mapped dimension, labelled by token id.
+
+    Raises:
+        ValueError: a weight is not a positive number.
+    """
+    return {"cells": checked_weights(lexical_weights)}
+
+
+def colbert_tensor(colbert_vecs: ColBERTVectors) -> dict[str, dict[str, list[float]]]:
+    """Return one text's ColBERT vectors, `[T - 1, D]`, as a mixed tensor: a block of `D` floats a token.
+
+    Blocks are labelled by the token's place in the text, from 0, since a token id may come twice.
+
+    Raises:
+        ValueError: it is no array of two axes, as where return_colbert_vecs was not set.
+    """
+    if getattr(colbert_vecs, "ndim", None) != 2:
+        raise ValueError(
+            f"the colbert_vecs of one text are an array of two axes, but a {type(colbert_vecs).__name__} came: "
+            'encode with return_colbert_vecs=True and give output["colbert_vecs"][index]'
+        )
+    return {"blocks": {str(place): vector for place, vector in enumerate(colbert_vecs.tolist())}}
+
+
+def fields(output: Mapping[str, Any], index: int, names: FieldNames = DEFAULT_NAMES) -> dict[str, Any]:
+    """Return a document's `fields` for text `index`: of dense, sparse and colbert, what `output` holds.
+
+    Raises:
+        ValueError: there is no such text, or `output` holds nothing.
+    """
+    share = share_of(output, index)
+    document: dict[str, Any] = {}
+    if "dense_vecs" in share:
+        document[names.dense_vecs] = share["dense_vecs"].tolist()
+    if "lexical_weights" in share:
+        document[names.lexical_weights] = sparse_tensor(share["lexical_weights"])
+    if "colbert_vecs" in share:
+        document[names.colbert_vecs] = colbert_tensor(share["colbert_vecs"])
+    return document

@@ -1,0 +1,3 @@
+"""Hidden states to ColBERT vectors."""
+
+from flagtriton_server.colbert import TritonPythonModel as TritonPythonModel
