@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
@@ -59,8 +59,8 @@ def make_bert(folder: Path) -> Path:
     return _save(BertModel(config), folder)
 
 
-def make_xlm_roberta(folder: Path) -> Path:
-    """Write an XLM-RoBERTa checkpoint with a Unigram tokenizer; return its folder."""
+def make_xlm_roberta(folder: Path, *, positions: int = 512) -> Path:
+    """Write an XLM-RoBERTa checkpoint with a Unigram tokenizer and so many positions; return its folder."""
     from transformers import XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizer
 
     tokenizer = Tokenizer(models.Unigram())
@@ -73,14 +73,14 @@ def make_xlm_roberta(folder: Path) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
-    _save_tokenizer(tokenizer, XLMRobertaTokenizer, folder)
+    _save_tokenizer(tokenizer, XLMRobertaTokenizer, folder, positions)
     config = XLMRobertaConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=48,
         num_hidden_layers=3,
         num_attention_heads=4,
         intermediate_size=96,
-        max_position_embeddings=514,
+        max_position_embeddings=positions + 2,
         type_vocab_size=1,
         pad_token_id=1,
         bos_token_id=0,
@@ -89,19 +89,16 @@ def make_xlm_roberta(folder: Path) -> Path:
     return _save(XLMRobertaModel(config), folder)
 
 
-def make_m3(folder: Path, backbone: Callable[[Path], Path] | None = None, *, colbert_dim: int = 32) -> Path:
-    """Write a BGE-M3 checkpoint: `backbone` (XLM-RoBERTa unless told otherwise) and two random heads."""
+def make_m3(folder: Path, *, positions: int = 512, colbert_dim: int = 48) -> Path:
+    """Write a BGE-M3 checkpoint: XLM-RoBERTa, and two random heads in files of their own; return its folder."""
     import torch
 
-    (backbone or make_xlm_roberta)(folder)
+    make_xlm_roberta(folder, positions=positions)
     width = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
     generator = torch.Generator().manual_seed(_SEED)
     for name, rows in {"sparse_linear": 1, "colbert_linear": colbert_dim}.items():
-        head = {
-            "weight": torch.randn(rows, width, generator=generator) * 0.2,
-            "bias": torch.randn(rows, generator=generator) * 0.1,
-        }
-        torch.save(head, folder / f"{name}.pt")
+        weight, bias = torch.randn(rows, width, generator=generator), torch.randn(rows, generator=generator)
+        torch.save({"weight": weight * 0.2, "bias": bias * 0.1}, folder / f"{name}.pt")
     return folder
 
 
@@ -114,10 +111,10 @@ def cuts_left(checkpoint: Path, folder: Path) -> Path:
     return folder
 
 
-def _save_tokenizer(tokenizer: Tokenizer, wrapper, folder: Path) -> None:  # noqa: ANN001 - a transformers tokenizer class
+def _save_tokenizer(tokenizer: Tokenizer, wrapper: Any, folder: Path, max_length: int = 512) -> None:
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "raw.json"))
-    wrapper(tokenizer_file=str(folder / "raw.json"), model_max_length=512).save_pretrained(folder)
+    wrapper(tokenizer_file=str(folder / "raw.json"), model_max_length=max_length).save_pretrained(folder)
     (folder / "raw.json").unlink()
 
 

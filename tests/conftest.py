@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One real server for the whole run: eight deployments of three architectures."""
+"""One real server for the whole run: ten deployments of three architectures, BGE-M3's among them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
 from flagtriton_tools.server_process import RunningServer
 from flagtriton_tools.serving import ServeOptions, free_ports
-from tests.checkpoints import cuts_left, make_bert, make_xlm_roberta
+from tests.checkpoints import cuts_left, make_bert, make_m3, make_xlm_roberta
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -53,30 +53,39 @@ def xlm_roberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def m3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_m3(tmp_path_factory.mktemp("checkpoints") / "m3", positions=8192)
+
+
+@pytest.fixture(scope="session")
 def minilm() -> Path:
     return minilm_checkpoint()
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory, bert: Path, xlm_roberta: Path, minilm: Path) -> Iterator[Served]:
-    """Serve the four tiny ones in fp32, one that cuts texts at the left, one that pools in its encoder, and MiniLM."""
+def served(
+    tmp_path_factory: pytest.TempPathFactory, bert: Path, xlm_roberta: Path, m3: Path, minilm: Path
+) -> Iterator[Served]:
+    """Serve them, the tiny ones in fp32; the last of M3's has another width and sends ColBERT vectors in fp16."""
     folder = tmp_path_factory.mktemp("served")
+    narrow = make_m3(folder / "narrow", colbert_dim=16)
     deployments = {
-        "bert-cls": (bert, "cls", "fp32"),
-        "bert-mean": (bert, "mean", "fp32"),
-        "xlmr-cls": (xlm_roberta, "cls", "fp32"),
-        "xlmr-mean": (xlm_roberta, "mean", "fp32"),
-        "xlmr-mean-in-encoder": (xlm_roberta, "mean", "fp32"),
-        "left-last": (cuts_left(bert, folder / "left"), "last_token", "fp32"),
-        "all-MiniLM-L6-v2": (minilm, None, "fp32"),
-        "minilm-auto": (minilm, None, "auto"),
+        "bert-cls": (bert, {"pooling_method": "cls"}),
+        "bert-mean": (bert, {"pooling_method": "mean"}),
+        "xlmr-cls": (xlm_roberta, {"pooling_method": "cls"}),
+        "xlmr-mean": (xlm_roberta, {"pooling_method": "mean"}),
+        "xlmr-mean-in-encoder": (xlm_roberta, {"pooling_method": "mean", "pool_in_encoder": True}),
+        "left-last": (cuts_left(bert, folder / "left"), {"pooling_method": "last_token"}),
+        "all-MiniLM-L6-v2": (minilm, {}),
+        "minilm-auto": (minilm, {"precision": "auto"}),
+        "m3": (m3, {}),
+        "m3-narrow": (narrow, {"pooling_method": "mean", "colbert_dim": 16, "colbert_dtype": "fp16"}),
     }
-    for name, (checkpoint, pooling, precision) in deployments.items():
-        in_encoder = name.endswith("-in-encoder")
-        options = AddOptions(name=name, pooling_method=pooling, precision=precision, pool_in_encoder=in_encoder)
+    for name, (checkpoint, chosen) in deployments.items():
+        options = AddOptions(name=name, **{"precision": "fp32", **chosen})
         add_models(build(inspect_checkpoint(str(checkpoint)), options), folder / "repository")
     with running_server(serve_options(folder / "repository", folder / "tritonserver.log")) as server:
-        yield Served(server, {name: checkpoint for name, (checkpoint, *_) in deployments.items()})
+        yield Served(server, {name: checkpoint for name, (checkpoint, _) in deployments.items()})
 
 
 def obey_ctrl_c() -> None:

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
+from tritonclient.utils import InferenceServerException
 
-from flagtriton import FlagModel
+from flagtriton import BGEM3FlagModel, FlagModel
+from flagtriton.texts import text_tensor
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build
 from flagtriton_tools.launcher import running_server
@@ -36,13 +39,15 @@ def repository(tmp_path_factory: pytest.TempPathFactory, bert: Path) -> Path:
 
 
 @contextmanager
-def serve_command(repository: Path, log_file: Path, *more: str) -> Iterator[tuple[subprocess.Popen[str], ServeOptions]]:
+def serve_command(
+    repository: Path, log_file: Path, *more: str, under: Sequence[str] = ()
+) -> Iterator[tuple[subprocess.Popen[str], ServeOptions]]:
     options = serve_options(repository, log_file)
     ports = [f"--http-port={options.http_port}", f"--grpc-port={options.grpc_port}"]
     ports.append(f"--metrics-port={options.metrics_port}")
     command = [sys.executable, "-m", "flagtriton_tools", "serve", "--repository", str(repository)]
     with subprocess.Popen(
-        [*command, *ports, "--log-file", str(log_file), *more],
+        [*under, *command, *ports, "--log-file", str(log_file), *more],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -156,3 +161,33 @@ def test_a_list_outlives_a_restart_of_the_server(url: str, end: str, repository:
         model.close()
     assert len(vectors) == 1
     assert np.abs(vectors[0] - np.tile(expected, (2000, 1))).max() <= 1e-6
+
+
+COLBERT = [triton.InferRequestedOutput("colbert_vecs")]
+SMALL_SHARED_MEMORY = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=48m tmpfs /dev/shm && exec "$@"', "sh")
+
+
+@pytest.mark.skipif(
+    subprocess.run([*SMALL_SHARED_MEMORY, "true"], capture_output=True, check=False).returncode != 0,
+    reason="no right to mount a small /dev/shm",
+)
+def test_too_little_shared_memory_is_explained_and_survived(tmp_path: Path, m3: Path) -> None:
+    repository = tmp_path / "repository"
+    add_models(build(inspect_checkpoint(str(m3)), AddOptions(name="m3", precision="fp32")), repository)
+    with serve_command(repository, tmp_path / "log", under=SMALL_SHARED_MEMORY) as (process, options):
+        assert process.stderr is not None
+        assert any("ready: tritonserver" in line for line in process.stderr)
+        with triton.InferenceServerClient(options.grpc_url.split("//")[1]) as client:
+            # 256 texts of 512 tokens: 25 MB of hidden states, and as much again of ColBERT vectors.
+            with pytest.raises(InferenceServerException, match="use '--shm-size' flag to control the shared memory"):
+                client.infer("m3", [text_input(["fox " * 600] * 256)], outputs=COLBERT)
+            assert client.infer("m3", [text_input(["fox"])], outputs=COLBERT).as_numpy("colbert_vecs").any()
+        # The SDK cuts the same texts into requests that fit.
+        with BGEM3FlagModel("m3", url=options.grpc_url, return_colbert_vecs=True) as model:
+            assert len(model.encode(["fox " * 600] * 64)["colbert_vecs"][63]) == 511
+
+
+def text_input(texts: list[str]) -> triton.InferInput:
+    tensor = triton.InferInput("text", [len(texts), 1], "BYTES")
+    tensor.set_data_from_numpy(text_tensor(texts))
+    return tensor
