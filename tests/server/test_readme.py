@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's Python is run as it stands, and must print what its comments promise."""
+"""The documentation's Python is run as it stands, and must print what its comments promise."""
 
 from __future__ import annotations
 
@@ -14,13 +14,49 @@ from tests.conftest import Served
 
 pytestmark = pytest.mark.server
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+
+
+def python_blocks(document: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / document).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def output_of(source: str, served: Served) -> list[str]:
+    """Return the lines that a block prints against the tests' own server, where `bge-m3` is called `m3`."""
+    for written, here in {
+        "grpc://localhost:8001": served.grpc_url,
+        '"localhost:8001"': f'"{served.grpc_url.split("//")[1]}"',
+        '"bge-m3': '"m3',
+    }.items():
+        source = source.replace(written, here)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def test_the_readmes_example_prints_what_its_comments_say(served: Served) -> None:
-    [block] = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    source = block.replace("grpc://localhost:8001", served.grpc_url)
+    [block] = python_blocks("README.md")
     promised = re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=120)
     assert len(promised) == 2
-    assert done.stdout.splitlines() == promised
+    assert output_of(block, served) == promised
+
+
+def test_m3s_example_for_the_sdk_runs(served: Served) -> None:
+    lines = output_of(python_blocks("docs/bge-m3.md")[0], served)
+    assert lines[0] == "(2, 48)"
+    assert lines[1].startswith("{'")
+    assert "True" in lines
+
+
+def test_m3s_example_for_plain_tritonclient_runs(served: Served) -> None:
+    fox, dog, scores = output_of(python_blocks("docs/bge-m3.md")[1], served)
+    assert fox.startswith("the quick brown fox (48,) ")
+    assert dog.startswith("a lazy dog (48,) ")
+    assert re.fullmatch(r"\[\S+ \S+\]", scores)
+
+
+def test_the_hybrid_search_in_qdrants_local_mode_runs(served: Served) -> None:
+    pytest.importorskip("qdrant_client")
+    question, *found = output_of(python_blocks("docs/integrations.md")[0], served)
+    assert question == "Which model gives sparse and dense vectors?"
+    assert [line[:3] for line in found] == ["1. ", "2. ", "3. "]

@@ -8,9 +8,16 @@ from typing import Any
 
 import pytest
 
-from flagtriton import DeploymentMismatchError, EmbedderModelClass, FlagAutoModel, FlagModel, ModelNotServedError
+from flagtriton import (
+    BGEM3FlagModel,
+    DeploymentMismatchError,
+    EmbedderModelClass,
+    FlagAutoModel,
+    FlagModel,
+    ModelNotServedError,
+)
 from flagtriton.transport.fake import FakeTransport
-from tests.unit.fakes import NAME, answer_with_bytes, fake_server, model_config, texts_of
+from tests.unit.fakes import NAME, answer_with_bytes, fake_m3, fake_server, model_config, texts_of
 
 E5_INSTRUCT = "multilingual-e5-large-instruct"
 
@@ -43,6 +50,27 @@ def test_the_factory_itself_cannot_be_made() -> None:
 
 def test_a_known_name_gives_its_class() -> None:
     assert isinstance(FlagAutoModel.from_finetuned(NAME, transport=fake_server()), FlagModel)
+
+
+@pytest.mark.parametrize("name", ["bge-m3", "BAAI/bge-m3"])
+def test_bge_m3_gives_its_class(name: str) -> None:
+    assert type(FlagAutoModel.from_finetuned(name, transport=fake_m3())) is BGEM3FlagModel
+
+
+def test_a_served_m3_of_an_unknown_name_gives_its_class() -> None:
+    fake = serving("mine", model_class="encoder-only-m3")
+    assert type(FlagAutoModel.from_finetuned("mine", transport=fake)) is BGEM3FlagModel
+
+
+def test_the_class_of_bge_m3_can_be_given() -> None:
+    fake = serving("mine", model_class="encoder-only-m3")
+    model = FlagAutoModel.from_finetuned("mine", model_class="encoder-only-m3", transport=fake)
+    assert type(model) is BGEM3FlagModel
+
+
+def test_bge_m3_takes_arguments_of_its_own() -> None:
+    model = FlagAutoModel.from_finetuned("bge-m3", return_dense=False, return_sparse=True, transport=fake_m3())
+    assert model.encode("aab") == {"dense_vecs": None, "lexical_weights": {"97": 2, "98": 1}, "colbert_vecs": None}
 
 
 @pytest.mark.parametrize(

@@ -164,11 +164,20 @@ def test_a_configuration_without_an_architecture_tells_nothing(tmp_path: Path, a
     assert classified(tmp_path, architectures=architectures) == (None, None)
 
 
-def test_m3_is_known_by_its_two_heads(folder: Path) -> None:
-    (folder / "colbert_linear.pt").touch()
-    (folder / "sparse_linear.pt").touch()
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize("heads", [["sparse_linear", "colbert_linear"], ["sparse_linear"], ["colbert_linear"]], ids=str)
+def test_m3_is_known_by_its_heads_even_if_one_is_missing(folder: Path, heads: list[str], suffix: str) -> None:
+    # Served as a plain encoder it would answer; as M3, its step says which head it lacks.
+    for head in heads:
+        (folder / f"{head}.{suffix}").touch()
     facts = inspect_checkpoint(str(folder))
     assert (facts.task, facts.model_class) == ("embed", "encoder-only-m3")
+
+
+@pytest.mark.parametrize("other", ["sparse_linear.bin", "colbert.pt"])
+def test_other_files_make_no_m3(folder: Path, other: str) -> None:
+    (folder / other).touch()
+    assert inspect_checkpoint(str(folder)).model_class == "encoder-only-base"
 
 
 def test_a_folder_of_a_published_name_is_looked_up(tmp_path: Path) -> None:

@@ -294,11 +294,3 @@ def test_all_models_are_named_steps_and_others_included(repository: Path) -> Non
         "tiny_pooler",
         "tiny_tokenizer",
     ]
-
-
-def test_force_does_not_replace_a_part_of_another_deployment(tmp_path: Path) -> None:
-    add_models(tiny(), tmp_path / "repo")
-    before = snapshot(tmp_path)
-    with pytest.raises(ToolError, match="tiny_encoder is part of the deployment tiny"):
-        add_models(build(facts(), AddOptions(name="tiny_encoder")), tmp_path / "repo", force=True)
-    assert snapshot(tmp_path) == before

@@ -3,13 +3,9 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,53 +14,14 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel
 
-import flagtriton_server
-from flagtriton.parameters import write_parameters
 from flagtriton_server.settings import EncoderSettings, PoolerSettings, rows_needed
 from tests.checkpoints import make_bert
+from tests.unit.triton_stand_in import Request, answered, ids, imported_steps, started
 
-STEPS = ("triton_io", "encoder", "pooler")
 HIDDEN_SIZE = 48
 TEXTS = [[2, 7, 9, 30, 3], [2, 3], [2, 5, 6, 3]]
 POOLINGS = ["cls", "mean", "last_token"]
 every_pooling = pytest.mark.parametrize("pooling_method", POOLINGS)
-
-
-class Tensor:
-    """`pb_utils.Tensor`."""
-
-    def __init__(self, name: str, values: NDArray[Any]) -> None:
-        self.name, self.values = name, values
-
-    def as_numpy(self) -> NDArray[Any]:
-        return self.values
-
-
-class Response:
-    """`pb_utils.InferenceResponse`: its tensors by name, or an error."""
-
-    def __init__(self, tensors: list[Tensor] | None = None, error: Exception | None = None) -> None:
-        self.tensors, self.error = {tensor.name: tensor.values for tensor in tensors or []}, error
-
-
-class TritonError(Exception):
-    """`pb_utils.TritonError`."""
-
-    INVALID_ARG = 3
-
-
-@dataclass
-class Request:
-    """`pb_utils.InferenceRequest`."""
-
-    tensors: dict[str, NDArray[Any]]
-    options: str = ""
-
-    def is_cancelled(self) -> bool:
-        return False
-
-    def parameters(self) -> str:
-        return self.options
 
 
 @pytest.fixture(scope="module")
@@ -74,55 +31,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """The two modules, imported anew, which leave this process's threads and memory as they are."""
-    backend = ModuleType("triton_python_backend_utils")
-    logger = SimpleNamespace(log_info=lambda _: None)
-    for name, value in {
-        "Tensor": Tensor,
-        "TritonError": TritonError,
-        "InferenceResponse": Response,
-        "Logger": logger,
-        "get_input_tensor_by_name": lambda request, name: Tensor(name, request.tensors[name]),
-    }.items():
-        setattr(backend, name, value)
-    monkeypatch.setitem(sys.modules, backend.__name__, backend)
-    forget_steps()
-    encoder, pooler = (importlib.import_module(f"flagtriton_server.{name}") for name in ("encoder", "pooler"))
-    monkeypatch.setattr(encoder, "keep_freed_memory", lambda: True)
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    yield SimpleNamespace(encoder=encoder, pooler=pooler)
-    forget_steps()
-
-
-def forget_steps() -> None:
-    for name in STEPS:
-        sys.modules.pop(f"flagtriton_server.{name}", None)
-        vars(flagtriton_server).pop(name, None)
-
-
-def started(module: ModuleType, settings: EncoderSettings | PoolerSettings) -> Any:
-    parameters = {name: {"string_value": value} for name, value in write_parameters(settings).items()}
-    model = module.TritonPythonModel()
-    config = json.dumps({"parameters": parameters})
-    model.initialize({"model_config": config, "model_instance_kind": "CPU", "model_instance_device_id": "0"})
-    return model
+    with imported_steps(monkeypatch, "encoder", "pooler") as modules:
+        yield modules
 
 
 def encoder_settings(checkpoint: Path, **more: Any) -> EncoderSettings:
     return EncoderSettings(str(checkpoint), 512, token_budget=64, **{"precision": "fp32", **more})
-
-
-def ids(*texts: list[int]) -> NDArray[np.int32]:
-    filled = np.full((len(texts), max(map(len, texts))), -1, dtype=np.int32)  # [B, T]
-    for row, text in zip(filled, texts, strict=True):
-        row[: len(text)] = text
-    return filled
-
-
-def answered(model: Any, *requests: Request) -> list[dict[str, NDArray[Any]]]:
-    responses = model.execute(list(requests))
-    assert not [response.error for response in responses if response.error]
-    return [response.tensors for response in responses]
 
 
 def expected(checkpoint: Path, pooling_method: str, texts: list[list[int]]) -> NDArray[np.float32]:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
-from flagtriton.texts import as_text_list, text_tensor
+from flagtriton.texts import as_pair_list, as_text_list, text_sizes, text_tensor
 
 LONE_SURROGATE = "\ud83d"
 
@@ -110,3 +111,83 @@ def test_a_tensor_of_texts_has_the_dtype_that_triton_takes_for_bytes() -> None:
 def test_a_nul_character_at_the_end_of_a_text_survives() -> None:
     # A fixed-width NumPy string would drop it.
     assert text_tensor(["a\0"]).tolist() == [[b"a\0"]]
+
+
+@pytest.mark.parametrize(("text", "size"), [("", 0), ("abc", 3), ("é", 2), ("日本", 6), ("🙂", 4)])
+def test_a_texts_size_is_its_bytes_in_utf8(text: str, size: int) -> None:
+    assert text_sizes([text]).tolist() == [size]
+
+
+# Pairs.
+
+
+@pytest.mark.parametrize("pair", [("q", "p"), ["q", "p"], np.array(["q", "p"])])
+def test_a_lone_pair_is_a_list_of_one_and_single(pair: Any) -> None:
+    assert as_pair_list(pair, "sentence_pairs") == ([("q", "p")], True)
+
+
+def test_a_list_of_one_pair_is_not_single() -> None:
+    assert as_pair_list([("q", "p")], "sentence_pairs") == ([("q", "p")], False)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [["q", "p"], ("r", "s")],
+        (("q", "p"), ("r", "s")),
+        np.array([["q", "p"], ["r", "s"]]),
+        np.array([["q", "p"], ["r", "s"]], dtype=object),
+        zip("qr", "ps", strict=True),
+    ],
+)
+def test_pairs_come_in_any_collection_and_leave_as_tuples(pairs: Any) -> None:
+    assert as_pair_list(pairs, "sentence_pairs") == ([("q", "p"), ("r", "s")], False)
+
+
+@pytest.mark.parametrize("nothing", [[], (), iter([])])
+def test_no_pairs_are_accepted(nothing: Any) -> None:
+    assert as_pair_list(nothing, "sentence_pairs") == ([], False)
+
+
+@pytest.mark.parametrize("given", [("q", "p", "more"), [("q", "p", "more")], [["q", "p", 3]]])
+def test_what_stands_behind_a_pair_is_ignored_as_in_flagembedding(given: Any) -> None:
+    assert as_pair_list(given, "sentence_pairs")[0] == [("q", "p")]
+
+
+def test_empty_texts_make_a_pair() -> None:
+    assert as_pair_list(("", ""), "sentence_pairs") == ([("", "")], True)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (None, r"None \(NoneType\)"),
+        (3, r"3 \(int\)"),
+        ("qp", r"'qp' \(str\)"),
+        (b"qp", r"b'qp' \(bytes\)"),
+        ({"q": "p"}, r"\{'q': 'p'\} \(dict\)"),
+    ],
+)
+def test_what_is_no_collection_of_pairs_is_refused(given: Any, shown: str) -> None:
+    with pytest.raises(TypeError, match=f"^sentence_pairs is {shown}; expected pairs of str$"):
+        as_pair_list(given, "sentence_pairs")
+
+
+@pytest.mark.parametrize(
+    "bad", [("q",), [], "qp", b"qp", {"q": 1, "p": 2}, ("q", None), (3, "p"), ("q", b"p"), None, 7, (("q", "p"), "r")]
+)
+def test_a_pair_that_is_not_two_str_is_named_by_its_index(bad: Any) -> None:
+    with pytest.raises(TypeError, match=r"^sentence_pairs\[1\] is .*; expected a query and a passage, two str$"):
+        as_pair_list([("q", "p"), bad], "sentence_pairs")
+
+
+@pytest.mark.parametrize("alone", [["q"], ("q", 3)])
+def test_a_lone_pair_that_is_not_two_str_is_refused(alone: Any) -> None:
+    with pytest.raises(TypeError, match=r"^sentence_pairs\[0\] is .*; expected a query and a passage, two str$"):
+        as_pair_list(alone, "sentence_pairs")
+
+
+@pytest.mark.parametrize(("pair", "side"), [((LONE_SURROGATE, "p"), "query"), (("q", LONE_SURROGATE), "passage")])
+def test_a_lone_surrogate_in_a_pair_is_named_by_its_side(pair: tuple[str, str], side: str) -> None:
+    with pytest.raises(ValueError, match=rf"^the {side} of sentence_pairs\[1\] holds a lone surrogate, U\+D83D"):
+        as_pair_list([("q", "p"), pair], "sentence_pairs")

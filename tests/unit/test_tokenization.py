@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from flagtriton.protocol import INPUT_IDS, TOKEN_COUNT
 from flagtriton_server.rejection import RequestError
@@ -124,3 +124,34 @@ def test_rows_without_tokens_still_have_a_column() -> None:
     answer = ragged([[], []])
     assert answer[INPUT_IDS].tolist() == [[-1], [-1]]
     assert answer[TOKEN_COUNT].tolist() == [[0], [0]]
+
+
+def test_the_query_or_passage_that_is_refused_is_called_so(tokenizer: TextTokenizer) -> None:
+    (answer,) = tokenizer.encode([TextBatch(["a b c"], 4, refuse_longer=True, kind="passage")])
+    assert str(answer).startswith("passage 0 has more than 4 tokens")
+
+
+def test_every_id_is_decoded_by_itself(tokenizer: TextTokenizer) -> None:
+    assert tokenizer.decode([B, A, B]) == ["b", "a", "b"]
+
+
+def test_special_tokens_are_decoded_too() -> None:
+    backend = word_level()
+    backend.add_special_tokens(["[CLS]"])
+    assert TextTokenizer(backend).decode([CLS, A]) == ["[CLS]", "a"]
+
+
+def test_no_ids_are_no_tokens(tokenizer: TextTokenizer) -> None:
+    assert tokenizer.decode([]) == []
+
+
+def test_the_space_that_a_token_begins_with_is_left_out() -> None:
+    backend = Tokenizer(models.WordLevel({"▁a": 0, "a": 1, "▁": 2}, unk_token="▁"))
+    backend.decoder = decoders.Metaspace()
+    assert TextTokenizer(backend).decode([0, 1]) == ["a", "a"]
+
+
+@pytest.mark.parametrize("token_id", [8, 2**31 - 1])
+def test_an_id_that_the_tokenizer_does_not_have_is_named(tokenizer: TextTokenizer, token_id: int) -> None:
+    with pytest.raises(RequestError, match=f"^token id {token_id} is not one of this tokenizer's$"):
+        tokenizer.decode([A, token_id])

@@ -44,6 +44,7 @@ _PEERS = ("flagembedding", "sentence-transformers", "infinity", "raw")
 @click.option("--callers", default="1,8,32,128", show_default=True, help="Concurrent calls of one text; '' for none.")
 @click.option("--soak", type=click.IntRange(1), help="So many texts in one call; watches pace and memory.")
 @click.option("--growth", is_flag=True, help="How cost grows with number and length of texts.")
+@click.option("--hybrid", is_flag=True, help="BGE-M3's three outputs and its scores of pairs; peer: flagembedding.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("bench"), show_default=True)
 def bench_command(checkpoint: str | None, callers: str, **chosen: Any) -> None:
     """Measure a deployment, beside other libraries on the same texts, in turns.
@@ -56,6 +57,7 @@ def bench_command(checkpoint: str | None, callers: str, **chosen: Any) -> None:
     flagtriton bench --shape bge-large --texts 500 --callers '' --peer raw
     flagtriton bench ./my-bge --precision fp32 --protocol http --peer infinity --callers 32
     flagtriton bench --soak 200000
+    flagtriton bench --hybrid --shape m3-base --texts 500 --peer flagembedding
     flagtriton bench --url grpc://gpu-box:8001 --model bge-m3 BAAI/bge-m3
     """
     try:
@@ -73,6 +75,8 @@ def bench_command(checkpoint: str | None, callers: str, **chosen: Any) -> None:
     )
     if workload.least_words > workload.most_words:
         raise ToolError(f"--least-words {workload.least_words} is more than --most-words {workload.most_words}")
+    if chosen["hybrid"] and set(chosen["peers"]) - {"flagembedding"}:
+        raise ToolError("--hybrid: flagembedding is the one peer that has BGE-M3's three outputs")
     added = ("precision", "pooling_method", "device", "instances", "token_budget", "tokenizer_instances")
     add = AddOptions(
         name="bench", pool_in_encoder=chosen.pop("pool_in_encoder"), **{name: chosen.pop(name) for name in added}

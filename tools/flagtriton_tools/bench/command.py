@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,9 @@ from flagtriton.connection import ConnectionSettings
 from flagtriton.options import EmbedOptions
 from flagtriton.protocol import TOKEN_COUNT, Deployment
 from flagtriton.served import ServedModel
-from flagtriton_tools.bench.contest import Contestant, infinity_server, library, peer_python
+from flagtriton_tools.bench.contest import infinity_server, library, peer_python
 from flagtriton_tools.bench.growth import draw_growth, measure_growth, to_json
+from flagtriton_tools.bench.hybrid import OursHybrid, hybrid_tables, measure_hybrid, scored_pairs
 from flagtriton_tools.bench.measure import measure
 from flagtriton_tools.bench.ours import Ours, Place
 from flagtriton_tools.bench.padding import padding_waste
@@ -53,6 +55,7 @@ class BenchOptions:
         peers: libraries and servers to compare with.
         soak: embed so many texts in one call and watch pace and memory, rather than compare.
         growth: measure how cost grows with number and length of texts, rather than compare.
+        hybrid: measure BGE-M3's three outputs and its scores of pairs, rather than dense vectors.
         out: where pictures, logs and made checkpoints go.
     """
 
@@ -69,6 +72,7 @@ class BenchOptions:
     callers: tuple[int, ...] = (1, 8, 32, 128)
     soak: int | None = None
     growth: bool = False
+    hybrid: bool = False
     out: Path = Path("bench")
 
 
@@ -106,6 +110,9 @@ def bench(options: BenchOptions, console: Console, results_to: Callable[[str], N
     served = describe(inspect_checkpoint(checkpoint), options.add)
     task = _Task(options, checkpoint, served, make_texts(options.workload), console, results_to)
     with _place(options, checkpoint, task.report) as place:
+        if options.hybrid:
+            _compare_hybrid(task, OursHybrid(place, task.texts), pythons)
+            return
         ours = Ours(place, task.texts, served.pooling_method)
         if options.soak is not None:
             _soak(task, ours)
@@ -135,20 +142,35 @@ def _compare(task: _Task, ours: Ours, pythons: Mapping[str, str]) -> None:
     )
     task.report(f"picture: {draw(results, len(task.texts), task.options.out / 'bench.png')}")
     content = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "checkpoint": task.options.shape or Path(task.checkpoint).name,
-        "precision": task.served.precision,
+        **_conditions(task),
         "pool_in_encoder": task.options.add.pool_in_encoder,
         "protocol": ours.place.url.partition(":")[0],
-        "workload": asdict(task.options.workload),
         "tokens": int(lengths.sum()),
         "padding": asdict(waste),
     }
     task.results_to(json_line(content, results))
 
 
+def _compare_hybrid(task: _Task, ours: OursHybrid, pythons: Mapping[str, str]) -> None:
+    """Measure BGE-M3's outputs and scores beside FlagEmbedding's, if that is among the peers."""
+    with _peers(task, {"flagembedding-m3": pythons["flagembedding"]} if pythons else {}) as peers:
+        results = measure_hybrid(ours, peers, rounds=task.options.rounds, report=task.report)
+    for table in hybrid_tables(results, len(task.texts)):
+        task.console.print(table)
+    task.results_to(json_line(_conditions(task), results))
+
+
+def _conditions(task: _Task) -> dict[str, Any]:
+    return {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "checkpoint": task.options.shape or Path(task.checkpoint).name,
+        "precision": task.served.precision,
+        "workload": asdict(task.options.workload),
+    }
+
+
 @contextmanager
-def _peers(task: _Task, pythons: Mapping[str, str]) -> Iterator[list[Contestant]]:
+def _peers(task: _Task, pythons: Mapping[str, str]) -> Iterator[list[Any]]:
     """Yield the peers, each ready to work in processes of its own."""
     with ExitStack() as stack:
         file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flagtriton-bench-"))) / "texts.json"
@@ -159,8 +181,9 @@ def _peers(task: _Task, pythons: Mapping[str, str]) -> Iterator[list[Contestant]
             "precision": task.served.precision,
             "device": task.device,
             "token_budget": task.token_budget,
+            "pairs": scored_pairs(task.texts)["one query"],
         }
-        contestants: list[Contestant] = []
+        contestants: list[Any] = []
         for kind, python in pythons.items():
             task.report(f"loading {kind} …")
             if kind == "infinity":

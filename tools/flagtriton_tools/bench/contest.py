@@ -66,6 +66,10 @@ class Library:
     def query(self, text: str, repeats: int) -> list[float]:
         return list(self._ask({"query": text, "repeats": repeats})["seconds"])
 
+    def run(self, task: str) -> float:
+        """Do one of the hybrid tasks; return how many seconds it took."""
+        return float(self._ask({"task": task})["seconds"][0])
+
     def callers(self, count: int) -> tuple[float, list[float]]:
         raise ToolError(f"{self.name} runs in-process and takes one call at a time")
 

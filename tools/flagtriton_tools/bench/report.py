@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.table import Table
 
+from flagtriton_tools.bench.hybrid import HybridResult
 from flagtriton_tools.bench.measure import Result, compare
 from flagtriton_tools.pictures import saved_axes
 
@@ -102,7 +103,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def json_line(content: dict[str, Any], results: Sequence[Result]) -> str:
+def json_line(content: dict[str, Any], results: Sequence[Result | HybridResult]) -> str:
     """Return everything measured as one line."""
     return json.dumps({**content, "machine": machine(), "results": [result.to_json() for result in results]})
 

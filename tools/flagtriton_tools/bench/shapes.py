@@ -15,12 +15,17 @@ if TYPE_CHECKING:  # the command line lists the shapes where only the SDK is ins
 
 __all__ = ["SHAPES", "Shape", "make_checkpoint"]
 
+_M3_HEADS = ("sparse_linear", "colbert_linear")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of one published encoder, from its `config.json`."""
+    """The sizes of one published encoder, from its `config.json`.
+
+    Attributes:
+        m3_heads: it has BGE-M3's two heads.
+    """
 
     family: str
     vocab_size: int
@@ -28,6 +33,7 @@ class Shape:
     hidden_size: int
     heads: int
     max_positions: int = 512
+    m3_heads: bool = False
 
 
 SHAPES: dict[str, Shape] = {
@@ -37,8 +43,10 @@ SHAPES: dict[str, Shape] = {
     "bge-large": Shape("bert", 30_522, 24, 1024, 16),
     "e5-base": Shape("bert", 30_522, 12, 768, 12),
     "multilingual-e5-base": Shape("xlm-roberta", 250_002, 12, 768, 12, 514),
-    "bge-m3": Shape("xlm-roberta", 250_002, 24, 1024, 16, 8194),
+    "bge-m3": Shape("xlm-roberta", 250_002, 24, 1024, 16, 8194, m3_heads=True),
+    "m3-base": Shape("xlm-roberta", 250_002, 12, 768, 12, 8194, m3_heads=True),
 }
+"""`m3-base` is BGE-M3 on XLM-R base: nobody published it, but a processor gets through it."""
 
 
 def make_checkpoint(name: str, folder: Path) -> Path:
@@ -51,10 +59,10 @@ def make_checkpoint(name: str, folder: Path) -> Path:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    target = folder / name
-    if (target / "config.json").is_file() and (target / "model.safetensors").is_file():
+    target, shape = folder / name, SHAPES[name]
+    needed = ["config.json", "model.safetensors", *(f"{head}.pt" for head in _M3_HEADS if shape.m3_heads)]
+    if all((target / file).is_file() for file in needed):
         return target
-    shape = SHAPES[name]
     tokenizer, special = _FAMILIES[shape.family](shape.vocab_size)
     target.mkdir(parents=True, exist_ok=True)
     _save_tokenizer(tokenizer, special, shape, target)
@@ -70,6 +78,9 @@ def make_checkpoint(name: str, folder: Path) -> Path:
     )
     torch.manual_seed(0)
     AutoModel.from_config(config, dtype=torch.float32).save_pretrained(target)
+    if shape.m3_heads:
+        for head, rows in zip(_M3_HEADS, (1, shape.hidden_size), strict=True):
+            torch.save(torch.nn.Linear(shape.hidden_size, rows).state_dict(), target / f"{head}.pt")
     return target
 
 
