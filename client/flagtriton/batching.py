@@ -47,7 +47,8 @@ def plan_pairs(
 
     Args:
         queries: of each of P pairs.
-        query_sizes: `[P]` bytes of them, counted once for all pairs of a query.
+        query_sizes: `[P]` bytes of them, counted with the first pair of each query, though each request that has pairs
+            of it carries it.
         passage_sizes: `[P]` bytes of the passages.
         max_rows: pairs of one request.
         max_bytes: of one request's texts together.
@@ -64,8 +65,9 @@ def plan_pairs(
 def _cut(
     order: NDArray[np.int64], sizes: NDArray[np.int64], max_rows: int, max_bytes: int, max_area: int | None
 ) -> list[NDArray[np.int64]]:
-    if min(max_rows, max_bytes, max_area or 1) < 1:
-        raise ValueError(f"limits are {max_rows} rows and {max_bytes} bytes; expected at least 1 of each")
+    if min(limit for limit in (max_rows, max_bytes, max_area) if limit is not None) < 1:
+        area = "" if max_area is None else f", and an area of {max_area}"
+        raise ValueError(f"limits are {max_rows} rows and {max_bytes} bytes{area}; expected at least 1 of each")
     cumulated = np.cumsum(sizes[order])
     requests = []
     start = 0

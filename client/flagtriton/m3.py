@@ -194,8 +194,9 @@ class BGEM3FlagModel(M3Scorer):
 
     def _learn_tokens(self, token_ids: set[int]) -> None:
         unknown = np.array(sorted(token_ids - self._tokens.keys()), dtype=np.int32)
-        for start in range(0, len(unknown), self._tokenizer.max_batch_size):
-            asked = unknown[start : start + self._tokenizer.max_batch_size]
+        rows = self._tokenizer.max_batch_size if len(unknown) else 1
+        for start in range(0, len(unknown), rows):
+            asked = unknown[start : start + rows]
             reply = self._tokenizer.infer({TOKEN_ID.name: asked[:, None]}, [TOKEN.name], {})
             tokens = (data.decode() for data in reply[TOKEN.name].reshape(-1))
             self._tokens.update(zip(asked.tolist(), tokens, strict=True))

@@ -139,7 +139,7 @@ def combined_score(query: M3Output, passage: M3Output, weights: Sequence[float] 
     for_dense, for_sparse, for_colbert = check_weights((1.0, 1.0, 1.0) if weights is None else weights)
     if (counts := (query.text_count, passage.text_count)) != (1, 1):
         raise ValueError(f"outputs of {counts[0]} and {counts[1]} texts; expected of one each, such as output[0]")
-    (q, p) = (query[0], passage[0])
+    q, p = query[0], passage[0]
     scores = []
     if q["dense_vecs"] is not None and p["dense_vecs"] is not None:
         scores.append((for_dense, float(q["dense_vecs"][0] @ p["dense_vecs"][0])))

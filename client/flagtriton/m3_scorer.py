@@ -67,10 +67,9 @@ class M3Scorer(AbsEmbedder):
         """
         given = kwargs.pop("weights", None)
         weights = weights_for_different_modes if given is None else given
-        if isinstance(sentence_pairs, M3Output):
-            return _score_of_outputs(sentence_pairs, batch_size, weights)
-        if isinstance(batch_size, M3Output):
-            raise TypeError("the second argument is an M3Output, the first is not; pass two of them, or pairs of str")
+        if isinstance(sentence_pairs, M3Output) or isinstance(batch_size, M3Output):
+            further = [max_query_length, max_passage_length, *kwargs.values()]
+            return _score_of_outputs(sentence_pairs, batch_size, weights, further)
         show_progress = progress_wish(kwargs)
         pairs, single = as_pair_list(sentence_pairs, "sentence_pairs")
         options = ScoreOptions(
@@ -98,6 +97,8 @@ class M3Scorer(AbsEmbedder):
             top_k: how many to return; None returns all.
             **kwargs: as for `compute_score`; the score is `colbert+sparse+dense`.
         """
+        if not isinstance(query, str) or (top_k is not None and top_k < 0):
+            raise ValueError(f"query is {query!r} and top_k {top_k!r}; expected a str, and at least 0 or None")
         texts, _ = as_text_list(passages, "passages")
         scores = self.compute_score([(query, text) for text in texts], **kwargs)
         combined = scores["colbert+sparse+dense"] if texts else []
@@ -173,7 +174,13 @@ class M3Scorer(AbsEmbedder):
         return collected.lists()
 
 
-def _score_of_outputs(query: M3Output, passage: object, weights: Sequence[float] | None) -> float:
-    if not isinstance(passage, M3Output):
-        raise TypeError(f"the first argument is an M3Output, the second {type(passage).__name__}; pass two of them")
+def _score_of_outputs(
+    query: object, passage: object, weights: Sequence[float] | None, further: Sequence[object]
+) -> float:
+    if not isinstance(query, M3Output) or not isinstance(passage, M3Output):
+        raise TypeError(
+            f"the arguments are {type(query).__name__} and {type(passage).__name__}; pass two M3Output, or pairs of str"
+        )
+    if any(argument is not None for argument in further):
+        raise TypeError("two outputs are scored as they are: beside them there is weights= alone")
     return combined_score(query, passage, weights)

@@ -135,14 +135,14 @@ def check_weights(weights: Sequence[float]) -> tuple[float, float, float]:
     Raises:
         ValueError: they are not three finite numbers of at least 0, one of them more.
     """
-    if len(weights) == 3 and all(0 <= weight < math.inf for weight in weights) and any(weights):
-        dense, sparse, colbert = (float(weight) for weight in weights)
-        return dense, sparse, colbert
-    shown = ", ".join(map(str, weights))
-    raise ValueError(
-        f"weights are [{shown}]; expected three finite numbers, for dense, sparse and ColBERT, "
-        "none below 0 and not all of them 0"
-    )
+    expected = "expected three finite numbers, for dense, sparse and ColBERT, none below 0 and not all of them 0"
+    try:
+        numbers = [float(weight) for weight in weights]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"weights are {weights!r}; {expected}") from error
+    if len(numbers) != 3 or not all(0 <= number < math.inf for number in numbers) or not any(numbers):
+        raise ValueError(f"weights are [{', '.join(map(str, weights))}]; {expected}")
+    return numbers[0], numbers[1], numbers[2]
 
 
 def _weights(text: str) -> tuple[float, float, float]:

@@ -59,7 +59,8 @@ def as_pair_list(pairs: Iterable[Sequence[str]] | Sequence[str], argument: str) 
 
 
 def _pair(pair: Any, what: str) -> tuple[str, str]:  # noqa: ANN401 - whatever the caller sent
-    texts = [] if isinstance(pair, (str, bytes, Mapping)) or not isinstance(pair, Iterable) else list(pair)[:2]
+    ordered = isinstance(pair, (Sequence, np.ndarray)) and not isinstance(pair, (str, bytes))
+    texts = list(pair[:2]) if ordered else []
     if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
         raise TypeError(f"{what} is {_shown(pair)} ({type(pair).__name__}); expected a query and a passage, two str")
     for side, text in zip(("query", "passage"), texts, strict=True):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from flagtriton_server.blocks import FusedLinear
@@ -17,6 +18,19 @@ from flagtriton_server.packing import packed_length
 from flagtriton_server.settings import HeadSettings
 
 __all__ = ["Head", "load_head"]
+
+_UNREADABLE = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+"""What reading a damaged file may raise: the unpickler trusts what it reads, and stumbles in many ways."""
 
 _ROWS_A_BLOCK = 256
 """Rows go through a head in blocks of this many, so that a processor's kernels are made for 16 numbers of rows only."""
@@ -60,7 +74,7 @@ def load_head(
     """
     file = _first_file(settings, [f"{name}.safetensors", f"{name}.pt"])
     config = json.loads(_first_file(settings, ["config.json"]).read_text(encoding="utf-8"))
-    weight, bias = _checked(file, _read(file), (out_features, config["hidden_size"]))
+    weight, bias = _checked(file, _read(file), (out_features, config.get("hidden_size")))
     linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     linear.weight, linear.bias = (
         nn.Parameter(tensor.to(precision.stored).to(device=device, dtype=precision.computed), requires_grad=False)
@@ -70,27 +84,27 @@ def load_head(
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{file} cannot be read as tensors alone: {error}") from error
 
 
-def _checked(file: Path, content: object, expected: tuple[int | None, int]) -> tuple[Tensor, Tensor]:
+def _checked(file: Path, content: object, expected: tuple[int | None, int | None]) -> tuple[Tensor, Tensor]:
     """Return weight `[C, D]` and bias `[C]`."""
     tensors = content if isinstance(content, dict) else {}
     weight, bias = tensors.get("weight"), tensors.get("bias")
     if not isinstance(weight, Tensor) or not isinstance(bias, Tensor) or weight.ndim != 2:
         found = ", ".join(map(str, tensors)) or type(content).__name__
         raise ValueError(f"{file} holds {found}; expected a linear layer's 'weight' [C, D] and 'bias' [C]")
-    shape = (expected[0] or weight.shape[0], expected[1])
+    shape = (expected[0] or weight.shape[0], expected[1] or weight.shape[1])
     if tuple(weight.shape) != shape or bias.shape != shape[:1]:
-        advice = f"; for another C add it again with --colbert-dim {weight.shape[0]}" if weight.shape[0] > 1 else ""
+        another = shape[0] > 1 and weight.shape[0] != shape[0]
+        advice = f"; if that is right, add it again with --colbert-dim {weight.shape[0]}" if another else ""
         raise ValueError(
             f"{file} has weight {list(weight.shape)} and bias {list(bias.shape)}; "
             f"expected {list(shape)} and {list(shape[:1])}{advice}"
@@ -106,7 +120,8 @@ def _first_file(settings: HeadSettings, names: list[str]) -> Path:
         if file is not None and file.is_file():
             return file
     raise ValueError(
-        f"{settings.checkpoint} has neither {' nor '.join(names)}, without which it is no BGE-M3; "
+        f"{settings.checkpoint} has neither {' nor '.join(names)} that could be found or fetched, without which it is "
+        "no BGE-M3; "
         "copy it beside the weights, or serve dense vectors alone: flagtriton add … --model-class encoder-only-base"
     )
 

@@ -85,11 +85,13 @@ class TritonPythonModel:
     def _read_side(self, request: PbRequest, ids: Tensor, rows: Tensor, states: Tensor) -> _Side:
         input_ids, first_rows = triton_io.array(request, ids), triton_io.array(request, rows).reshape(-1)
         distinct, texts = np.unique(first_rows, return_inverse=True)
-        if not (distinct[0] >= 0 and distinct[-1] < len(input_ids)):
+        counts = token_counts(input_ids)
+        if distinct[0] < 0 or distinct[-1] >= len(counts) or counts[distinct].sum() != counts.sum():
             raise RequestError(
-                f"{rows.name} runs from {distinct[0]} to {distinct[-1]}; expected 0 to {len(input_ids) - 1}"
+                f"{rows.name} names rows {distinct.tolist()} of {len(counts)}; expected all those of {ids.name} that "
+                "have tokens"
             )
-        vectors = from_bytes(triton_io.array(request, states), token_counts(input_ids), self._dtype)
+        vectors = from_bytes(triton_io.array(request, states), counts, self._dtype)
         return _Side(input_ids[distinct], vectors, texts)
 
     @torch.inference_mode()

@@ -53,17 +53,17 @@ def five_scores(
         passages: of the same pairs.
         weights: of the dense, the sparse and the ColBERT score in the means. A mean whose weights are all 0 is 0.
     """
-    dense = np.einsum("pd,pd->p", queries.dense[queries.texts], passages.dense[passages.texts])
+    dense = np.einsum("pd,pd->p", queries.dense[queries.texts], passages.dense[passages.texts]).astype(np.float64)
     sparse = _sparse_scores(queries, passages)
     colbert = _colbert_scores(queries, passages)
-    for_dense, for_sparse, for_colbert = weights
+    for_dense, for_sparse, for_colbert = (weight / max(weights) for weight in weights)
     both = for_dense * dense + for_sparse * sparse
     scores = {
         DENSE_SCORE: dense,
         SPARSE_SCORE: sparse,
         COLBERT_SCORE: colbert,
         SPARSE_DENSE_SCORE: both / ((for_dense + for_sparse) or 1.0),
-        COLBERT_SPARSE_DENSE_SCORE: (both + for_colbert * colbert) / sum(weights),
+        COLBERT_SPARSE_DENSE_SCORE: (both + for_colbert * colbert) / (for_dense + for_sparse + for_colbert),
     }
     return {spec: score.astype(np.float32) for spec, score in scores.items()}
 

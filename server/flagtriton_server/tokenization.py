@@ -91,7 +91,7 @@ class TextTokenizer:
             RequestError: an id that the tokenizer does not have.
         """
         for token_id in token_ids:
-            if self._backend.id_to_token(token_id) is None:
+            if token_id < 0 or self._backend.id_to_token(token_id) is None:
                 raise RequestError(f"token id {token_id} is not one of this tokenizer's")
         return [self._backend.decode([token_id], skip_special_tokens=False) for token_id in token_ids]
 

@@ -61,7 +61,7 @@ class TritonPythonModel:
     def _read(self, request: PbRequest) -> _Work:
         if triton_io.has(request, TOKEN_ID):
             return triton_io.array(request, TOKEN_ID).reshape(-1).tolist()
-        if triton_io.has(request, QUERY):
+        if triton_io.has(request, QUERY) or triton_io.has(request, PASSAGE):
             return self._read_pairs(request)
         options = EmbedOptions.from_parameters(triton_io.options(request), **self._limits)
         return TextBatch(

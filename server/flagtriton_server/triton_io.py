@@ -78,8 +78,15 @@ def has(request: PbRequest, spec: TensorSpec) -> bool:
 
 
 def array(request: PbRequest, spec: TensorSpec) -> NDArray[Any]:
-    """Return an input tensor."""
-    return pb_utils.get_input_tensor_by_name(request, spec.name).as_numpy()
+    """Return an input tensor.
+
+    Raises:
+        RequestError: the request does not bring it.
+    """
+    tensor = pb_utils.get_input_tensor_by_name(request, spec.name)
+    if tensor is None:
+        raise RequestError(f"input {spec.name!r} is missing")
+    return tensor.as_numpy()
 
 
 def options(request: PbRequest) -> dict[str, Any]:

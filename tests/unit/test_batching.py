@@ -178,3 +178,9 @@ def test_no_pairs_make_no_request() -> None:
 def test_a_limit_of_pairs_below_one_is_refused(max_rows: int, max_bytes: int) -> None:
     with pytest.raises(ValueError, match="expected at least 1"):
         planned_pairs([("q", "p")], max_rows=max_rows, max_bytes=max_bytes)
+
+
+@pytest.mark.parametrize("area", [0, -1])
+def test_an_area_below_1_is_refused(area: int) -> None:
+    with pytest.raises(ValueError, match=f"an area of {area}; expected at least 1"):
+        plan_requests(np.array([1, 2]), max_rows=5, max_bytes=5, max_area=area)

@@ -109,7 +109,7 @@ def test_another_number_of_rows_is_refused_with_the_option_that_takes_it(folder:
     torch.save(THREE_ROWS, folder / "head.pt")
     assert refused(folder, 4) == (
         "head.pt has weight [3, 2] and bias [3]; expected [4, 2] and [4]; "
-        "for another C add it again with --colbert-dim 3"
+        "if that is right, add it again with --colbert-dim 3"
     )
 
 
@@ -190,7 +190,8 @@ def test_a_git_lfs_pointer_is_refused(folder: Path, suffix: str) -> None:
 
 def test_a_checkpoint_without_the_head_is_told_both_names_and_what_to_do(folder: Path) -> None:
     assert refused(folder) == (
-        f"{folder} has neither head.safetensors nor head.pt, without which it is no BGE-M3; "
+        f"{folder} has neither head.safetensors nor head.pt that could be found or fetched, without which it is "
+        "no BGE-M3; "
         "copy it beside the weights, or serve dense vectors alone: flagtriton add … --model-class encoder-only-base"
     )
 
@@ -198,7 +199,7 @@ def test_a_checkpoint_without_the_head_is_told_both_names_and_what_to_do(folder:
 def test_a_checkpoint_without_a_configuration_is_told_its_name(folder: Path) -> None:
     torch.save(ONE_ROW, folder / "head.pt")
     (folder / "config.json").unlink()
-    assert refused(folder).startswith(f"{folder} has neither config.json, ")
+    assert refused(folder).startswith(f"{folder} has neither config.json that could be found")
 
 
 def test_a_head_on_the_hub_is_fetched_at_the_deployments_revision(
@@ -225,3 +226,9 @@ def test_a_head_that_the_hub_does_not_have_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
     with pytest.raises(ValueError, match=r"maker/m3 has neither head\.safetensors nor head\.pt"):
         load("maker/m3")
+
+
+@pytest.mark.parametrize("damaged", [b".", b"h\x01", b"\x80\x02X\x01\x00\x00\x00\xff.", b"", b"PK\x03\x04"])
+def test_a_damaged_file_is_refused_by_its_name_however_the_unpickler_stumbles(folder: Path, damaged: bytes) -> None:
+    (folder / "head.pt").write_bytes(damaged)
+    assert refused(folder).startswith("head.pt cannot be read as tensors alone: ")

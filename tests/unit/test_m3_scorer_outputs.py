@@ -49,15 +49,34 @@ def test_the_scores_of_two_outputs_are_weighted(name: str) -> None:
 )
 def test_an_output_and_something_else_are_refused(second: Any, kind: str) -> None:
     model = m3(fake_m3())
-    with pytest.raises(TypeError, match=f"^the first argument is an M3Output, the second {kind}; pass two of them$"):
+    with pytest.raises(TypeError, match=f"^the arguments are M3Output and {kind}; pass two M3Output"):
         model.compute_score(model.encode("a"), second)
 
 
 @pytest.mark.parametrize("first", ["a", ("a", "b"), [("a", "b")], {"dense_vecs": None}])
 def test_something_else_and_an_output_are_refused(first: Any) -> None:
     model = m3(fake_m3())
-    with pytest.raises(TypeError, match=r"^the second argument is an M3Output, the first is not; pass two of them"):
+    with pytest.raises(TypeError, match=r"^the arguments are \w+ and M3Output; pass two M3Output, or pairs of str$"):
         model.compute_score(first, model.encode("a"))
+
+
+@pytest.mark.parametrize("further", [{"max_query_length": 3}, {"max_passage_length": 3}, {"show_progress": True}])
+def test_what_two_outputs_have_no_use_for_is_refused(further: dict[str, Any]) -> None:
+    model = m3(fake_m3())
+    with pytest.raises(TypeError, match=r"^two outputs are scored as they are: beside them there is weights= alone$"):
+        model.compute_score(model.encode("a"), model.encode("b"), **further)
+
+
+def test_weights_in_third_place_are_refused_beside_two_outputs() -> None:
+    model = m3(fake_m3())
+    with pytest.raises(TypeError, match="two outputs are scored as they are"):
+        model.compute_score(model.encode("a"), model.encode("b"), [0, 1, 0])
+
+
+@pytest.mark.parametrize(("query", "top_k"), [(None, 1), (["q"], 1), ("q", -1)])
+def test_rerank_refuses_no_query_and_a_negative_top_k(query: Any, top_k: int) -> None:
+    with pytest.raises(ValueError, match=r"^query is .* and top_k -?1; expected a str, and at least 0 or None$"):
+        m3(fake_m3()).rerank(query, [], top_k=top_k)
 
 
 # rerank: with a query of 1 byte the fake's combined score is 5 * (10 + bytes of the passage).

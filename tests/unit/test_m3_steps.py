@@ -276,14 +276,14 @@ def test_the_scorer_pools_as_the_deployment_says(steps: SimpleNamespace, checkpo
     np.testing.assert_allclose(answer["dense"], [[expected]], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("row", "runs"), [(-1, "-1 to 0"), (2, "0 to 2")])
-def test_a_row_that_is_not_there_fails_its_request_alone(
-    steps: SimpleNamespace, checkpoint: Path, row: int, runs: str
+@pytest.mark.parametrize("named", [[0, -1], [0, 2], [1, 1]])
+def test_rows_that_are_not_those_with_tokens_fail_their_request_alone(
+    steps: SimpleNamespace, checkpoint: Path, named: list[int]
 ) -> None:
     (tokens,) = answered(tokenizer_step(steps, checkpoint), pairs_request(*PAIRS[:2]))
     states = [encoded(steps, checkpoint, tokens[f"{side}_ids"])[0] for side in ("query", "passage")]
     good = {**tokens, "query_states": states[0], "passage_states": states[1]}
-    rows = np.array([[0], [row]], dtype=np.int32)
+    rows = np.array(named, dtype=np.int32)[:, None]
     refused, answer = scorer_step(steps, checkpoint).execute([Request({**good, "passage_rows": rows}), Request(good)])
-    assert f"passage_rows runs from {runs}; expected 0 to 1" in str(refused.error)
+    assert f"passage_rows names rows {sorted(set(named))} of 2; expected all those of passage_ids" in str(refused.error)
     assert answer.error is None

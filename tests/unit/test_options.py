@@ -226,3 +226,9 @@ def test_other_weights_are_shown_and_those_expected_named(weights: list[float]) 
     ) as raised:
         check_weights(weights)
     assert str(raised.value).startswith(f"weights are [{', '.join(map(str, weights))}];")
+
+
+@pytest.mark.parametrize("weights", [0.5, None, ["a", "b", "c"], [None, 1, 1]])
+def test_what_are_no_numbers_are_no_weights(weights: Any) -> None:
+    with pytest.raises(ValueError, match=r"^weights are .*; expected three finite numbers"):
+        check_weights(weights)

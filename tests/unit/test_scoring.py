@@ -173,3 +173,10 @@ def test_a_pairs_scores_are_the_same_alone_and_in_company() -> None:
         assert {spec.name: values[0] for spec, values in alone.items()} == {
             spec.name: values[pair] for spec, values in together.items()
         }
+
+
+@pytest.mark.parametrize("size", [1e308, 1e-50])
+def test_only_the_ratio_of_the_weights_matters(size: float) -> None:
+    weights = (size, size, size)
+    assert score(SPARSE_DENSE_SCORE, QUERY, PASSAGE, weights) == [4]
+    assert score(COLBERT_SPARSE_DENSE_SCORE, QUERY, PASSAGE, weights) == [6]

@@ -191,3 +191,8 @@ def test_a_lone_pair_that_is_not_two_str_is_refused(alone: Any) -> None:
 def test_a_lone_surrogate_in_a_pair_is_named_by_its_side(pair: tuple[str, str], side: str) -> None:
     with pytest.raises(ValueError, match=rf"^the {side} of sentence_pairs\[1\] holds a lone surrogate, U\+D83D"):
         as_pair_list([("q", "p"), pair], "sentence_pairs")
+
+
+def test_a_set_is_no_pair() -> None:
+    with pytest.raises(TypeError, match=r"pairs\[0\] is .* \(set\); expected a query and a passage"):
+        as_pair_list([{"a", "b"}], "pairs")  # type: ignore[list-item]

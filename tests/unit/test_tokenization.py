@@ -151,7 +151,7 @@ def test_the_space_that_a_token_begins_with_is_left_out() -> None:
     assert TextTokenizer(backend).decode([0, 1]) == ["a", "a"]
 
 
-@pytest.mark.parametrize("token_id", [8, 2**31 - 1])
+@pytest.mark.parametrize("token_id", [-1, 8, 2**31 - 1])
 def test_an_id_that_the_tokenizer_does_not_have_is_named(tokenizer: TextTokenizer, token_id: int) -> None:
     with pytest.raises(RequestError, match=f"^token id {token_id} is not one of this tokenizer's$"):
         tokenizer.decode([A, token_id])

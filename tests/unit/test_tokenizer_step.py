@@ -159,3 +159,17 @@ def test_a_deployment_shorter_than_its_special_tokens_is_refused_at_the_start(
 ) -> None:
     with pytest.raises(ValueError, match=r"max_length is 1, but .* puts 2 special tokens to every text; add it again"):
         started(steps.tokenizer, TokenizerSettings(str(checkpoint), 1))
+
+
+@pytest.mark.parametrize(("given", "missing"), [("query", "passage"), ("passage", "query")])
+def test_half_a_pair_fails_alone_and_the_other_half_is_named(tokenizer: Any, given: str, missing: str) -> None:
+    half = Request({given: column("a fox")})
+    refused, answer = tokenizer.execute([half, texts("a fox")])
+    assert f"input '{missing}' is missing" in str(refused.error)
+    assert answer.error is None
+
+
+def test_a_request_without_any_input_fails_alone(tokenizer: Any) -> None:
+    refused, answer = tokenizer.execute([Request({}), texts("a fox")])
+    assert "input 'text' is missing" in str(refused.error)
+    assert answer.error is None

@@ -158,7 +158,8 @@ def _entry(name: str, configs: Mapping[str, ModelConfig]) -> Entry | None:
 
 def _part_of(config: ModelConfig) -> str | None:
     """Return the deployment that a further ensemble belongs to."""
-    return config.parameters[PART_OF].string_value if PART_OF in config.parameters else None
+    marked = config.platform == "ensemble" and PART_OF in config.parameters
+    return config.parameters[PART_OF].string_value if marked else None
 
 
 def _write(model: Model, folder: Path) -> None:

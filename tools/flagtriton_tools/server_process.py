@@ -95,7 +95,7 @@ def start_server(binary: Tritonserver, options: ServeOptions, work_folder: Path)
         ToolError: the binary cannot be run, or its log not be written.
     """
     shared_memory = f"flagtriton_{os.getpid()}_{options.http_port}_"
-    loaded = with_ensembles(options.load, options.repository)
+    loaded = with_ensembles(options.load, options.repository) if options.load else ()
     control = ("--model-control-mode=explicit", *(f"--load-model={name}" for name in loaded))
     command = [
         str(binary.binary),

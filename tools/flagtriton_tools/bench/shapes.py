@@ -129,7 +129,8 @@ def _unigram(vocab_size: int) -> tuple[Tokenizer, dict[str, int]]:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
-    return tokenizer, {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    special = {"bos_token_id": 0, "cls_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "sep_token_id": 2}
+    return tokenizer, {**special, "unk_token_id": 3}
 
 
 _FAMILIES: dict[str, Callable[[int], tuple[Tokenizer, dict[str, Any]]]] = {
