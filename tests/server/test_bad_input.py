@@ -187,7 +187,7 @@ def test_the_encoder_step_refuses_bad_ids(ids: list[list[int]], sentence: str, r
 
 
 def test_the_encoder_step_sends_all_rows_to_a_pooler_that_reads_them_all(requests: Requests) -> None:
-    requests.send_tensors([numbers("input_ids", [[2, 7, 3]])], "bert-mean_encoder", "hidden_states")
+    requests.send_tensors([numbers("input_ids", [[2, 7, 3]])], "xlmr-mean_encoder", "hidden_states")
     states = requests.wait()[0]
     assert (states.shape, states.dtype) == ((1, 3, 48 * 4), np.uint8)
 
@@ -195,8 +195,8 @@ def test_the_encoder_step_sends_all_rows_to_a_pooler_that_reads_them_all(request
 @pytest.mark.parametrize(
     ("model", "shape", "sentence"),
     [
-        ("bert-mean", (1, 2, 192), "hidden_states is [1, 2, 192] bytes for 3 rows of 1 texts; expected [B, R, 4 * D]"),
-        ("bert-mean", (1, 0, 192), "hidden_states is [1, 0, 192] bytes for 3 rows of 1 texts; expected [B, R, 4 * D]"),
+        ("xlmr-mean", (1, 2, 192), "hidden_states is [1, 2, 192] bytes for 3 rows of 1 texts; expected [B, R, 4 * D]"),
+        ("xlmr-mean", (1, 0, 192), "hidden_states is [1, 0, 192] bytes for 3 rows of 1 texts; expected [B, R, 4 * D]"),
         ("bert-cls", (1, 0, 192), "hidden_states is [1, 0, 192] bytes for 1 rows of 1 texts; expected [B, R, 4 * D]"),
         ("bert-cls", (1, 1, 190), "hidden_states is [1, 1, 190] bytes for 1 rows of 1 texts; expected [B, R, 4 * D]"),
     ],
@@ -216,10 +216,10 @@ def test_the_pooler_step_refuses_tensors_that_do_not_match(
 
 def test_the_pooler_step_refuses_numbers_where_it_takes_bytes(requests: Requests) -> None:
     floats = numbers("hidden_states", np.ones((1, 3, 48), np.float32))
-    requests.send_tensors([numbers("input_ids", [[2, 7, 3]]), floats], "bert-mean_pooler")
+    requests.send_tensors([numbers("input_ids", [[2, 7, 3]]), floats], "xlmr-mean_pooler")
     answer = requests.wait()[0]
     assert answer.status() == "StatusCode.INVALID_ARGUMENT"
-    assert "data-type is 'FP32', but model 'bert-mean_pooler' expects 'UINT8'" in answer.message()
+    assert "data-type is 'FP32', but model 'xlmr-mean_pooler' expects 'UINT8'" in answer.message()
 
 
 def numbers(name: str, values: Any) -> triton.InferInput:
