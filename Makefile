@@ -65,6 +65,6 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt demo-model.txt
 	@touch $@
 
 $(VENV)/.installed-reference: $(VENV)/.installed
-	@echo "[+] installing FlagEmbedding and sentence-transformers, which the tests compare with"
-	@$(PIP) install $(CONSTRAINTS) --editable '.[reference]'
+	@echo "[+] installing what the tests compare with and talk to: FlagEmbedding, sentence-transformers, search clients"
+	@$(PIP) install $(CONSTRAINTS) --editable '.[reference,clients]'
 	@touch $@

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from flagtriton.options import check_weights
 from flagtriton.types import ColBERTVectors, SparseWeights
 
-__all__ = ["M3Output", "colbert_score", "combined_score", "lexical_matching_score", "lexical_matching_scores"]
+__all__ = [
+    "M3Output",
+    "colbert_score",
+    "combined_score",
+    "in_a_list",
+    "lexical_matching_score",
+    "lexical_matching_scores",
+]
 
 _COLUMNS_AT_ONCE = 4096
 """Shared token ids whose weights are multiplied in one matrix product: 32 MB for 1,000 texts."""
@@ -39,14 +46,14 @@ class M3Output(dict[str, Any]):
         """
         if isinstance(key, str):
             return super().__getitem__(key)
-        listed = {name: self._listed(name) for name in self}
+        listed = {name: in_a_list(name, self[name]) for name in self}
         rows = key if isinstance(key, slice) else self._row(key)
         return M3Output({name: None if values is None else values[rows] for name, values in listed.items()})
 
     @property
     def text_count(self) -> int:
         """How many texts these are the outputs of."""
-        return next((len(values) for name in self if (values := self._listed(name)) is not None), 0)
+        return next((len(values) for name in self if (values := in_a_list(name, self[name])) is not None), 0)
 
     def _row(self, index: int) -> slice:
         count = self.text_count
@@ -54,12 +61,12 @@ class M3Output(dict[str, Any]):
             raise IndexError(f"text {index} of {count}")
         return slice(index % count, index % count + 1)
 
-    def _listed(self, name: str) -> Any:  # noqa: ANN401 - as above
-        """Return an output in the form for a list; a lone text's is one entry long."""
-        values = self[name]
-        if name == "dense_vecs":
-            return values[None] if values is not None and values.ndim == 1 else values
-        return [values] if isinstance(values, (Mapping, np.ndarray)) else values
+
+def in_a_list(name: str, values: Any) -> Any:  # noqa: ANN401 - an array, a list, a dict or None
+    """Return one of the three outputs in the form for a list of texts; a lone text's becomes one entry long."""
+    if name == "dense_vecs":
+        return values[None] if values is not None and values.ndim == 1 else values
+    return [values] if isinstance(values, (Mapping, np.ndarray)) else values
 
 
 def lexical_matching_score(weights_1: SparseWeights, weights_2: SparseWeights) -> float:
@@ -139,14 +146,17 @@ def combined_score(query: M3Output, passage: M3Output, weights: Sequence[float] 
     for_dense, for_sparse, for_colbert = check_weights((1.0, 1.0, 1.0) if weights is None else weights)
     if (counts := (query.text_count, passage.text_count)) != (1, 1):
         raise ValueError(f"outputs of {counts[0]} and {counts[1]} texts; expected of one each, such as output[0]")
+    kinds: dict[str, tuple[float, Callable[..., Any]]] = {
+        "dense_vecs": (for_dense, np.dot),
+        "lexical_weights": (for_sparse, lexical_matching_score),
+        "colbert_vecs": (for_colbert, colbert_score),
+    }
     q, p = query[0], passage[0]
-    scores = []
-    if q["dense_vecs"] is not None and p["dense_vecs"] is not None:
-        scores.append((for_dense, float(q["dense_vecs"][0] @ p["dense_vecs"][0])))
-    if q["lexical_weights"] is not None and p["lexical_weights"] is not None:
-        scores.append((for_sparse, lexical_matching_score(q["lexical_weights"][0], p["lexical_weights"][0])))
-    if q["colbert_vecs"] is not None and p["colbert_vecs"] is not None:
-        scores.append((for_colbert, float(colbert_score(q["colbert_vecs"][0], p["colbert_vecs"][0]))))
+    scores = [
+        (weight, float(score(q[name][0], p[name][0])))
+        for name, (weight, score) in kinds.items()
+        if q[name] is not None and p[name] is not None
+    ]
     total = sum(weight for weight, _ in scores)
     if not total:
         raise ValueError("the two outputs share none of dense, sparse and ColBERT that has a weight above 0")

@@ -161,11 +161,8 @@ class M3Scorer(AbsEmbedder):
             max_rows=min(max_rows, self._scorer.max_batch_size),
             max_bytes=BYTES_PER_REQUEST,
         )
-        inputs, tensors, collected = (
-            {QUERY: queries, PASSAGE: passages},
-            list(SCORES.values()),
-            CollectedScores(len(pairs)),
-        )
+        inputs, tensors = {QUERY: queries, PASSAGE: passages}, list(SCORES.values())
+        collected = CollectedScores(len(pairs))
         with closing(
             self._scorer.replies(requests, inputs, tensors, options, unit="pair", show_progress=show_progress)
         ) as replies:

@@ -35,6 +35,7 @@ __all__ = [
     "TOKEN",
     "TOKEN_COUNT",
     "TOKEN_ID",
+    "UNWEIGHTED_IDS",
     "Deployment",
     "Tensor",
     "score_model_name",
@@ -68,6 +69,9 @@ steps' own affair: all its tokens, or the one that pooling reads.
 
 DENSE_VECS = Tensor("dense_vecs", "FP32", (-1,))
 """`[B, D]` embeddings; unit vectors unless `normalize` is false."""
+
+UNWEIGHTED_IDS = Tensor("unweighted_ids", "INT32", (-1,))
+"""The special tokens that bear no lexical weight, the same in every row; only the tokenizer knows them."""
 
 SPARSE_IDS = Tensor("sparse_ids", "INT32", (-1,))
 """`[B, S]` token ids that bear weight, each text's in the order of their first occurrence, `PAST_END` behind them."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flagtriton.options import EmbedOptions
 from flagtriton.protocol import COLBERT_LENGTHS, COLBERT_VECS, HIDDEN_STATES, INPUT_IDS, Tensor
 from flagtriton_server import triton_io
-from flagtriton_server.heads import load_head
+from flagtriton_server.heads import load_colbert_head
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.loading import encoder_precision, instance_device
 from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors, padded_vectors
@@ -49,7 +49,7 @@ class TritonPythonModel:
         self._wire_dtype = _WIRE_DTYPES[settings.colbert_dtype]
         precision = encoder_precision(settings.precision, settings.device)
         self._dtype = precision.computed
-        self._head = load_head(settings, "colbert_linear", settings.colbert_dim, precision, instance_device(args))
+        self._head = load_colbert_head(settings, precision, instance_device(args))
         torch.set_num_threads(1)  # a small part of the encoder's work, which needs the cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from flagtriton_server.blocks import FusedLinear
 from flagtriton_server.forward import Precision
 from flagtriton_server.packing import packed_length
-from flagtriton_server.settings import HeadSettings
+from flagtriton_server.settings import ColbertSettings, HeadSettings, ScorerSettings
 
-__all__ = ["Head", "load_head"]
+__all__ = ["Head", "load_colbert_head", "load_head", "load_sparse_head"]
 
 _UNREADABLE = (
     AttributeError,
@@ -55,6 +55,20 @@ class Head:
         filled = rows.new_zeros(packed_length(len(rows)), rows.shape[1])
         filled[: len(rows)] = rows
         return self.linear(filled)[: len(rows)]
+
+
+def load_sparse_head(settings: HeadSettings, precision: Precision, device: torch.device) -> Head:
+    """Return the head of the sparse output, as `load_head`.
+
+    It computes in float32 whatever the encoder does: one product a token costs nothing, and half precision would
+    leave weights three digits. It may also run on a processor behind an encoder on a GPU.
+    """
+    return load_head(settings, "sparse_linear", 1, replace(precision, computed=torch.float32), device)
+
+
+def load_colbert_head(settings: ColbertSettings | ScorerSettings, precision: Precision, device: torch.device) -> Head:
+    """Return the head of the ColBERT output, as `load_head`, in the encoder's own dtype."""
+    return load_head(settings, "colbert_linear", settings.colbert_dim, precision, device)
 
 
 def load_head(

@@ -16,10 +16,7 @@ from torch import Tensor
 from flagtriton.protocol import PAST_END
 from flagtriton_server.heads import Head
 
-__all__ = ["LexicalWeights", "lexical_weights", "token_weights", "unweighted_token_ids"]
-
-_UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
-"""The special tokens that bear no weight, where a tokenizer has them; a BERT tokenizer has no `eos_token`."""
+__all__ = ["LexicalWeights", "lexical_weights", "token_weights"]
 
 
 @dataclass(frozen=True)
@@ -53,14 +50,14 @@ def token_weights(states: Tensor, head: Head) -> NDArray[np.float32]:
 
 
 def lexical_weights(
-    input_ids: NDArray[np.int32], weights: NDArray[np.float32], unweighted: NDArray[np.int64]
+    input_ids: NDArray[np.int32], weights: NDArray[np.float32], unweighted: NDArray[np.int32]
 ) -> LexicalWeights:
     """Return every text's greatest weight of each of its token ids.
 
     Args:
         input_ids: `[B, T]`, `PAST_END` behind a row's tokens; N tokens in all.
         weights: `[N]` of those tokens, text by text.
-        unweighted: the ids that are left out.
+        unweighted: the ids that are left out: some special tokens'.
     """
     texts, columns = np.nonzero(input_ids != PAST_END)  # [N] each
     ids = input_ids[texts, columns].astype(np.int64)
@@ -72,14 +69,3 @@ def lexical_weights(
     np.maximum.at(greatest, which, weights)
     order = np.argsort(first)
     return LexicalWeights(texts[first[order]], ids[first[order]], greatest[order])
-
-
-def unweighted_token_ids(checkpoint: str, revision: str | None, trust_remote_code: bool) -> NDArray[np.int64]:
-    """Return the ids of the special tokens that bear no weight."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        checkpoint, revision=revision or "main", trust_remote_code=trust_remote_code
-    )
-    tokens = [token for name, token in tokenizer.special_tokens_map.items() if name in _UNWEIGHTED]
-    return np.unique(np.array(tokenizer.convert_tokens_to_ids(tokens), dtype=np.int64))

@@ -18,12 +18,13 @@ from flagtriton.protocol import (
     QUERY_IDS,
     QUERY_ROWS,
     QUERY_STATES,
+    UNWEIGHTED_IDS,
     Tensor,
 )
 from flagtriton_server import triton_io
-from flagtriton_server.heads import load_head
+from flagtriton_server.heads import load_colbert_head, load_sparse_head
 from flagtriton_server.hidden_states import from_bytes
-from flagtriton_server.lexical import lexical_weights, token_weights, unweighted_token_ids
+from flagtriton_server.lexical import lexical_weights, token_weights
 from flagtriton_server.loading import encoder_precision, instance_device
 from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors
 from flagtriton_server.packing import token_counts
@@ -49,6 +50,7 @@ class _Side:
 class _ScoreRequest:
     queries: _Side
     passages: _Side
+    unweighted: NDArray[np.int32]
     options: ScoreOptions
 
 
@@ -65,9 +67,8 @@ class TritonPythonModel:
         precision, device = encoder_precision(settings.precision, settings.device), instance_device(args)
         self._dtype = precision.computed
         self._pool = pooling_named(settings.pooling_method)
-        self._sparse_head = load_head(settings, "sparse_linear", 1, precision, device)
-        self._colbert_head = load_head(settings, "colbert_linear", settings.colbert_dim, precision, device)
-        self._unweighted = unweighted_token_ids(settings.checkpoint, settings.revision, settings.trust_remote_code)
+        self._sparse_head = load_sparse_head(settings, precision, device)
+        self._colbert_head = load_colbert_head(settings, precision, device)
         torch.set_num_threads(1)  # a small part of the encoder's work, which needs the cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
@@ -79,6 +80,7 @@ class TritonPythonModel:
         return _ScoreRequest(
             self._read_side(request, QUERY_IDS, QUERY_ROWS, QUERY_STATES),
             self._read_side(request, PASSAGE_IDS, PASSAGE_ROWS, PASSAGE_STATES),
+            triton_io.array(request, UNWEIGHTED_IDS)[0],
             options,
         )
 
@@ -100,16 +102,16 @@ class TritonPythonModel:
 
     def _scores(self, work: _ScoreRequest) -> dict[Tensor, NDArray[Any]]:
         options = EmbedOptions(normalize=work.options.normalize)
-        queries, passages = (self._encoded(side, options) for side in (work.queries, work.passages))
+        queries, passages = (self._encoded(side, work.unweighted, options) for side in (work.queries, work.passages))
         scores = five_scores(queries, passages, work.options.weights)
         return {spec: values[:, None] for spec, values in scores.items()}
 
-    def _encoded(self, side: _Side, options: EmbedOptions) -> EncodedSide:
+    def _encoded(self, side: _Side, unweighted: NDArray[np.int32], options: EmbedOptions) -> EncodedSide:
         counts = token_counts(side.input_ids)
         vectors = colbert_vectors(side.states, counts, self._colbert_head, options)
         return EncodedSide(
             side.texts,
             to_embedding(self._pool(side.states, torch.from_numpy(counts)), options),
-            lexical_weights(side.input_ids, token_weights(side.states, self._sparse_head), self._unweighted),
+            lexical_weights(side.input_ids, token_weights(side.states, self._sparse_head), unweighted),
             list(vectors.split(colbert_lengths(counts).tolist())),
         )

@@ -41,6 +41,7 @@ class TokenizerSettings:
         checkpoint: local folder or hub name.
         max_length: the most tokens of a text that a request may ask for, and what it gets if it asks for none.
         query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
+        send_unweighted_ids: tell the steps behind which special tokens bear no lexical weight.
     """
 
     checkpoint: str
@@ -51,6 +52,7 @@ class TokenizerSettings:
     query_instruction_format: str = "{}{}"
     passage_instruction: str | None = None
     passage_instruction_format: str = "{}{}"
+    send_unweighted_ids: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,6 @@ class HeadSettings:
     precision: str = "auto"
     device: str = "cpu"
     revision: str | None = None
-    trust_remote_code: bool = False
 
 
 @dataclass(frozen=True)

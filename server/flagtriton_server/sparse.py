@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flagtriton.protocol import HIDDEN_STATES, INPUT_IDS, SPARSE_IDS, SPARSE_WEIGHTS, Tensor
+from flagtriton.protocol import HIDDEN_STATES, INPUT_IDS, SPARSE_IDS, SPARSE_WEIGHTS, UNWEIGHTED_IDS, Tensor
 from flagtriton_server import triton_io
-from flagtriton_server.heads import load_head
+from flagtriton_server.heads import load_sparse_head
 from flagtriton_server.hidden_states import from_bytes
-from flagtriton_server.lexical import lexical_weights, token_weights, unweighted_token_ids
+from flagtriton_server.lexical import lexical_weights, token_weights
 from flagtriton_server.loading import encoder_precision, instance_device
 from flagtriton_server.packing import token_counts
 from flagtriton_server.settings import HeadSettings, read_settings
@@ -27,13 +27,14 @@ __all__ = ["TritonPythonModel"]
 class _SparseRequest:
     input_ids: NDArray[np.int32]  # [B, T]
     states: torch.Tensor  # [N, D]
+    unweighted: NDArray[np.int32]
 
 
 class TritonPythonModel:
     """Triton's entry point."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the head and look up which special tokens bear no weight.
+        """Load the head.
 
         Raises:
             ValueError: the checkpoint has no such head.
@@ -41,8 +42,7 @@ class TritonPythonModel:
         settings = read_settings(HeadSettings, args["model_config"])
         precision = encoder_precision(settings.precision, settings.device)
         self._dtype = precision.computed
-        self._head = load_head(settings, "sparse_linear", 1, precision, instance_device(args))
-        self._unweighted = unweighted_token_ids(settings.checkpoint, settings.revision, settings.trust_remote_code)
+        self._head = load_sparse_head(settings, precision, instance_device(args))
         torch.set_num_threads(1)  # one product a token: threads would only take the encoder's cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
@@ -52,7 +52,7 @@ class TritonPythonModel:
     def _read(self, request: PbRequest) -> _SparseRequest:
         input_ids = triton_io.array(request, INPUT_IDS)
         states = from_bytes(triton_io.array(request, HIDDEN_STATES), token_counts(input_ids), self._dtype)
-        return _SparseRequest(input_ids, states)
+        return _SparseRequest(input_ids, states, triton_io.array(request, UNWEIGHTED_IDS)[0])
 
     @torch.inference_mode()
     def _run(self, work: list[_SparseRequest]) -> list[dict[Tensor, NDArray[Any]]]:
@@ -60,5 +60,5 @@ class TritonPythonModel:
 
     def _weights(self, work: _SparseRequest) -> dict[Tensor, NDArray[Any]]:
         weights = token_weights(work.states, self._head)
-        ids, greatest = lexical_weights(work.input_ids, weights, self._unweighted).padded(len(work.input_ids))
+        ids, greatest = lexical_weights(work.input_ids, weights, work.unweighted).padded(len(work.input_ids))
         return {SPARSE_IDS: ids, SPARSE_WEIGHTS: greatest}

@@ -17,6 +17,11 @@ from flagtriton_server.rejection import RequestError
 __all__ = ["TextBatch", "TextTokenizer", "ragged"]
 
 
+_UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
+"""Special tokens without a lexical weight, where a tokenizer has them (`flagembedding-behaviour.md` §4.3). A BERT
+tokenizer has no `eos_token`: its `[SEP]` has a weight."""
+
+
 @dataclass(frozen=True)
 class TextBatch:
     """The texts of one request.
@@ -42,13 +47,15 @@ class TextTokenizer:
     Args:
         backend: its Rust part; whatever padding and truncation its file asks for is dropped.
         truncation_side: `right` or `left`, the end at which longer texts are cut.
+        unweighted_ids: of the special tokens that bear no lexical weight.
     """
 
-    def __init__(self, backend: Tokenizer, truncation_side: str = "right") -> None:
+    def __init__(self, backend: Tokenizer, truncation_side: str = "right", unweighted_ids: Sequence[int] = ()) -> None:
         self._backend = backend
         self._backend.no_padding()
         self._backend.no_truncation()
         self.special_count: int = backend.num_special_tokens_to_add(False)
+        self.unweighted_ids = np.array([*unweighted_ids] or [PAST_END], dtype=np.int32)
         self._truncation_side = truncation_side
         self._max_length: int | None = None
 
@@ -67,7 +74,9 @@ class TextTokenizer:
         )
         if not tokenizer.is_fast:
             raise ValueError(f"{checkpoint} has no fast tokenizer; save one as tokenizer.json beside its weights")
-        return cls(tokenizer.backend_tokenizer, tokenizer.truncation_side)
+        unweighted = [token for name, token in tokenizer.special_tokens_map.items() if name in _UNWEIGHTED]
+        unweighted_ids = sorted(set(tokenizer.convert_tokens_to_ids(unweighted)))
+        return cls(tokenizer.backend_tokenizer, tokenizer.truncation_side, unweighted_ids)
 
     def encode(self, batches: Sequence[TextBatch]) -> list[dict[Tensor, NDArray[np.int32]] | RequestError]:
         """Return `input_ids` `[B, T]` and `token_count` `[B, 1]`, int32, for the texts of each request.

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.options import EmbedOptions, ScoreOptions
-from flagtriton.protocol import PASSAGE, QUERY, TEXT, TOKEN, TOKEN_ID, Tensor
+from flagtriton.protocol import PASSAGE, QUERY, TEXT, TOKEN, TOKEN_ID, UNWEIGHTED_IDS, Tensor
 from flagtriton.texts import text_tensor
 from flagtriton_server import triton_io
 from flagtriton_server.prompts import instructed
@@ -88,9 +88,13 @@ class TritonPythonModel:
             if isinstance(answer, RequestError):
                 return answer
             accepted.append(answer)
-        if isinstance(work, PairBatch):
-            return work.answer(*accepted)
-        return accepted[0] if isinstance(work, TextBatch) else self._tokens(work)
+        if isinstance(work, list):
+            return self._tokens(work)
+        answer = work.answer(*accepted) if isinstance(work, PairBatch) else dict(accepted[0])
+        if self._settings.send_unweighted_ids:
+            rows = len(work.queries.rows) if isinstance(work, PairBatch) else len(work.texts)
+            answer[UNWEIGHTED_IDS] = np.tile(self._tokenizer.unweighted_ids, (rows, 1))
+        return answer
 
     def _tokens(self, token_ids: list[int]) -> dict[Tensor, NDArray[Any]] | RequestError:
         try:

@@ -137,6 +137,7 @@ def test_the_tokenizer_gives_ids_of_texts_and_pairs_and_tokens_of_ids() -> None:
         "passage_ids",
         "query_rows",
         "passage_rows",
+        "unweighted_ids",
         "token",
     ]
 
@@ -179,14 +180,16 @@ HEAD: dict[str, Any] = {
     "precision": "bf16",
     "device": "gpu",
     "revision": "v2",
-    "trust_remote_code": True,
 }
 
 
 @pytest.mark.parametrize(
     ("step", "settings"),
     [
-        ("tokenizer", TokenizerSettings("maker/tiny", 512, revision="v2", trust_remote_code=True)),
+        (
+            "tokenizer",
+            TokenizerSettings("maker/tiny", 512, revision="v2", trust_remote_code=True, send_unweighted_ids=True),
+        ),
         ("encoder", EncoderSettings("maker/tiny", 512, 65536, "bf16", "all", None, "v2", True)),
         ("pooler", PoolerSettings("cls", "bf16", "gpu", "all")),
         ("sparse", HeadSettings(**HEAD)),

@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 
 from flagtriton_server.forward import Precision
-from flagtriton_server.heads import Head, load_head
+from flagtriton_server.heads import Head, load_head, load_sparse_head
 from flagtriton_server.settings import HeadSettings
 from tests.unit.builders import write_json
 
@@ -232,3 +232,10 @@ def test_a_head_that_the_hub_does_not_have_is_named(monkeypatch: pytest.MonkeyPa
 def test_a_damaged_file_is_refused_by_its_name_however_the_unpickler_stumbles(folder: Path, damaged: bytes) -> None:
     (folder / "head.pt").write_bytes(damaged)
     assert refused(folder).startswith("head.pt cannot be read as tensors alone: ")
+
+
+def test_the_sparse_head_computes_in_float32_behind_an_encoder_in_half_precision(folder: Path) -> None:
+    torch.save({"weight": torch.tensor([[1.0, 2**-10]]), "bias": torch.tensor([0.0])}, folder / "sparse_linear.pt")
+    head = load_sparse_head(HeadSettings(str(folder)), BF16, torch.device("cpu"))
+    # In bfloat16, of 8 significant bits, 1 + 2^-10 would be 1.
+    assert head(torch.ones(1, 2, dtype=torch.bfloat16)).item() == 1 + 2**-10

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,14 +10,13 @@ from torch import nn
 
 from flagtriton_server.blocks import FusedLinear
 from flagtriton_server.heads import Head
-from flagtriton_server.lexical import LexicalWeights, lexical_weights, token_weights, unweighted_token_ids
-from tests.checkpoints import make_bert, make_xlm_roberta
+from flagtriton_server.lexical import LexicalWeights, lexical_weights, token_weights
 from tests.unit.triton_stand_in import ids
 
 
 def weighed(texts: list[list[int]], weights: list[float], unweighted: tuple[int, ...] = ()) -> LexicalWeights:
     """Return lexical weights of texts as token ids, with all tokens' weights end to end."""
-    return lexical_weights(ids(*texts), np.array(weights, dtype=np.float32), np.array(unweighted, dtype=np.int64))
+    return lexical_weights(ids(*texts), np.array(weights, dtype=np.float32), np.array(unweighted, dtype=np.int32))
 
 
 def by_text(found: LexicalWeights, count: int) -> list[dict[int, float]]:
@@ -122,14 +119,3 @@ def test_a_tokens_weight_is_the_positive_part_of_the_heads_number(dtype: torch.d
     # 1 + 4 - 3, 1 + 2 - 3, 1 - 3
     weights = token_weights(torch.tensor([[1.0, 2], [1, 1], [1, 0]]), head)
     assert (weights.dtype, weights.tolist()) == (np.float32, [2, 0, 0])
-
-
-def test_xlm_robertas_unweighted_ids_are_those_of_four_special_tokens(tmp_path: Path) -> None:
-    # <s>, <pad>, </s>, <unk>, as trained in `tests.checkpoints`; <mask> bears weight
-    found = unweighted_token_ids(str(make_xlm_roberta(tmp_path / "tiny")), None, False)
-    assert (found.tolist(), found.dtype) == ([0, 1, 2, 3], np.int64)
-
-
-def test_berts_separator_bears_weight(tmp_path: Path) -> None:
-    # [PAD], [UNK], [CLS]; [SEP] is no `eos_token` in a BERT tokenizer
-    assert unweighted_token_ids(str(make_bert(tmp_path / "tiny")), None, False).tolist() == [0, 1, 2]

@@ -24,10 +24,11 @@ from flagtriton_server.settings import (
     ScorerSettings,
     TokenizerSettings,
 )
-from tests.checkpoints import make_bert, make_m3
+from tests.checkpoints import make_m3
 from tests.unit.triton_stand_in import Request, answered, ids, imported_steps, started
 
 TEXTS = [[0, 7, 9, 7, 30, 2], [0, 2], [0, 5, 6, 2]]
+UNWEIGHTED = np.array([[0, 1, 2, 3]], dtype=np.int32)
 PAIRS = [("naïve façade", "short"), ("dogs and foxes", "lazy dog"), ("naïve façade", ""), ("naïve façade", "lazy dog")]
 SCORES = ["dense", "sparse", "colbert", "sparse_dense", "colbert_sparse_dense"]
 
@@ -93,7 +94,7 @@ def encoded(steps: SimpleNamespace, checkpoint: Path, *requests: NDArray[np.int3
 
 def texts_request(steps: SimpleNamespace, checkpoint: Path, texts: list[list[int]], options: str = "") -> Request:
     (states,) = encoded(steps, checkpoint, ids(*texts))
-    return Request({"input_ids": ids(*texts), "hidden_states": states}, options)
+    return Request({"input_ids": ids(*texts), "hidden_states": states, "unweighted_ids": UNWEIGHTED}, options)
 
 
 def sparse_step(steps: SimpleNamespace, checkpoint: Path) -> Any:
@@ -109,7 +110,7 @@ def scorer_step(steps: SimpleNamespace, checkpoint: Path, **more: Any) -> Any:
 
 
 def tokenizer_step(steps: SimpleNamespace, checkpoint: Path) -> Any:
-    return started(steps.tokenizer, TokenizerSettings(str(checkpoint), 64))
+    return started(steps.tokenizer, TokenizerSettings(str(checkpoint), 64, send_unweighted_ids=True))
 
 
 def column(*texts: str) -> NDArray[np.object_]:
@@ -152,13 +153,16 @@ def test_lexical_weights_are_those_of_each_text_by_itself(
             np.testing.assert_allclose(weights[row >= 0], list(expected.values()), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("backbone", "kept"), [("xlm-roberta", [4, 7]), ("bert", [3, 4, 7])])
-def test_special_tokens_bear_no_weight_but_berts_separator(
-    steps: SimpleNamespace, checkpoint: Path, tmp_path: Path, backbone: str, kept: list[int]
+@pytest.mark.parametrize(
+    ("unweighted", "kept"), [([0, 1, 2, 3], [4, 7]), ([0, 1, 2], [3, 4, 7]), ([-1], [0, 1, 2, 3, 4, 7])]
+)
+def test_the_ids_that_the_tokenizer_names_bear_no_weight(
+    steps: SimpleNamespace, checkpoint: Path, tmp_path: Path, unweighted: list[int], kept: list[int]
 ) -> None:
-    folder = shutil.copytree(checkpoint, tmp_path / "m3") if backbone == "xlm-roberta" else make_bert(tmp_path / "m3")
+    folder = shutil.copytree(checkpoint, tmp_path / "m3")
     with_head(folder, "sparse", torch.zeros(1, 48), torch.ones(1))  # every token weighs 1
     request = texts_request(steps, folder, [[0, 1, 2, 3, 4, 7]])
+    request.tensors["unweighted_ids"] = np.array([unweighted], dtype=np.int32)
     (answer,) = answered(sparse_step(steps, folder), request)
     assert answer["sparse_ids"].tolist() == [kept]
     assert answer["sparse_weights"].tolist() == [[1.0] * len(kept)]

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from flagtriton.protocol import INPUT_IDS, TOKEN_COUNT
+from flagtriton.protocol import INPUT_IDS, PAST_END, TOKEN_COUNT
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.tokenization import TextBatch, TextTokenizer, ragged
+from tests.checkpoints import make_bert, make_xlm_roberta
 
 CLS, SEP, A, B, C, D = 2, 3, 4, 5, 6, 7
 VOCABULARY = {"[PAD]": 0, "[UNK]": 1, "[CLS]": CLS, "[SEP]": SEP, "a": A, "b": B, "c": C, "d": D}
@@ -155,3 +158,19 @@ def test_the_space_that_a_token_begins_with_is_left_out() -> None:
 def test_an_id_that_the_tokenizer_does_not_have_is_named(tokenizer: TextTokenizer, token_id: int) -> None:
     with pytest.raises(RequestError, match=f"^token id {token_id} is not one of this tokenizer's$"):
         tokenizer.decode([A, token_id])
+
+
+def test_xlm_robertas_unweighted_ids_are_those_of_four_special_tokens(tmp_path: Path) -> None:
+    # <s>, <pad>, </s>, <unk>, as trained in `tests.checkpoints`; <mask> bears weight.
+    tokenizer = TextTokenizer.from_checkpoint(str(make_xlm_roberta(tmp_path / "tiny")), None, False)
+    assert (tokenizer.unweighted_ids.tolist(), tokenizer.unweighted_ids.dtype) == ([0, 1, 2, 3], np.int32)
+
+
+def test_berts_separator_bears_weight(tmp_path: Path) -> None:
+    # [PAD], [UNK], [CLS]; [SEP] is no `eos_token` in a BERT tokenizer.
+    tokenizer = TextTokenizer.from_checkpoint(str(make_bert(tmp_path / "tiny")), None, False)
+    assert tokenizer.unweighted_ids.tolist() == [0, 1, 2]
+
+
+def test_without_special_tokens_there_is_an_id_that_no_token_has(tokenizer: TextTokenizer) -> None:
+    assert tokenizer.unweighted_ids.tolist() == [PAST_END]

@@ -31,6 +31,7 @@ from flagtriton.protocol import (
     SPARSE_WEIGHTS,
     TEXT,
     TOKEN_COUNT,
+    UNWEIGHTED_IDS,
     Deployment,
     Tensor,
     score_model_name,
@@ -192,10 +193,10 @@ def _m3_embed_ensemble(name: str, served: Deployment, options: AddOptions) -> Mo
         outputs=[DENSE_VECS, SPARSE_IDS, SPARSE_WEIGHTS, colbert, COLBERT_LENGTHS, TOKEN_COUNT],
         max_batch_size=options.max_batch_size,
         steps=[
-            EnsembleStep(f"{name}_tokenizer", _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT)),
+            EnsembleStep(f"{name}_tokenizer", _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT, UNWEIGHTED_IDS)),
             EnsembleStep(f"{name}_encoder", _same(INPUT_IDS), _same(HIDDEN_STATES)),
             EnsembleStep(f"{name}_pooler", states, _same(DENSE_VECS)),
-            EnsembleStep(f"{name}_sparse", states, _same(SPARSE_IDS, SPARSE_WEIGHTS)),
+            EnsembleStep(f"{name}_sparse", {**states, **_same(UNWEIGHTED_IDS)}, _same(SPARSE_IDS, SPARSE_WEIGHTS)),
             EnsembleStep(f"{name}_colbert", states, _same(COLBERT_VECS, COLBERT_LENGTHS)),
         ],
         parameters=write_parameters(served),
@@ -209,10 +210,14 @@ def _m3_score_ensemble(name: str, options: AddOptions) -> ModelConfig:
         outputs=SCORES,
         max_batch_size=options.max_batch_size,
         steps=[
-            EnsembleStep(f"{name}_tokenizer", _same(QUERY, PASSAGE), _same(*PAIR_TENSORS)),
+            EnsembleStep(f"{name}_tokenizer", _same(QUERY, PASSAGE), _same(*PAIR_TENSORS, UNWEIGHTED_IDS)),
             EnsembleStep(encoder, {INPUT_IDS.name: QUERY_IDS.name}, {HIDDEN_STATES.name: QUERY_STATES.name}),
             EnsembleStep(encoder, {INPUT_IDS.name: PASSAGE_IDS.name}, {HIDDEN_STATES.name: PASSAGE_STATES.name}),
-            EnsembleStep(f"{name}_scorer", _same(QUERY_STATES, PASSAGE_STATES, *PAIR_TENSORS), _same(*SCORES)),
+            EnsembleStep(
+                f"{name}_scorer",
+                _same(QUERY_STATES, PASSAGE_STATES, *PAIR_TENSORS, UNWEIGHTED_IDS),
+                _same(*SCORES),
+            ),
         ],
         parameters={PART_OF: name},
     )

@@ -33,6 +33,7 @@ from flagtriton.protocol import (
     TOKEN,
     TOKEN_COUNT,
     TOKEN_ID,
+    UNWEIGHTED_IDS,
     Deployment,
     Tensor,
 )
@@ -80,10 +81,11 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
         query_instruction_format=served.query_instruction_format,
         passage_instruction=served.passage_instruction,
         passage_instruction_format=served.passage_instruction_format,
+        send_unweighted_ids=pairs,
     )
     config = step_config(
         inputs=[TEXT, QUERY, PASSAGE, TOKEN_ID] if pairs else [TEXT],
-        outputs=[INPUT_IDS, TOKEN_COUNT, *PAIR_TENSORS, TOKEN] if pairs else [INPUT_IDS, TOKEN_COUNT],
+        outputs=[INPUT_IDS, TOKEN_COUNT, *([*PAIR_TENSORS, UNWEIGHTED_IDS, TOKEN] if pairs else [])],
         max_batch_size=options.max_batch_size,
         device=Device(count=options.tokenizer_instances),
         parameters=write_parameters(settings),
@@ -127,7 +129,8 @@ def sparse_step(name: str, served: Deployment, options: AddOptions) -> Model:
     """Return the step that makes lexical weights; so little work that a processor does it for any encoder."""
     settings = HeadSettings(**_head(served))
     outputs = [SPARSE_IDS, SPARSE_WEIGHTS]
-    return _behind_encoder(name, "sparse", [HIDDEN_STATES, INPUT_IDS], outputs, settings, options, Device())
+    inputs = [HIDDEN_STATES, INPUT_IDS, UNWEIGHTED_IDS]
+    return _behind_encoder(name, "sparse", inputs, outputs, settings, options, Device())
 
 
 def colbert_step(name: str, served: Deployment, options: AddOptions) -> Model:
@@ -142,7 +145,7 @@ def colbert_step(name: str, served: Deployment, options: AddOptions) -> Model:
 def scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
     """Return the step that scores pairs, beside the encoder."""
     settings = ScorerSettings(**_head(served), pooling_method=served.pooling_method, colbert_dim=served.colbert_dim)
-    inputs = [QUERY_STATES, PASSAGE_STATES, *PAIR_TENSORS]
+    inputs = [QUERY_STATES, PASSAGE_STATES, *PAIR_TENSORS, UNWEIGHTED_IDS]
     return _behind_encoder(name, "scorer", inputs, SCORES, settings, options, Device.parse(options.device, 1))
 
 
@@ -171,7 +174,6 @@ def _head(served: Deployment) -> dict[str, Any]:
         "precision": served.precision,
         "device": _encoder_device(served),
         "revision": served.revision,
-        "trust_remote_code": served.trust_remote_code,
     }
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from flagtriton.m3_output import in_a_list
+
 __all__ = [
     "DEFAULT_NAMES",
     "FieldNames",
@@ -21,8 +23,6 @@ __all__ = [
 _KINDS = ("dense_vecs", "lexical_weights", "colbert_vecs")
 
 _HOW = "encode with return_dense=True, return_sparse=True or return_colbert_vecs=True"
-
-_AXES_OF_ONE_TEXT = {"dense_vecs": 1, "colbert_vecs": 2}
 
 
 @dataclass(frozen=True)
@@ -117,13 +117,7 @@ def by_token_id(lexical_weights: Mapping[str, float]) -> dict[int, float]:
 
 def _parts(output: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parts of `output` that hold something, each with one item a text."""
-    parts = {kind: _in_a_list(kind, output[kind]) for kind in _KINDS if output.get(kind) is not None}
+    parts = {kind: in_a_list(kind, output[kind]) for kind in _KINDS if output.get(kind) is not None}
     if not parts:
         raise ValueError(f"output holds none of {', '.join(_KINDS)}: {_HOW}")
     return parts
-
-
-def _in_a_list(kind: str, part: Any) -> Any:  # noqa: ANN401 - an array, a dict or a list of either
-    """Return `part` as it is, or in a list where it is of a lone text."""
-    alone = isinstance(part, Mapping) or getattr(part, "ndim", None) == _AXES_OF_ONE_TEXT.get(kind, 0)
-    return [part] if alone else part

@@ -22,7 +22,7 @@ from flagtriton.protocol import TOKEN_COUNT, Deployment
 from flagtriton.served import ServedModel
 from flagtriton_tools.bench.contest import infinity_server, library, peer_python
 from flagtriton_tools.bench.growth import draw_growth, measure_growth, to_json
-from flagtriton_tools.bench.hybrid import OursHybrid, hybrid_tables, measure_hybrid, scored_pairs
+from flagtriton_tools.bench.hybrid import OursHybrid, hybrid_table, measure_hybrid, scored_pairs
 from flagtriton_tools.bench.measure import measure
 from flagtriton_tools.bench.ours import Ours, Place
 from flagtriton_tools.bench.padding import padding_waste
@@ -153,10 +153,10 @@ def _compare(task: _Task, ours: Ours, pythons: Mapping[str, str]) -> None:
 
 def _compare_hybrid(task: _Task, ours: OursHybrid, pythons: Mapping[str, str]) -> None:
     """Measure BGE-M3's outputs and scores beside FlagEmbedding's, if that is among the peers."""
-    with _peers(task, {"flagembedding-m3": pythons["flagembedding"]} if pythons else {}) as peers:
+    kinds = ("flagembedding-m3", "flagembedding-m3-small")
+    with _peers(task, {kind: python for python in pythons.values() for kind in kinds}) as peers:
         results = measure_hybrid(ours, peers, rounds=task.options.rounds, report=task.report)
-    for table in hybrid_tables(results, len(task.texts)):
-        task.console.print(table)
+    task.console.print(hybrid_table(results, len(task.texts)))
     task.results_to(json_line(_conditions(task), results))
 
 

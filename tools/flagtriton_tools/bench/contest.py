@@ -55,6 +55,7 @@ class Library:
     def __init__(self, kind: str, process: subprocess.Popen[str]) -> None:
         self.name = kind
         self._process = process
+        self.pid = process.pid
         self._peak = 0.0
         ready = self._answer()
         if ready.get("batch_size"):

@@ -39,7 +39,9 @@ class FlagEmbedding:
 
 
 class FlagEmbeddingM3:
-    """FlagEmbedding's BGE-M3 as its README has it, in float32 on a processor."""
+    """FlagEmbedding's BGE-M3 as its README has it, in float32 on a processor, with its default batch size."""
+
+    batch_size = 256
 
     def __init__(self, options: dict[str, Any]) -> None:
         from FlagEmbedding import BGEM3FlagModel
@@ -50,7 +52,7 @@ class FlagEmbeddingM3:
             pooling_method=options["pooling_method"],
             use_fp16=gpu,
             devices="cuda:0" if gpu else "cpu",
-            batch_size=options.get("batch_size") or 256,
+            batch_size=self.batch_size,
         )
         self.texts, self.pairs = options["texts"], options["pairs"]
 
@@ -61,8 +63,13 @@ class FlagEmbeddingM3:
         if task == "one query":
             self.model.compute_score(self.pairs)
         else:
-            further = task == "three outputs"
-            self.model.encode(self.texts, return_sparse=further, return_colbert_vecs=further)
+            self.model.encode(self.texts, return_sparse=True, return_colbert_vecs=True)
+
+
+class FlagEmbeddingM3InSmallBatches(FlagEmbeddingM3):
+    """The same with little padding, which suits a processor."""
+
+    batch_size = 16
 
 
 class SentenceTransformers:
@@ -118,6 +125,7 @@ class Raw:
 CONTESTANTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "flagembedding": FlagEmbedding,
     "flagembedding-m3": FlagEmbeddingM3,
+    "flagembedding-m3-small": FlagEmbeddingM3InSmallBatches,
     "sentence-transformers": SentenceTransformers,
     "raw": Raw,
 }

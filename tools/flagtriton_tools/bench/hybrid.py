@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,16 +15,16 @@ from rich.table import Table
 from flagtriton import BGEM3FlagModel
 from flagtriton_tools.bench.callers import seconds_of
 from flagtriton_tools.bench.measure import compare
-from flagtriton_tools.bench.memory import tree_peaks_mb
+from flagtriton_tools.bench.memory import PeakMemory
 from flagtriton_tools.bench.ours import Place
 
-__all__ = ["HybridContestant", "HybridResult", "OursHybrid", "hybrid_tables", "measure_hybrid", "scored_pairs"]
+__all__ = ["HybridContestant", "HybridResult", "OursHybrid", "hybrid_table", "measure_hybrid", "scored_pairs"]
 
 ALL: dict[str, Any] = {"return_dense": True, "return_sparse": True, "return_colbert_vecs": True}
-TASKS = ("dense", "three outputs", "one query")
-OWN_TASKS = ("one long query", "distinct queries")
-"""Of ours alone: a query as long as a passage in every pair, and another such in each. They differ in what encoding a
-repeated query once saves."""
+TASKS = ("three outputs", "one query")
+OWN_TASKS = ("dense", "one long query", "distinct queries")
+"""Of ours alone: what the two further outputs add to the dense one, and what encoding a repeated query once saves: a
+query as long as a passage in every pair, and another such in each."""
 
 _QUERY = "what is a vector database"
 _PASSAGES = 200
@@ -33,12 +34,10 @@ class HybridContestant(Protocol):
     """Somebody who serves BGE-M3."""
 
     name: str
+    pid: int | None  # the process that does the work, or that others do it for
 
     def run(self, task: str) -> float:
         """Do one of `TASKS`; return how many seconds it took."""
-
-    def peak_mb(self) -> dict[str, float]:
-        """Return the most memory each of its processes has held."""
 
 
 @dataclass
@@ -48,7 +47,7 @@ class HybridResult:
     Attributes:
         seconds: by task, one a round.
         encoder_s: of our encoder's own clock, likewise.
-        peak_mb: the most memory each of its processes held.
+        peak_mb: by task, the most memory that its processes held together; what they share counts once.
     """
 
     name: str
@@ -86,6 +85,7 @@ class OursHybrid:
 
     def __init__(self, place: Place, texts: Sequence[str]) -> None:
         self.name = "flagtriton"
+        self.pid = place.server_pid
         self._place = place
         self._texts = list(texts)
         self._pairs = scored_pairs(texts)
@@ -99,10 +99,6 @@ class OursHybrid:
             return seconds_of(self._model.compute_score, self._pairs[task])
         chosen: dict[str, Any] = ALL if task == "three outputs" else {}
         return seconds_of(lambda texts: self._model.encode(texts, **chosen), self._texts)
-
-    def peak_mb(self) -> dict[str, float]:
-        """Return the most memory each of the server's processes has held."""
-        return {} if self._place.server_pid is None else tree_peaks_mb(self._place.server_pid)
 
     def encoder_s(self) -> float:
         """Return the seconds that the encoder's executions have taken since it was loaded, by Triton's clock."""
@@ -123,34 +119,32 @@ def measure_hybrid(
             for each, result in zip((ours, *peers), results, strict=True):
                 if each is not ours and task in OWN_TASKS:
                     continue
-                before = ours.encoder_s()
-                result.seconds.setdefault(task, []).append(each.run(task))
+                before, memory = ours.encoder_s(), PeakMemory(each.pid or os.getpid())
+                with memory.watched():
+                    result.seconds.setdefault(task, []).append(each.run(task))
+                result.peak_mb[task] = max(memory.mb, result.peak_mb.get(task, 0.0))
                 if each is ours:
                     result.encoder_s.setdefault(task, []).append(ours.encoder_s() - before)
                 report(f"round {number}/{rounds}: {each.name}: {task}: {result.seconds[task][-1]:.2f} s")
-    for each, result in zip((ours, *peers), results, strict=True):
-        result.peak_mb = each.peak_mb()
     return results
 
 
-def hybrid_tables(results: Sequence[HybridResult], count: int) -> list[Table]:
-    """Return the tables; the first result is ours.
+def hybrid_table(results: Sequence[HybridResult], count: int) -> Table:
+    """Return everybody's results to read; the first is ours.
 
     Args:
         results: everybody's.
         count: texts that were embedded.
     """
     ours = results[0]
-    table = Table("", "task", "seconds", "flagtriton is", "encoder", title=f"{count} texts, {_PASSAGES} pairs")
+    table = Table(
+        "", "task", "seconds", "flagtriton is", "encoder", "peak MB", title=f"{count} texts, {_PASSAGES} pairs"
+    )
     for result in results:
         for task, seconds in result.seconds.items():
             times, least, most = compare(ours.seconds[task], seconds)
             ratio = "" if result is ours else f"{times:.2f}x ({least:.2f} to {most:.2f})"
             clock = f"{statistics.median(result.encoder_s[task]):.2f} s" if result is ours else ""
-            table.add_row(result.name, task, f"{statistics.median(seconds):.2f}", ratio, clock)
-    peaks = Table("", "process", "peak MB", title="memory")
-    for result in results:
-        for process, held in result.peak_mb.items():
-            peaks.add_row(result.name, process, f"{held:.0f}")
-        peaks.add_row(result.name, "together", f"{sum(result.peak_mb.values()):.0f}")
-    return [table, peaks]
+            median, held = f"{statistics.median(seconds):.2f}", f"{result.peak_mb[task]:.0f}"
+            table.add_row(result.name, task, median, ratio, clock, held)
+    return table
