@@ -38,12 +38,12 @@ class TritonPythonModel:
         Raises:
             ValueError: the settings ask for unknown rows or an unknown pooling.
         """
-        keep_freed_memory()
         self._settings = read_settings(EncoderSettings, args["model_config"])
         self._pool = _reduction(self._settings)
         device = instance_device(args)
         threads = share_cores(instance_count(args["model_config"]))
         self._encoder = load_encoder(self._settings, device)
+        keep_freed_memory()  # not before: what loading frees would be kept, too, which is half of the weights' size
         triton_io.log_info(
             f"{self._settings.checkpoint} on {device} in {self._encoder.precision.name}, "
             f"{'packed' if self._encoder.packed else 'padded'}, "

@@ -21,9 +21,11 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether this C library could be told: glibc can, musl cannot.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    library = ctypes.CDLL(None)
+    mallopt, malloc_trim = getattr(library, "mallopt", None), getattr(library, "malloc_trim", None)
+    if mallopt is None or malloc_trim is None:
         return False
+    malloc_trim(0)  # what is free so far goes back; from now on it stays
     # It returns 1 for success. Older releases take 32 MB at most; a trim threshold alone would make matters worse.
     if not (mallopt(_M_MMAP_THRESHOLD, 1 << 30) or mallopt(_M_MMAP_THRESHOLD, 32 << 20)):
         return False
