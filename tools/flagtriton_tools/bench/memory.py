@@ -38,7 +38,8 @@ class PeakMemory:
     """The most memory that a process and its descendants have held together while they were watched, in MB.
 
     What several of them share counts once (their proportional set sizes are summed), so that a server of many
-    processes and a program of one can be compared.
+    processes and a program of one can be compared. A program of one is its resident set: what it shares with strangers,
+    as two programs do that map one checkpoint, is its own need all the same.
 
     Args:
         pid: the process.
@@ -62,7 +63,9 @@ class PeakMemory:
 
     def _watch(self, ended: threading.Event) -> None:
         while not ended.wait(_LOOK_EVERY_S):
-            self.mb = max(self.mb, sum(map(_proportional_mb, _tree(self._pid))))
+            processes = _tree(self._pid)
+            held = _proportional_mb if len(processes) > 1 else _resident_mb
+            self.mb = max(self.mb, sum(map(held, processes)))
 
 
 def _proportional_mb(process: psutil.Process) -> float:
@@ -70,6 +73,13 @@ def _proportional_mb(process: psutil.Process) -> float:
         return float(process.memory_full_info().pss) / _MB
     except psutil.Error:
         return 0.0  # it has ended meanwhile
+
+
+def _resident_mb(process: psutil.Process) -> float:
+    try:
+        return float(process.memory_info().rss) / _MB
+    except psutil.Error:
+        return 0.0
 
 
 def _tree(pid: int) -> list[psutil.Process]:
