@@ -50,6 +50,16 @@ def test_a_running_server_can_be_measured_too(
     assert found["results"][0]["peak_mb"] == {}  # whose processes these are is not known
 
 
+def test_m3s_outputs_and_scores_are_measured_on_a_running_server(
+    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--url", served.grpc_url, "--model", "m3", str(served.checkpoints["m3"])]
+    found = measured(capsys, "--hybrid", *where, "--texts", "32", "--rounds", "2", "--out", str(tmp_path))
+    (ours,) = found["results"]
+    tasks = {"three outputs", "dense", "one query", "one long query", "distinct queries"}
+    assert {task: len(seconds) for task, seconds in ours["seconds"].items()} == dict.fromkeys(tasks, 2)
+
+
 def test_a_published_shape_is_made_and_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lengths = ["--texts", "32", "--median-words", "6", "--spread", "0.1"]
     found = measured(capsys, "--shape", "minilm-l6", *lengths, "--rounds", "1", "--callers", "", "--out", str(tmp_path))

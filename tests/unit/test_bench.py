@@ -18,8 +18,9 @@ from flagtriton_server.tokenization import TextBatch, TextTokenizer
 from flagtriton_tools.bench import shapes
 from flagtriton_tools.bench.callers import fan_out
 from flagtriton_tools.bench.contest import peer_python
+from flagtriton_tools.bench.hybrid import HybridResult, hybrid_table, scored_pairs
 from flagtriton_tools.bench.measure import Latency, Result, compare, measure
-from flagtriton_tools.bench.memory import held_mb, tree_peaks_mb
+from flagtriton_tools.bench.memory import PeakMemory, held_mb, tree_peaks_mb
 from flagtriton_tools.bench.padding import padding_waste
 from flagtriton_tools.bench.report import draw, json_line, tables
 from flagtriton_tools.bench.shapes import SHAPES, Shape, make_checkpoint
@@ -204,3 +205,43 @@ def test_what_cannot_be_measured_is_refused_at_once(
     assert main(["bench", *arguments, "--out", str(tmp_path)]) == 2
     assert sentence in capsys.readouterr().err
     assert time.monotonic() - started < 10
+
+
+def test_the_scored_pairs_have_one_query_or_200_of_the_same_words() -> None:
+    pairs = scored_pairs(["one two", "three", "four five six"])
+    assert {task: len(of_task) for task, of_task in pairs.items()} == dict.fromkeys(pairs, 200)
+    queries = {task: {query for query, _ in of_task} for task, of_task in pairs.items()}
+    assert queries["one long query"] == {"four five six"}
+    assert len(queries["distinct queries"]) == 200
+    assert {" ".join(sorted(query.split()[1:])) for query in queries["distinct queries"]} == {"five four six"}
+    assert [passage for _, passage in pairs["one query"]][:4] == ["one two", "three", "four five six", "one two"]
+
+
+def test_a_hybrid_table_shows_medians_ratios_clock_and_memory() -> None:
+    ours = HybridResult("flagtriton", {"dense": [2.0, 4.0]}, {"dense": [1.0, 2.0]}, {"dense": 100.0})
+    peer = HybridResult("peer", {"dense": [6.0, 8.0]}, {}, {"dense": 250.0})
+    console = Console(file=io.StringIO(), width=120)
+    console.print(hybrid_table([ours, peer], 7))
+    shown = console.file.getvalue()
+    assert "7 texts" in shown
+    for expected in ("3.00", "1.50 s", "100", "2.50x (2.00 to 3.00)", "250"):
+        assert expected in shown
+
+
+def test_memory_is_watched_while_a_task_runs() -> None:
+    memory = PeakMemory(os.getpid())
+    with memory.watched():
+        time.sleep(1.3)  # it looks every second
+    assert 0.5 * held_mb(os.getpid()) < memory.mb < 2 * held_mb(os.getpid())
+
+
+def test_the_memory_of_another_machine_is_not_known() -> None:
+    memory = PeakMemory(None)
+    with memory.watched():
+        time.sleep(1.1)
+    assert memory.mb == 0
+
+
+def test_a_hybrid_benchmark_has_one_peer(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--hybrid", "--peer", "raw"]) == 2
+    assert "flagembedding is the one peer" in capsys.readouterr().err.replace("\n", " ")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,7 +33,7 @@ class HybridContestant(Protocol):
     """Somebody who serves BGE-M3."""
 
     name: str
-    pid: int | None  # the process that does the work, or that others do it for
+    pid: int | None  # the process that does the work, or that others do it for; None where it is elsewhere
 
     def run(self, task: str) -> float:
         """Do one of `TASKS`; return how many seconds it took."""
@@ -119,7 +118,7 @@ def measure_hybrid(
             for each, result in zip((ours, *peers), results, strict=True):
                 if each is not ours and task in OWN_TASKS:
                     continue
-                before, memory = ours.encoder_s(), PeakMemory(each.pid or os.getpid())
+                before, memory = ours.encoder_s(), PeakMemory(each.pid)
                 with memory.watched():
                     result.seconds.setdefault(task, []).append(each.run(task))
                 result.peak_mb[task] = max(memory.mb, result.peak_mb.get(task, 0.0))

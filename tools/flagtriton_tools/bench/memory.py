@@ -42,10 +42,10 @@ class PeakMemory:
     as two programs do that map one checkpoint, is its own need all the same.
 
     Args:
-        pid: the process.
+        pid: the process; None, for one on another machine, holds 0.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int | None) -> None:
         self.mb = 0.0
         self._pid = pid
 
@@ -63,7 +63,7 @@ class PeakMemory:
 
     def _watch(self, ended: threading.Event) -> None:
         while not ended.wait(_LOOK_EVERY_S):
-            processes = _tree(self._pid)
+            processes = [] if self._pid is None else _tree(self._pid)
             held = _proportional_mb if len(processes) > 1 else _resident_mb
             self.mb = max(self.mb, sum(map(held, processes)))
 
