@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 
-__all__ = ["TEXTS", "cuts_left", "make_bert", "make_m3", "make_xlm_roberta"]
+__all__ = ["TEXTS", "cuts_left", "make_bert", "make_decoder", "make_m3", "make_xlm_roberta"]
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -100,6 +101,65 @@ def make_m3(folder: Path, *, positions: int = 512, colbert_dim: int = 48) -> Pat
         weight, bias = torch.randn(rows, width, generator=generator), torch.randn(rows, generator=generator)
         torch.save({"weight": weight * 0.2, "bias": bias * 0.1}, folder / f"{name}.pt")
     return folder
+
+
+_DECODERS: dict[str, dict[str, Any]] = {
+    "gemma2": {"head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 32},
+    "llama": {},
+    "mistral": {"sliding_window": 32},
+    "qwen2": {},
+    "qwen3": {"head_dim": 12},
+}
+"""What each family's configuration has beside the sizes that all share."""
+
+
+def make_decoder(
+    folder: Path, family: str, *, template: str = "<s> $A </s>", padding_side: str = "left", positions: int = 512
+) -> Path:
+    """Write a decoder's checkpoint with a byte-level BPE tokenizer; return its folder.
+
+    Args:
+        folder: made.
+        family: transformers' name: `mistral`, `gemma2`, …
+        template: which special tokens the tokenizer puts around a text.
+        padding_side: what the tokenizer says of itself.
+        positions: tokens of the longest text.
+    """
+    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    special = ["<pad>", "<s>", "</s>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=_VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, special_tokens=[(token, tokenizer.token_to_id(token)) for token in special]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=positions,
+        padding_side=padding_side,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+    ).save_pretrained(folder)
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=96,
+        max_position_embeddings=positions,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        **_DECODERS[family],
+    )
+    return _save(AutoModel.from_config(config), folder)
 
 
 def cuts_left(checkpoint: Path, folder: Path) -> Path:

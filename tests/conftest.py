@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One real server for the whole run: eight deployments, BERT, XLM-RoBERTa and BGE-M3 among them."""
+"""One real server for the whole run: nine deployments: BERT, XLM-RoBERTa, BGE-M3, a decoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
 from flagtriton_tools.server_process import RunningServer
 from flagtriton_tools.serving import ServeOptions, free_ports
-from tests.checkpoints import cuts_left, make_bert, make_m3, make_xlm_roberta
+from tests.checkpoints import cuts_left, make_bert, make_decoder, make_m3, make_xlm_roberta
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -76,6 +76,7 @@ def served(
         "left-last": (cuts_left(bert, folder / "left"), {"pooling_method": "last_token"}),
         "all-MiniLM-L6-v2": (minilm, {}),
         "minilm-auto": (minilm, {"precision": "auto"}),
+        "mistral": (make_decoder(folder / "mistral", "mistral"), {}),
         "m3": (m3, {}),
         "m3-narrow": (narrow, {"pooling_method": "mean", "colbert_dim": 16, "colbert_dtype": "fp16"}),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from flagtriton.abs_embedder import AbsEmbedder
 from flagtriton.auto import FlagAutoModel
 from flagtriton.checkpoints import support_model_list, support_native_bge_model_list
-from flagtriton.embedders import FlagModel
+from flagtriton.embedders import FlagLLMModel, FlagModel
 from flagtriton.errors import (
     AccessDeniedError,
     ClosedError,
@@ -38,6 +38,7 @@ __all__ = [
     "DeploymentWarning",
     "EmbedderModelClass",
     "FlagAutoModel",
+    "FlagLLMModel",
     "FlagModel",
     "FlagTritonError",
     "InvalidRequestError",

@@ -8,7 +8,7 @@ from typing import Any, Final
 from flagtriton.abs_embedder import AbsEmbedder
 from flagtriton.checkpoints import EMBEDDERS, checkpoint_name
 from flagtriton.connection import ConnectionSettings
-from flagtriton.embedders import FlagModel
+from flagtriton.embedders import FlagLLMModel, FlagModel
 from flagtriton.errors import DeploymentMismatchError
 from flagtriton.m3 import BGEM3FlagModel
 from flagtriton.served import ServedModel
@@ -19,6 +19,7 @@ __all__ = ["FlagAutoModel"]
 _CLASSES: Final[dict[EmbedderModelClass, type[AbsEmbedder]]] = {
     EmbedderModelClass.ENCODER_ONLY_BASE: FlagModel,
     EmbedderModelClass.ENCODER_ONLY_M3: BGEM3FlagModel,
+    EmbedderModelClass.DECODER_ONLY_BASE: FlagLLMModel,
 }
 
 

@@ -74,6 +74,7 @@ def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncod
 
     source = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
     config = AutoConfig.from_pretrained(settings.checkpoint, **source)
+    config.use_cache = False  # a decoder would keep keys and values for tokens that never come
     _check_positions(settings, config.to_dict())
     precision = choose_precision(settings.precision, device)
     padded = LoadedEncoder(

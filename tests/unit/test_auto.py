@@ -13,6 +13,7 @@ from flagtriton import (
     DeploymentMismatchError,
     EmbedderModelClass,
     FlagAutoModel,
+    FlagLLMModel,
     FlagModel,
     ModelNotServedError,
 )
@@ -124,7 +125,12 @@ def test_a_class_that_this_version_lacks_is_named_beside_those_it_has() -> None:
 
 def test_an_unknown_name_takes_the_class_that_the_server_says() -> None:
     fake = serving("mine", model_class="decoder-only-base", pooling_method="last_token")
-    with pytest.raises(DeploymentMismatchError, match="mine is served as embed decoder-only-base, for which"):
+    assert type(FlagAutoModel.from_finetuned("mine", transport=fake)) is FlagLLMModel
+
+
+def test_a_class_that_this_version_lacks_is_a_mismatch() -> None:
+    fake = serving("mine", model_class="decoder-only-icl", pooling_method="last_token")
+    with pytest.raises(DeploymentMismatchError, match="mine is served as embed decoder-only-icl, for which"):
         FlagAutoModel.from_finetuned("mine", transport=fake)
 
 

@@ -145,8 +145,16 @@ def test_a_bare_encoder_is_an_embedder(tmp_path: Path, architecture: str, model_
     assert found == ("embed", "encoder-only-base")
 
 
-def test_a_bare_decoder_is_an_embedder_of_a_class_its_files_do_not_tell(tmp_path: Path) -> None:
-    assert classified(tmp_path, architectures=["MistralModel"], model_type="mistral") == ("embed", None)
+@pytest.mark.parametrize(
+    ("architecture", "model_type"), [("MistralModel", "mistral"), ("Gemma2Model", "gemma2"), ("Qwen3Model", "qwen3")]
+)
+def test_a_bare_decoder_is_an_embedder(tmp_path: Path, architecture: str, model_type: str) -> None:
+    found = classified(tmp_path, architectures=[architecture], model_type=model_type)
+    assert found == ("embed", "decoder-only-base")
+
+
+def test_a_bare_model_of_another_kind_does_not_tell_its_class(tmp_path: Path) -> None:
+    assert classified(tmp_path, architectures=["T5Model"], model_type="t5") == ("embed", None)
 
 
 def test_a_classifier_is_a_reranker(tmp_path: Path) -> None:

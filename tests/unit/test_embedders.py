@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FlagEmbedding's `FlagModel`, where it differs from other embedders."""
+"""FlagEmbedding's `FlagModel` and `FlagLLMModel`, where they differ from other embedders."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flagtriton import FlagModel
-from tests.unit.fakes import embedder, fake_server
+from flagtriton import FlagLLMModel, FlagModel
+from tests.unit.fakes import NAME, embedder, fake_server
 
 
 def parameters_of(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
@@ -41,3 +41,31 @@ def test_the_reference_has_the_same_signature_of_encode() -> None:
     from FlagEmbedding.abc.inference import AbsEmbedder as Reference
 
     assert parameters_of(FlagModel.encode) == parameters_of(Reference.encode)
+
+
+def llm(**arguments: Any) -> FlagLLMModel:
+    fake = fake_server(model_class="decoder-only-base", pooling_method="last_token")
+    return FlagLLMModel(NAME, transport=fake, use_fp16=False, **arguments)
+
+
+def test_a_decoder_has_flagembeddings_default_format() -> None:
+    assert llm().query_instruction_format == "Instruct: {}\nQuery: {}"
+
+
+@pytest.mark.parametrize("pooling_method", ["cls", "mean", None])
+def test_another_pooling_for_a_decoder_is_refused_as_in_flagembedding(pooling_method: str | None) -> None:
+    with pytest.raises(ValueError, match=r"^Pooling method must be 'last_token' for LLM-based models\.$"):
+        llm(pooling_method=pooling_method)
+
+
+def test_last_token_pooling_may_be_named() -> None:
+    assert llm(pooling_method="last_token").pooling_method == "last_token"
+
+
+@pytest.mark.reference
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ["__init__", "encode_queries", "encode_corpus", "encode_single_device"])
+def test_the_reference_has_the_same_signature_of_a_decoder(method: str) -> None:
+    from FlagEmbedding import FlagLLMModel as Reference
+
+    assert parameters_of(getattr(FlagLLMModel, method)) == parameters_of(getattr(Reference, method))

@@ -184,8 +184,9 @@ def _classify(path: Path, config: dict[str, Any]) -> tuple[str | None, str | Non
         "distilbert",
         "camembert",
     )
+    decoder = config.get("model_type") in ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
     if architecture.endswith("Model"):
-        return "embed", "encoder-only-base" if encoder else None
+        return "embed", "encoder-only-base" if encoder else "decoder-only-base" if decoder else None
     return None, None
 
 

@@ -62,6 +62,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DEFAULT_POOLING = "cls"
 """FlagEmbedding's, where nothing else is said or known."""
 
+_LAST_TOKEN = "last_token"
+
 
 def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
     """Return what is to be served: the user's word first, then what is known of the checkpoint.
@@ -86,7 +88,7 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
         task=task,
         model_class=model_class,
         checkpoint=facts.source,
-        pooling_method=_pooling(facts, options),
+        pooling_method=_pooling(facts, options, model_class),
         max_length=options.max_length or most or DEFAULT_MAX_LENGTH,
         precision=options.precision,
         device=str(Device.parse(options.device, options.instances)),
@@ -118,13 +120,25 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
     return builder(name, deployment, options)
 
 
-def _pooling(facts: CheckpointFacts, options: AddOptions) -> str:
+def _pooling(facts: CheckpointFacts, options: AddOptions, model_class: str) -> str:
+    if model_class.startswith("decoder-only"):
+        return _decoder_pooling(facts, options, model_class)
     if options.pooling_method is None and facts.unknown_pooling is not None:
         raise ToolError(
             f"{facts.source} was made for {facts.unknown_pooling} pooling; this version has cls, mean and last_token: "
             "say which with --pooling"
         )
     return options.pooling_method or facts.pooling_method or _DEFAULT_POOLING
+
+
+def _decoder_pooling(facts: CheckpointFacts, options: AddOptions, model_class: str) -> str:
+    asked = options.pooling_method or facts.pooling_method or facts.unknown_pooling or _LAST_TOKEN
+    if asked != _LAST_TOKEN:
+        raise ToolError(
+            f"{facts.source} is {model_class}, whose texts are pooled at their last token; {asked} pooling was "
+            + ("asked for" if options.pooling_method else "found beside it: say --pooling last_token to overrule it")
+        )
+    return _LAST_TOKEN
 
 
 def _remote_code(facts: CheckpointFacts, options: AddOptions) -> bool:
@@ -144,7 +158,7 @@ def _format(kind: str, asked: str | None, default: str) -> str:
     return default if asked is None else asked
 
 
-def _encoder_only_embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
+def _embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
     _refuse_colbert_options(name, options)
     rows, pools = rows_needed(served.pooling_method), options.pool_in_encoder
     tokenizer = tokenizer_step(name, served, options)
@@ -234,6 +248,7 @@ def _same(*tensors: Tensor) -> dict[str, str]:
 
 
 _BUILDERS: dict[tuple[str, str], Callable[[str, Deployment, AddOptions], list[Model]]] = {
-    ("embed", "encoder-only-base"): _encoder_only_embedder,
+    ("embed", "encoder-only-base"): _embedder,
     ("embed", "encoder-only-m3"): _m3_embedder,
+    ("embed", "decoder-only-base"): _embedder,
 }

@@ -102,7 +102,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         checkpoint=served.checkpoint,
         max_length=served.max_length,
         token_budget=options.token_budget or TOKEN_BUDGETS["gpu" if device.gpus else "cpu"],
-        precision=served.precision,
+        precision=_precision(served),
         rows=rows,
         pooling_method=served.pooling_method if options.pool_in_encoder else None,
         revision=served.revision,
@@ -121,7 +121,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
 
 def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
     """Return the step that makes dense vectors of `rows`, which is what the encoder sends."""
-    settings = PoolerSettings(served.pooling_method, served.precision, _encoder_device(served), rows)
+    settings = PoolerSettings(served.pooling_method, _precision(served), _encoder_device(served), rows)
     return _behind_encoder(name, "pooler", [HIDDEN_STATES, INPUT_IDS], [DENSE_VECS], settings, options, Device())
 
 
@@ -171,10 +171,16 @@ def _behind_encoder(
 def _head(served: Deployment) -> dict[str, Any]:
     return {
         "checkpoint": served.checkpoint,
-        "precision": served.precision,
+        "precision": _precision(served),
         "device": _encoder_device(served),
         "revision": served.revision,
     }
+
+
+def _precision(served: Deployment) -> str:
+    """Return what the steps are told: on a GPU `auto` is bf16 for decoders, whose values may pass what fp16 holds."""
+    decoder_on_gpu = served.model_class.startswith("decoder-only") and _encoder_device(served) == "gpu"
+    return "bf16" if served.precision == "auto" and decoder_on_gpu else served.precision
 
 
 def _encoder_device(served: Deployment) -> str:
