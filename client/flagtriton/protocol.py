@@ -133,6 +133,7 @@ class Deployment:
         hidden_size: D; None where the checkpoint was not at hand when it was added.
         colbert_dim: C, components of a ColBERT vector, of `encoder-only-m3`.
         colbert_dtype: `fp32` or `fp16`, in which ColBERT vectors travel.
+        peft: the adapter that is merged into the checkpoint's weights.
         query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
     """
 
@@ -149,6 +150,7 @@ class Deployment:
     colbert_dtype: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    peft: str | None = None
     query_instruction: str | None = None
     query_instruction_format: str = "{}{}"
     passage_instruction: str | None = None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.attention import ATTENTION_NAME, register_attention
 from flagtriton_server.blocks import fuse_bert_layers
 from flagtriton_server.forward import LoadedEncoder, Precision
@@ -116,6 +117,8 @@ def _load_module(
         trust_remote_code=settings.trust_remote_code,
     )
     _check_weights(settings.checkpoint, report["missing_keys"])
+    if settings.peft is not None:
+        module = merge_adapter(module, settings.peft)
     if not settings.trust_remote_code and getattr(module, "pooler", None) is not None:
         module.pooler = None  # BERT's tanh layer over CLS, which no embedder reads
     return module.to(device=device, dtype=precision.computed).eval()

@@ -66,6 +66,7 @@ class EncoderSettings:
         precision: `auto`, `fp32`, `fp16` or `bf16`.
         rows: which hidden states of a text leave the encoder: `all`, `first` or `last`.
         pooling_method: pool here and send embeddings rather than hidden states; None leaves that to the pooler.
+        peft: an adapter, local folder or hub name, that is merged into the checkpoint's weights.
     """
 
     checkpoint: str
@@ -76,6 +77,7 @@ class EncoderSettings:
     pooling_method: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False
+    peft: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools.checkpoint import CheckpointFacts, inspect_checkpoint
+from flagtriton_tools.checkpoint import CheckpointFacts, adapter_source, inspect_checkpoint
 from flagtriton_tools.errors import ToolError
 from tests.unit.builders import BERT_CONFIG, write_checkpoint, write_json
 
@@ -241,3 +241,24 @@ def test_a_missing_folder_below_one_that_exists_is_no_hub_name(tmp_path: Path, m
 def test_distilberts_width_is_its_dim(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "tiny", {"model_type": "distilbert", "dim": 48})
     assert inspect_checkpoint(str(folder)).hidden_size == 48
+
+
+def test_an_adapters_folder_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_json(tmp_path / "lora" / "adapter_config.json", {})
+    monkeypatch.chdir(tmp_path)
+    assert adapter_source("lora") == str(tmp_path / "lora")
+
+
+def test_an_adapters_hub_name_stays() -> None:
+    assert adapter_source("maker/lora") == "maker/lora"
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a b", ""])
+def test_what_is_neither_folder_nor_hub_name_is_no_adapter(name: str) -> None:
+    with pytest.raises(ToolError, match="which is no folder and no hub name"):
+        adapter_source(name)
+
+
+def test_a_folder_without_an_adapters_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match=r"holds no adapter_config\.json"):
+        adapter_source(str(tmp_path))

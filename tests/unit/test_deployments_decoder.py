@@ -50,3 +50,10 @@ def test_auto_is_bf16_for_decoders_on_a_gpu(model_class: str, device: str, preci
     assert built["tiny"].parameters["precision"].string_value == precision
     for step in ("encoder", "pooler"):
         assert built[f"tiny_{step}"].parameters["precision"].string_value == told
+
+
+def test_an_adapter_is_told_to_the_encoder_and_shown() -> None:
+    built = {model.name: model.config for model in build(DECODER, AddOptions(peft="maker/lora"))}
+    for folder in ("tiny", "tiny_encoder"):
+        assert built[folder].parameters["peft"].string_value == "maker/lora"
+    assert "peft" not in built["tiny_tokenizer"].parameters

@@ -34,6 +34,7 @@ class AddOptions:
     passage_instruction_format: str | None = None
     trust_remote_code: bool | None = None
     revision: str | None = None
+    peft: str | None = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from flagtriton.checkpoints import EMBEDDERS, RERANKERS, checkpoint_name
 from flagtriton_server.positions import position_capacity
 from flagtriton_tools.errors import ToolError
 
-__all__ = ["CheckpointFacts", "inspect_checkpoint"]
+__all__ = ["CheckpointFacts", "adapter_source", "inspect_checkpoint"]
 
 _WEIGHTS = (
     "model.safetensors",
@@ -92,6 +92,22 @@ def inspect_checkpoint(path_or_name: str) -> CheckpointFacts:
     if len(path.parts) > 1 and Path(path.parts[0]).is_dir():
         raise ToolError(f"{path_or_name} does not exist; there is a folder {path.parts[0]}, so this is no hub name")
     return _by_table(CheckpointFacts(path_or_name, checkpoint_name(path_or_name), "its name alone"))
+
+
+def adapter_source(path_or_name: str) -> str:
+    """Return a PEFT adapter's folder as an absolute path, or its hub name as it came.
+
+    Raises:
+        ToolError: it is neither, or the folder holds no adapter.
+    """
+    path = Path(path_or_name).expanduser()
+    if not path_or_name or not path.is_dir():
+        if path_or_name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(path_or_name):
+            raise ToolError(f"--peft is {path_or_name!r}, which is no folder and no hub name")
+        return path_or_name
+    if not (path / "adapter_config.json").is_file():
+        raise ToolError(f"--peft is {path_or_name}, which holds no adapter_config.json; name the adapter's own folder")
+    return str(path.resolve())
 
 
 def _by_table(facts: CheckpointFacts) -> CheckpointFacts:

@@ -38,7 +38,7 @@ from flagtriton.protocol import (
 )
 from flagtriton_server.settings import attention_path, rows_needed
 from flagtriton_tools.add_options import AddOptions, Model
-from flagtriton_tools.checkpoint import CheckpointFacts
+from flagtriton_tools.checkpoint import CheckpointFacts, adapter_source
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import Device, EnsembleStep, ensemble_config
 from flagtriton_tools.steps import (
@@ -96,6 +96,7 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
         hidden_size=facts.hidden_size,
         revision=options.revision,
         trust_remote_code=trust_remote_code,
+        peft=None if options.peft is None else adapter_source(options.peft),
         query_instruction=options.query_instruction,
         query_instruction_format=_format("query", options.query_instruction_format, facts.query_instruction_format),
         passage_instruction=options.passage_instruction,

@@ -83,6 +83,7 @@ def cli() -> None:
 @click.option(
     "--trust-remote-code/--no-trust-remote-code", default=None, help="Run Python code that comes with the checkpoint."
 )
+@click.option("--peft", metavar="PATH", help="A PEFT adapter, merged into the weights when they load.")
 @click.option("--revision", help="A hub revision: branch, tag or commit.")
 @click.option("--force", is_flag=True, help="Replace a deployment of the same name.")
 def add(checkpoint: str, repository: Path, force: bool, **chosen: Any) -> None:

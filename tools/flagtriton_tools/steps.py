@@ -107,6 +107,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         pooling_method=served.pooling_method if options.pool_in_encoder else None,
         revision=served.revision,
         trust_remote_code=served.trust_remote_code,
+        peft=served.peft,
     )
     config = step_config(
         inputs=[INPUT_IDS],

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PEFT adapters (LoRA and its kin), merged into a module's own weights before anything runs through it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["merge_adapter"]
+
+_OF_A_HEADED_MODEL = "base_model.model.model."
+_OF_A_BARE_MODEL = "base_model.model."
+
+
+def merge_adapter(module: nn.Module, adapter: str) -> nn.Module:
+    """Return the module with an adapter's weights added to its own; nothing of PEFT stays in it.
+
+    An adapter that was trained on a model with a language-model head fits the bare model, too.
+
+    Args:
+        module: a transformers model.
+        adapter: local folder or hub name.
+
+    Raises:
+        ValueError: peft is not installed, or the adapter does not fit the module; names a weight.
+        OSError: there is no such adapter.
+    """
+    try:
+        from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+        from peft.utils import load_peft_weights
+    except ImportError as error:
+        raise ValueError(f"the adapter {adapter} needs peft: pip install 'flagtriton[peft]'") from error
+    config = PeftConfig.from_pretrained(adapter)
+    config.inference_mode = True
+    weights = _as_of_bare_model(load_peft_weights(adapter, device="cpu"), module)
+    wrapped = get_peft_model(module, config)
+    outcome = set_peft_model_state_dict(wrapped, weights)
+    lacking = {
+        "the adapter": sorted(outcome.unexpected_keys),
+        "the model": sorted(name for name in outcome.missing_keys if "lora_" in name),
+    }
+    for side, names in lacking.items():
+        if names:
+            raise ValueError(
+                f"the adapter {adapter} does not fit: {names[0]} is in {side} alone, as are {len(names) - 1} others; "
+                "was it trained on another checkpoint?"
+            )
+    merged: nn.Module = wrapped.merge_and_unload()
+    return merged
+
+
+def _as_of_bare_model(weights: dict[str, Tensor], module: nn.Module) -> dict[str, Any]:
+    if "model" in dict(module.named_children()):
+        return weights
+    return {name.replace(_OF_A_HEADED_MODEL, _OF_A_BARE_MODEL, 1): tensor for name, tensor in weights.items()}
