@@ -12,31 +12,18 @@ from flagtriton.dispatch import Rows
 from flagtriton.m3_output import M3Output
 from flagtriton.protocol import (
     COLBERT_LENGTHS,
-    COLBERT_SCORE,
-    COLBERT_SPARSE_DENSE_SCORE,
     COLBERT_VECS,
-    DENSE_SCORE,
     DENSE_VECS,
     PAST_END,
-    SPARSE_DENSE_SCORE,
+    SCORES,
     SPARSE_IDS,
-    SPARSE_SCORE,
     SPARSE_WEIGHTS,
     Tensor,
 )
 from flagtriton.transport import InferenceReply
 from flagtriton.types import ColBERTVectors, SparseWeights
 
-__all__ = ["SCORES", "CollectedOutputs", "CollectedScores"]
-
-SCORES = {
-    "colbert": COLBERT_SCORE,
-    "sparse": SPARSE_SCORE,
-    "dense": DENSE_SCORE,
-    "sparse+dense": SPARSE_DENSE_SCORE,
-    "colbert+sparse+dense": COLBERT_SPARSE_DENSE_SCORE,
-}
-"""FlagEmbedding's names of the scores, in its order, and the tensors they come in."""
+__all__ = ["CollectedOutputs", "CollectedScores"]
 
 
 class CollectedOutputs:

@@ -21,9 +21,9 @@ from flagtriton.m3_output import (
     lexical_matching_score,
     lexical_matching_scores,
 )
-from flagtriton.m3_replies import SCORES, CollectedScores
+from flagtriton.m3_replies import CollectedScores
 from flagtriton.options import ScoreOptions, check_weights
-from flagtriton.protocol import DEFAULT_MAX_LENGTH, PASSAGE, QUERY, score_model_name
+from flagtriton.protocol import DEFAULT_MAX_LENGTH, PASSAGE, QUERY, SCORES, score_model_name
 from flagtriton.served import BYTES_PER_REQUEST, ServedModel
 from flagtriton.texts import as_pair_list, as_text_list, text_sizes
 from flagtriton.types import ColBERTVectors, SparseWeights

@@ -27,6 +27,7 @@ __all__ = [
     "QUERY_IDS",
     "QUERY_ROWS",
     "QUERY_STATES",
+    "SCORES",
     "SPARSE_DENSE_SCORE",
     "SPARSE_IDS",
     "SPARSE_SCORE",
@@ -107,6 +108,15 @@ COLBERT_SCORE = Tensor("colbert", "FP32", (1,))
 SPARSE_DENSE_SCORE = Tensor("sparse_dense", "FP32", (1,))
 COLBERT_SPARSE_DENSE_SCORE = Tensor("colbert_sparse_dense", "FP32", (1,))
 """BGE-M3's scores of a pair; the last two are weighted means."""
+
+SCORES = {
+    "colbert": COLBERT_SCORE,
+    "sparse": SPARSE_SCORE,
+    "dense": DENSE_SCORE,
+    "sparse+dense": SPARSE_DENSE_SCORE,
+    "colbert+sparse+dense": COLBERT_SPARSE_DENSE_SCORE,
+}
+"""FlagEmbedding's names of the scores, in its order, and the tensors they come in."""
 
 TOKEN_ID = Tensor("token_id", "INT32", (1,))
 TOKEN = Tensor("token", "BYTES", (1,))

@@ -70,7 +70,7 @@ def test_the_first_ensemble_takes_text_and_gives_all_three_outputs() -> None:
 def test_the_second_ensemble_takes_pairs_and_gives_five_scores() -> None:
     ensemble = configs()["tiny_score"]
     assert input_names(ensemble) == ["query", "passage"]
-    assert output_names(ensemble) == ["dense", "sparse", "colbert", "sparse_dense", "colbert_sparse_dense"]
+    assert output_names(ensemble) == ["colbert", "sparse", "dense", "sparse_dense", "colbert_sparse_dense"]
 
 
 def test_each_ensemble_runs_the_steps_it_needs() -> None:

@@ -27,6 +27,7 @@ from flagtriton.protocol import (
     QUERY,
     QUERY_IDS,
     QUERY_STATES,
+    SCORES,
     SPARSE_IDS,
     SPARSE_WEIGHTS,
     TEXT,
@@ -43,7 +44,6 @@ from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import Device, EnsembleStep, ensemble_config
 from flagtriton_tools.steps import (
     PAIR_TENSORS,
-    SCORES,
     TOKEN_BUDGETS,
     colbert_step,
     encoder_step,
@@ -222,7 +222,7 @@ def _m3_score_ensemble(name: str, options: AddOptions) -> ModelConfig:
     encoder = f"{name}_encoder"
     return ensemble_config(
         inputs=[QUERY, PASSAGE],
-        outputs=SCORES,
+        outputs=list(SCORES.values()),
         max_batch_size=options.max_batch_size,
         steps=[
             EnsembleStep(f"{name}_tokenizer", _same(QUERY, PASSAGE), _same(*PAIR_TENSORS, UNWEIGHTED_IDS)),
@@ -231,7 +231,7 @@ def _m3_score_ensemble(name: str, options: AddOptions) -> ModelConfig:
             EnsembleStep(
                 f"{name}_scorer",
                 _same(QUERY_STATES, PASSAGE_STATES, *PAIR_TENSORS, UNWEIGHTED_IDS),
-                _same(*SCORES),
+                _same(*SCORES.values()),
             ),
         ],
         parameters={PART_OF: name},

@@ -10,10 +10,7 @@ from typing import Any
 from flagtriton.parameters import write_parameters
 from flagtriton.protocol import (
     COLBERT_LENGTHS,
-    COLBERT_SCORE,
-    COLBERT_SPARSE_DENSE_SCORE,
     COLBERT_VECS,
-    DENSE_SCORE,
     DENSE_VECS,
     HIDDEN_STATES,
     INPUT_IDS,
@@ -25,9 +22,8 @@ from flagtriton.protocol import (
     QUERY_IDS,
     QUERY_ROWS,
     QUERY_STATES,
-    SPARSE_DENSE_SCORE,
+    SCORES,
     SPARSE_IDS,
-    SPARSE_SCORE,
     SPARSE_WEIGHTS,
     TEXT,
     TOKEN,
@@ -50,7 +46,6 @@ from flagtriton_tools.pbtxt import Device, QueuePolicy, step_config
 
 __all__ = [
     "PAIR_TENSORS",
-    "SCORES",
     "TOKEN_BUDGETS",
     "colbert_step",
     "encoder_step",
@@ -64,7 +59,6 @@ TOKEN_BUDGETS = {"cpu": 4_096, "gpu": 65_536}
 """Tokens of one forward pass: what fills a GPU, and on a processor what its matrix kernels do best with."""
 
 PAIR_TENSORS = (QUERY_IDS, PASSAGE_IDS, QUERY_ROWS, PASSAGE_ROWS)
-SCORES = (DENSE_SCORE, SPARSE_SCORE, COLBERT_SCORE, SPARSE_DENSE_SCORE, COLBERT_SPARSE_DENSE_SCORE)
 
 _QUEUE = QueuePolicy(max_queue_size=4096, timeout_us=60_000_000)
 _WARMUP_TOKENS = (16, 256)
@@ -147,7 +141,9 @@ def scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
     """Return the step that scores pairs, beside the encoder."""
     settings = ScorerSettings(**_head(served), pooling_method=served.pooling_method, colbert_dim=served.colbert_dim)
     inputs = [QUERY_STATES, PASSAGE_STATES, *PAIR_TENSORS, UNWEIGHTED_IDS]
-    return _behind_encoder(name, "scorer", inputs, SCORES, settings, options, Device.parse(options.device, 1))
+    return _behind_encoder(
+        name, "scorer", inputs, list(SCORES.values()), settings, options, Device.parse(options.device, 1)
+    )
 
 
 def _behind_encoder(

@@ -25,14 +25,7 @@ class FlagEmbedding:
     def __init__(self, options: dict[str, Any]) -> None:
         from FlagEmbedding import FlagModel
 
-        gpu = options["device"] == "gpu"
-        self.model = FlagModel(
-            options["checkpoint"],
-            pooling_method=options["pooling_method"],
-            use_fp16=gpu,
-            devices="cuda:0" if gpu else "cpu",
-            batch_size=options.get("batch_size") or 256,
-        )
+        self.model = FlagModel(**reference_arguments(options), batch_size=options.get("batch_size") or 256)
 
     def encode(self, texts: list[str]) -> None:
         self.model.encode(texts, max_length=512)
@@ -46,14 +39,7 @@ class FlagEmbeddingM3:
     def __init__(self, options: dict[str, Any]) -> None:
         from FlagEmbedding import BGEM3FlagModel
 
-        gpu = options["device"] == "gpu"
-        self.model = BGEM3FlagModel(
-            options["checkpoint"],
-            pooling_method=options["pooling_method"],
-            use_fp16=gpu,
-            devices="cuda:0" if gpu else "cpu",
-            batch_size=self.batch_size,
-        )
+        self.model = BGEM3FlagModel(**reference_arguments(options), batch_size=self.batch_size)
         self.texts, self.pairs = options["texts"], options["pairs"]
 
     def encode(self, texts: list[str]) -> None:
@@ -129,6 +115,17 @@ CONTESTANTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "sentence-transformers": SentenceTransformers,
     "raw": Raw,
 }
+
+
+def reference_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what FlagEmbedding's classes are given: half precision where there is a GPU."""
+    gpu = options["device"] == "gpu"
+    return {
+        "model_name_or_path": options["checkpoint"],
+        "pooling_method": options["pooling_method"],
+        "use_fp16": gpu,
+        "devices": "cuda:0" if gpu else "cpu",
+    }
 
 
 def seconds(work: Callable[[], object]) -> float:
