@@ -41,10 +41,11 @@ def test_a_deployment_is_measured_beside_libraries_on_the_same_texts(
     assert (tmp_path / "out" / "bench.png").is_file()
 
 
+@pytest.mark.parametrize("model", ["all-MiniLM-L6-v2", "m3", "mistral"])
 def test_a_running_server_can_be_measured_too(
-    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    where = ["--url", served.http_url, "--model", "all-MiniLM-L6-v2"]
+    where = ["--url", served.http_url, "--model", model, str(served.checkpoints[model])]
     found = measured(capsys, *where, "--texts", "32", "--rounds", "1", "--callers", "", "--out", str(tmp_path))
     assert found["protocol"] == "http"
     assert found["results"][0]["peak_mb"] == {}  # whose processes these are is not known

@@ -177,6 +177,7 @@ def _peers(task: _Task, pythons: Mapping[str, str]) -> Iterator[list[Any]]:
         file.write_text(json.dumps(task.texts), encoding="utf-8")
         shared = {
             "checkpoint": task.checkpoint,
+            "model_class": task.served.model_class,
             "pooling_method": task.served.pooling_method,
             "precision": task.served.precision,
             "device": task.device,

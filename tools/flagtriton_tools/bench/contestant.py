@@ -23,9 +23,10 @@ class FlagEmbedding:
     """FlagEmbedding as its README has it, in float32 on a processor; its default batch size unless told otherwise."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        from FlagEmbedding import FlagModel
+        from FlagEmbedding import FlagLLMModel, FlagModel
 
-        self.model = FlagModel(**reference_arguments(options), batch_size=options.get("batch_size") or 256)
+        reference = FlagLLMModel if options["model_class"].startswith("decoder-only") else FlagModel
+        self.model = reference(**reference_arguments(options), batch_size=options.get("batch_size") or 256)
 
     def encode(self, texts: list[str]) -> None:
         self.model.encode(texts, max_length=512)

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,11 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of one published encoder, from its `config.json`.
+    """The sizes of one published model, from its `config.json`.
 
     Attributes:
         m3_heads: it has BGE-M3's two heads.
+        more: what else its configuration says.
     """
 
     family: str
@@ -34,6 +35,7 @@ class Shape:
     heads: int
     max_positions: int = 512
     m3_heads: bool = False
+    more: Mapping[str, int] = field(default_factory=dict)
 
 
 SHAPES: dict[str, Shape] = {
@@ -44,6 +46,15 @@ SHAPES: dict[str, Shape] = {
     "e5-base": Shape("bert", 30_522, 12, 768, 12),
     "multilingual-e5-base": Shape("xlm-roberta", 250_002, 12, 768, 12, 514),
     "bge-m3": Shape("xlm-roberta", 250_002, 24, 1024, 16, 8194, m3_heads=True),
+    "qwen3-embedding-0.6b": Shape(
+        "qwen3",
+        151_669,
+        28,
+        1024,
+        16,
+        32_768,
+        more={"num_key_value_heads": 8, "head_dim": 128, "intermediate_size": 3072},
+    ),
     "m3-base": Shape("xlm-roberta", 250_002, 12, 768, 12, 8194, m3_heads=True),
 }
 """`m3-base` is BGE-M3 on XLM-R base: nobody published it, but a processor gets through it."""
@@ -72,9 +83,8 @@ def make_checkpoint(name: str, folder: Path) -> Path:
         num_hidden_layers=shape.layers,
         hidden_size=shape.hidden_size,
         num_attention_heads=shape.heads,
-        intermediate_size=4 * shape.hidden_size,
         max_position_embeddings=shape.max_positions,
-        **special,
+        **{"intermediate_size": 4 * shape.hidden_size, **special, **shape.more},
     )
     torch.manual_seed(0)
     AutoModel.from_config(config, dtype=torch.float32).save_pretrained(target)
@@ -136,4 +146,5 @@ def _unigram(vocab_size: int) -> tuple[Tokenizer, dict[str, int]]:
 _FAMILIES: dict[str, Callable[[int], tuple[Tokenizer, dict[str, Any]]]] = {
     "bert": _word_piece,
     "xlm-roberta": _unigram,
+    "qwen3": _unigram,
 }
