@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import closing
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -17,7 +16,6 @@ from flagtriton.m3_replies import CollectedOutputs
 from flagtriton.m3_scorer import M3Scorer
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, TEXT, TOKEN, TOKEN_ID
 from flagtriton.served import ServedModel
-from flagtriton.texts import text_sizes
 from flagtriton.types import DeviceSpec, EmbedderModelClass, PoolingMethod, SparseWeights
 
 __all__ = ["BGEM3FlagModel"]
@@ -213,15 +211,15 @@ class BGEM3FlagModel(M3Scorer):
             raise ValueError(
                 "Must choose one or more from `return_colbert_vecs`, `return_sparse`, `return_dense` to set `True`!"
             )
-        requests = self.served.plan(
-            text_sizes(call.sent), max_rows=call.max_rows, max_area=self._colbert_area() if wants_colbert else None
+        max_area = self._colbert_area() if wants_colbert else None
+        self.served.collect(
+            collected.add,
+            self.served.plan(call.sent, max_rows=call.max_rows, max_area=max_area),
+            {TEXT: call.sent},
+            collected.tensors,
+            call.options,
+            show_progress=call.show_progress,
         )
-        inputs = {TEXT: call.sent}
-        with closing(
-            self.served.replies(requests, inputs, collected.tensors, call.options, show_progress=call.show_progress)
-        ) as replies:
-            for rows, reply in replies:
-                collected.add(rows, reply)
         return collected.output(len(call.texts), single=call.single)
 
     def _colbert_area(self) -> int:

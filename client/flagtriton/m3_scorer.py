@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.abs_embedder import AbsEmbedder
-from flagtriton.batching import plan_pairs
 from flagtriton.calls import progress_wish
 from flagtriton.m3_output import (
     M3Output,
@@ -24,8 +22,8 @@ from flagtriton.m3_output import (
 from flagtriton.m3_replies import CollectedScores
 from flagtriton.options import ScoreOptions, check_weights
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, PASSAGE, QUERY, SCORES, score_model_name
-from flagtriton.served import BYTES_PER_REQUEST, ServedModel
-from flagtriton.texts import as_pair_list, as_text_list, text_sizes
+from flagtriton.served import ServedModel
+from flagtriton.texts import as_pair_list, as_text_list
 from flagtriton.types import ColBERTVectors, SparseWeights
 
 __all__ = ["M3Scorer"]
@@ -154,20 +152,16 @@ class M3Scorer(AbsEmbedder):
         self, pairs: list[tuple[str, str]], options: ScoreOptions, max_rows: int, show_progress: bool | None
     ) -> dict[str, list[float]]:
         queries, passages = [query for query, _ in pairs], [passage for _, passage in pairs]
-        requests = plan_pairs(
-            queries,
-            text_sizes(queries),
-            text_sizes(passages),
-            max_rows=min(max_rows, self._scorer.max_batch_size),
-            max_bytes=BYTES_PER_REQUEST,
-        )
-        inputs, tensors = {QUERY: queries, PASSAGE: passages}, list(SCORES.values())
         collected = CollectedScores(len(pairs))
-        with closing(
-            self._scorer.replies(requests, inputs, tensors, options, unit="pair", show_progress=show_progress)
-        ) as replies:
-            for rows, reply in replies:
-                collected.add(rows, reply)
+        self._scorer.collect(
+            collected.add,
+            self._scorer.plan_pairs(queries, passages, max_rows=max_rows),
+            {QUERY: queries, PASSAGE: passages},
+            list(SCORES.values()),
+            options,
+            unit="pair",
+            show_progress=show_progress,
+        )
         return collected.lists()
 
 

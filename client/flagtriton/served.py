@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.batching import plan_requests
+from flagtriton.batching import plan_pairs, plan_requests
 from flagtriton.connection import ConnectionSettings
 from flagtriton.dispatch import Dispatcher, Rows
 from flagtriton.errors import (
@@ -27,9 +27,9 @@ from flagtriton.protocol import TEXT, Deployment, Tensor
 from flagtriton.texts import text_sizes, text_tensor
 from flagtriton.transport import InferenceReply, RetryPolicy, Transport
 
-__all__ = ["BYTES_PER_REQUEST", "ServedModel"]
+__all__ = ["ServedModel"]
 
-BYTES_PER_REQUEST = 65_536
+_BYTES_PER_REQUEST = 65_536
 """About 16,000 tokens: enough to keep a GPU busy, while their hidden states stay below 100 MB at D = 1,024."""
 
 _DEPLOYMENT_KEYS = {"task", "model_class", "checkpoint"}
@@ -108,20 +108,46 @@ class ServedModel:
             max_rows: texts of one request; the deployment's `max_batch_size` holds too.
             show_progress: overrides the setting.
         """
-        requests = self.plan(text_sizes(texts), max_rows=max_rows)
-        inputs = {TEXT: texts}
         vectors: NDArray[np.float32] = np.empty((0, 0), np.float32)
-        with closing(self.replies(requests, inputs, [output], options, show_progress=show_progress)) as replies:
-            for rows, reply in replies:
-                if not len(vectors):
-                    vectors = np.empty((len(texts), reply[output.name].shape[1]), np.float32)
-                vectors[rows] = reply[output.name]
+
+        def add(rows: Rows, reply: InferenceReply) -> None:
+            nonlocal vectors
+            if not len(vectors):
+                vectors = np.empty((len(texts), reply[output.name].shape[1]), np.float32)
+            vectors[rows] = reply[output.name]
+
+        requests = self.plan(texts, max_rows=max_rows)
+        self.collect(add, requests, {TEXT: texts}, [output], options, show_progress=show_progress)
         return vectors
 
-    def plan(self, sizes: NDArray[np.int64], *, max_rows: int, max_area: int | None = None) -> list[Rows]:
-        """Return which texts travel together; `sizes` are their bytes, and `batching` describes the limits."""
+    def plan(self, texts: Sequence[str], *, max_rows: int, max_area: int | None = None) -> list[Rows]:
+        """Return which texts travel together; `batching` describes the limits."""
         max_rows = min(max_rows, self.max_batch_size)
-        return plan_requests(sizes, max_rows=max_rows, max_bytes=BYTES_PER_REQUEST, max_area=max_area)
+        return plan_requests(text_sizes(texts), max_rows=max_rows, max_bytes=_BYTES_PER_REQUEST, max_area=max_area)
+
+    def plan_pairs(self, queries: Sequence[str], passages: Sequence[str], *, max_rows: int) -> list[Rows]:
+        """Return which pairs travel together; `batching` describes the limits."""
+        sizes = text_sizes(queries), text_sizes(passages)
+        max_rows = min(max_rows, self.max_batch_size)
+        return plan_pairs(queries, *sizes, max_rows=max_rows, max_bytes=_BYTES_PER_REQUEST)
+
+    def collect(
+        self,
+        add: Callable[[Rows, InferenceReply], object],
+        requests: Sequence[Rows],
+        inputs: Mapping[Tensor, Sequence[str]],
+        outputs: Sequence[Tensor],
+        options: EmbedOptions | ScoreOptions,
+        *,
+        unit: str = "text",
+        show_progress: bool | None = None,
+    ) -> None:
+        """Send every request, and hand each with its reply to `add` as they come; the arguments are `replies`'."""
+        with closing(
+            self.replies(requests, inputs, outputs, options, unit=unit, show_progress=show_progress)
+        ) as replies:
+            for rows, reply in replies:
+                add(rows, reply)
 
     def replies(
         self,

@@ -135,8 +135,8 @@ def _first_file(settings: HeadSettings, names: list[str]) -> Path:
             return file
     raise ValueError(
         f"{settings.checkpoint} has neither {' nor '.join(names)} that could be found or fetched, without which it is "
-        "no BGE-M3; "
-        "copy it beside the weights, or serve dense vectors alone: flagtriton add … --model-class encoder-only-base"
+        "no BGE-M3; copy it beside the weights, or serve dense vectors alone: "
+        "flagtriton add … --model-class encoder-only-base"
     )
 
 

@@ -52,7 +52,7 @@ def test_m3s_example_for_plain_tritonclient_runs(served: Served) -> None:
     fox, dog, scores = output_of(python_blocks("docs/bge-m3.md")[1], served)
     assert fox.startswith("the quick brown fox (48,) ")
     assert dog.startswith("a lazy dog (48,) ")
-    assert re.fullmatch(r"\[\S+ \S+\]", scores)
+    assert len([float(score) for score in scores.strip("[]").split()]) == 2  # NumPy aligns them with more spaces
 
 
 def test_the_hybrid_search_in_qdrants_local_mode_runs(served: Served) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from flagtriton.connection import ConnectionSettings
@@ -136,7 +135,9 @@ def test_an_empty_name_is_refused() -> None:
 
 def test_a_plan_is_cut_by_rows_bytes_and_area() -> None:
     served = find(fake_server(max_batch_size=3))
-    sizes = np.full(4, 10, dtype=np.int64)
-    assert [len(rows) for rows in served.plan(sizes, max_rows=256)] == [3, 1]
-    assert [len(rows) for rows in served.plan(sizes, max_rows=256, max_area=20)] == [2, 2]
-    assert [len(rows) for rows in served.plan(sizes * 3_000, max_rows=256)] == [2, 2]  # 65,536 bytes
+    texts = ["ten bytes."] * 4
+    assert [len(rows) for rows in served.plan(texts, max_rows=256)] == [3, 1]
+    assert [len(rows) for rows in served.plan(texts, max_rows=256, max_area=20)] == [2, 2]
+    assert [len(rows) for rows in served.plan(["ten bytes." * 3_000] * 4, max_rows=256)] == [2, 2]  # 65,536 bytes
+    assert [len(rows) for rows in served.plan_pairs(texts, texts, max_rows=256)] == [3, 1]
+    assert [len(rows) for rows in served.plan_pairs(texts, ["ten bytes." * 3_000] * 4, max_rows=256)] == [2, 2]
