@@ -23,8 +23,10 @@ from flagtriton.errors import (
     ServerError,
     ServerUnavailableError,
 )
+from flagtriton.icl import FlagICLModel
 from flagtriton.m3 import BGEM3FlagModel
 from flagtriton.m3_output import M3Output
+from flagtriton.pseudo_moe import FlagPseudoMoEModel
 from flagtriton.transport.base import TLS
 from flagtriton.types import EmbedderModelClass
 
@@ -38,8 +40,10 @@ __all__ = [
     "DeploymentWarning",
     "EmbedderModelClass",
     "FlagAutoModel",
+    "FlagICLModel",
     "FlagLLMModel",
     "FlagModel",
+    "FlagPseudoMoEModel",
     "FlagTritonError",
     "InvalidRequestError",
     "M3Output",

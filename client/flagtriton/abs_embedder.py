@@ -15,7 +15,7 @@ from flagtriton.checkpoints import checkpoint_name
 from flagtriton.checks import refuse_mismatch, served_devices, warn_of_differences
 from flagtriton.connection import ConnectionSettings
 from flagtriton.errors import DeploymentMismatchError
-from flagtriton.instructions import apply_instruction
+from flagtriton.instructions import apply_instruction, check_instruction_format
 from flagtriton.options import EmbedOptions
 from flagtriton.pools import ServedObject
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, DENSE_VECS
@@ -61,6 +61,7 @@ class AbsEmbedder(ServedObject):
 
     DEFAULT_POOLING_METHOD: ClassVar[str]
     MODEL_CLASSES: ClassVar[tuple[str, ...]]
+    WISHES_BF16: ClassVar[bool] = True  # `use_bf16=True` is the caller's word, not the class's default
 
     def __init__(
         self,
@@ -201,7 +202,7 @@ class AbsEmbedder(ServedObject):
             self.served.name,
             self.served.deployment,
             use_fp16=self.use_fp16,
-            use_bf16=self.use_bf16,
+            use_bf16=self.use_bf16 and self.WISHES_BF16,
             devices=devices,
             trust_remote_code=trust_remote_code,
             cache_dir=cache_dir,
@@ -255,6 +256,7 @@ class AbsEmbedder(ServedObject):
         instruction_format, instruction = instruct
         if instruction is not None:
             check_encodable(instruction, "the instruction")
+            check_instruction_format(instruction_format)
             texts = [apply_instruction(instruction_format, instruction, text) for text in texts]
         options = self._complete(options, instructed=instruction is not None)
         return EncodeCall(texts, single, options, self._rows(batch_size), show_progress)

@@ -10,7 +10,9 @@ from flagtriton.checkpoints import EMBEDDERS, checkpoint_name
 from flagtriton.connection import ConnectionSettings
 from flagtriton.embedders import FlagLLMModel, FlagModel
 from flagtriton.errors import DeploymentMismatchError
+from flagtriton.icl import FlagICLModel
 from flagtriton.m3 import BGEM3FlagModel
+from flagtriton.pseudo_moe import FlagPseudoMoEModel
 from flagtriton.served import ServedModel
 from flagtriton.types import DeviceSpec, EmbedderModelClass
 
@@ -20,6 +22,8 @@ _CLASSES: Final[dict[EmbedderModelClass, type[AbsEmbedder]]] = {
     EmbedderModelClass.ENCODER_ONLY_BASE: FlagModel,
     EmbedderModelClass.ENCODER_ONLY_M3: BGEM3FlagModel,
     EmbedderModelClass.DECODER_ONLY_BASE: FlagLLMModel,
+    EmbedderModelClass.DECODER_ONLY_ICL: FlagICLModel,
+    EmbedderModelClass.DECODER_ONLY_PSEUDO_MOE: FlagPseudoMoEModel,
 }
 
 
@@ -69,12 +73,13 @@ class FlagAutoModel:
 
         Raises:
             ValueError: `model_class` is no class of FlagEmbedding's.
+            ModelNotServedError: neither the model table nor the server knows the name; a `ValueError`, too.
             FlagTritonError: as `AbsEmbedder`.
         """
         known = EMBEDDERS.get(checkpoint_name(model_name_or_path))
         if model_class is not None:
             chosen = EmbedderModelClass(model_class)
-            pooling, instruction_format = _class_for(chosen).DEFAULT_POOLING_METHOD, "{}{}"
+            pooling, instruction_format = _CLASSES[chosen].DEFAULT_POOLING_METHOD, "{}{}"
         elif known is not None:
             chosen = known.model_class
             pooling, instruction_format = known.pooling_method.value, known.query_instruction_format
@@ -83,7 +88,7 @@ class FlagAutoModel:
             kwargs["transport"] = served.transport
             chosen, deployment = _served_class(served), served.deployment
             pooling, instruction_format = deployment.pooling_method, deployment.query_instruction_format
-        return _class_for(chosen)(
+        return _CLASSES[chosen](
             model_name_or_path,
             normalize_embeddings=normalize_embeddings,
             use_fp16=use_fp16,
@@ -100,16 +105,9 @@ class FlagAutoModel:
 
 def _served_class(served: ServedModel) -> EmbedderModelClass:
     task, model_class = served.deployment.task, served.deployment.model_class
-    if task != "embed" or model_class not in {known.value for known in _CLASSES}:
+    if task != "embed" or model_class not in {known.value for known in EmbedderModelClass}:
         served.close()
         raise DeploymentMismatchError(
             f"{served.name} is served as {task} {model_class}, for which this version has no embedder class"
         )
     return EmbedderModelClass(model_class)
-
-
-def _class_for(model_class: EmbedderModelClass) -> type[AbsEmbedder]:
-    if model_class not in _CLASSES:
-        served = ", ".join(known.value for known in _CLASSES)
-        raise DeploymentMismatchError(f"this version has no SDK class for {model_class.value} yet; it has {served}")
-    return _CLASSES[model_class]

@@ -4,7 +4,8 @@
     FlagTritonError
     ├── DeploymentMismatchError   (ValueError)       the caller asked for what the deployment does not do
     ├── InvalidRequestError       (ValueError)       the server refused an input or option
-    ├── ModelNotServedError       (LookupError)      no deployment of that name
+    ├── ModelNotServedError       (LookupError and   no deployment of that name
+    │                              ValueError)
     ├── AccessDeniedError         (PermissionError)  a header or certificate is missing or wrong
     ├── ServerUnavailableError    (ConnectionError)  unreachable, still loading, or overloaded; retries are used up
     ├── RequestTimeoutError       (TimeoutError)     no answer within `timeout_s`; retries are used up
@@ -45,8 +46,8 @@ class InvalidRequestError(FlagTritonError, ValueError):
     """The server refused an input or an option; sending it again would not help."""
 
 
-class ModelNotServedError(FlagTritonError, LookupError):
-    """The server has no deployment of that name."""
+class ModelNotServedError(FlagTritonError, LookupError, ValueError):
+    """The server has no deployment of that name. A `ValueError` as FlagEmbedding's factory raises for unknown names."""
 
 
 class AccessDeniedError(FlagTritonError, PermissionError):

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-__all__ = ["apply_instruction", "check_instruction_format"]
+from collections.abc import Sequence
+
+__all__ = ["apply_instruction", "check_fields", "check_instruction_format"]
 
 
 def apply_instruction(instruction_format: str, instruction: str, text: str) -> str:
@@ -23,16 +25,37 @@ def apply_instruction(instruction_format: str, instruction: str, text: str) -> s
     return instruction_format.replace("\\n", "\n").format(instruction, text)
 
 
-def check_instruction_format(instruction_format: str) -> None:
+def check_instruction_format(instruction_format: str, what: str = "the instruction format") -> None:
     """Raise where a format cannot join an instruction and a text.
+
+    Args:
+        instruction_format: two positional fields.
+        what: what messages call it.
 
     Raises:
         ValueError: it does not parse, wants other fields than two positional ones, or leaves the text out.
     """
-    probe = "\N{BLACK STAR}"
+    check_fields(instruction_format, ("instruction", "text"), what, needed=("text",))
+
+
+def check_fields(text_format: str, fields: Sequence[str], what: str, needed: Sequence[str] | None = None) -> None:
+    """Raise where a format has other positional fields than these.
+
+    Args:
+        text_format: for `str.format`.
+        fields: what its `{}` are, in order.
+        what: what messages call it.
+        needed: those that must not be left out; None is all of them.
+
+    Raises:
+        ValueError: it does not parse, has more fields or named ones, or leaves one out.
+    """
+    expected = f"expected {len(fields)} '{{}}': {', '.join(fields)}"
+    probes = {name: chr(0x2605 + index) for index, name in enumerate(fields)}
     try:
-        joined = apply_instruction(instruction_format, "", probe)
+        joined = text_format.format(*probes.values())
     except (IndexError, KeyError, ValueError, AttributeError) as error:
-        raise ValueError(f"{instruction_format!r} has other fields than two '{{}}': {error}") from error
-    if probe not in joined:
-        raise ValueError(f"{instruction_format!r} leaves the text out; expected two '{{}}', instruction and text")
+        raise ValueError(f"{what} is {text_format!r}, which has other fields ({error}); {expected}") from error
+    for name in fields if needed is None else needed:
+        if probes[name] not in joined:
+            raise ValueError(f"{what} is {text_format!r}, which leaves the {name} out; {expected}")

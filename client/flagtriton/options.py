@@ -3,28 +3,61 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
+
+from flagtriton.examples import DEFAULT_EXAMPLE_FORMAT, DEFAULT_SUFFIX, Example, check_example_format, check_examples
+from flagtriton.instructions import check_instruction_format
+from flagtriton.option_checks import (
+    Check,
+    OptionError,
+    OptionValue,
+    a_boolean,
+    a_string,
+    a_whole_number,
+    checked,
+    different,
+    one_of,
+    tokens,
+)
 
 __all__ = ["EmbedOptions", "OptionError", "OptionValue", "ScoreOptions", "check_weights"]
 
-OptionValue: TypeAlias = str | int | bool
-"""What a Triton request parameter can hold."""
 
-# What Triton itself puts among, or reserves in, a request's parameters.
-_TRITONS_PREFIXES = ("sequence_", "triton_")
-_TRITONS_NAMES = frozenset({"binary_data_output", "headers", "id", "priority", "timeout"})
+def _a_format(check_format: Callable[[str, str], None]) -> Check:
+    def check(name: str, value: object) -> None:
+        a_string(name, value)
+        try:
+            check_format(str(value), f"option {name!r}")
+        except ValueError as error:
+            raise OptionError(str(error)) from error
+
+    return check
 
 
-Check: TypeAlias = Callable[[str, object], None]
-"""Takes an option's name and the value that came; raises `OptionError` where it is not allowed."""
+def _examples(name: str, value: object) -> None:
+    a_string(name, value)
+    try:
+        check_examples(json.loads(str(value)), name, strict=True)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"option {name!r} is no JSON list of objects with the keys instruct, query and response: {error}"
+        ) from error
 
 
-class OptionError(ValueError):
-    """A request option is unknown, or its value is not allowed."""
+_OF_ONE_CLASS: dict[str, dict[str, Check]] = {
+    "decoder-only-icl": {
+        "examples": _examples,
+        "examples_instruction_format": _a_format(check_example_format),
+        "prefix": a_string,
+        "suffix": a_string,
+    },
+    "decoder-only-pseudo_moe": {"domain": a_string},
+}
+"""The options that embedders of one class alone have."""
 
 
 @dataclass(frozen=True)
@@ -35,49 +68,70 @@ class EmbedOptions:
         max_length: tokens of a text that are encoded, special tokens included; None is the deployment's own.
         input_type: `query` or `passage` puts the deployment's instruction for it before every text.
         instruction: replaces the deployment's instruction; needs an `input_type`, whose format it is put into.
+        instruction_format: replaces that format; two fields, instruction and text.
         normalize: L2-normalise the vectors.
         truncate_dim: keep the first so many components, before normalising.
         truncate: `END` cuts longer texts behind `max_length` tokens, `NONE` refuses them.
+        examples: few-shot examples that stand before every query, `decoder-only-icl` only, as the next three are; as a
+            parameter a JSON list of objects with the keys `instruct`, `query` and `response`.
+        examples_instruction_format: three fields, how one of them is written out.
+        prefix: in place of `examples`, the text that they make.
+        suffix: stands behind every query.
+        domain: which of its experts a `decoder-only-pseudo_moe` model uses.
     """
 
     max_length: int | None = None
     input_type: str | None = None
     instruction: str | None = None
+    instruction_format: str | None = None
     normalize: bool = True
     truncate_dim: int | None = None
     truncate: str = "END"
+    examples: tuple[Example, ...] | None = None
+    examples_instruction_format: str = DEFAULT_EXAMPLE_FORMAT
+    prefix: str | None = None
+    suffix: str = DEFAULT_SUFFIX
+    domain: str | None = None
 
     def to_parameters(self) -> dict[str, OptionValue]:
         """Return the options that differ from their defaults, by name."""
-        return _different(self)
+        parameters = different(self)
+        if self.examples is not None:
+            parameters["examples"] = json.dumps(self.examples)
+        return parameters
 
     @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any], *, min_length: int, max_length: int) -> EmbedOptions:
+    def from_parameters(
+        cls, parameters: Mapping[str, Any], *, min_length: int, max_length: int, model_class: str | None = None
+    ) -> EmbedOptions:
         """Return the options of a request.
 
         Args:
             parameters: the request's parameters, as Triton hands them over.
             min_length: the least `max_length` allowed: the tokenizer's special tokens, or 1.
             max_length: the greatest allowed: the deployment's.
+            model_class: options that only other classes have are unknown; None knows all.
 
         Raises:
             OptionError: names the option, what came, and what is allowed.
         """
-        given = _checked(
-            parameters,
-            {
-                "max_length": _length(min_length, max_length),
-                "input_type": _one_of("query", "passage"),
-                "instruction": _text,
-                "normalize": _true_or_false,
-                "truncate_dim": _whole_number(1, None, "components"),
-                "truncate": _one_of("END", "NONE"),
-            },
-        )
-        options = cls(**given)
-        if options.instruction is not None and options.input_type is None:
-            raise OptionError("option 'instruction' came without 'input_type'; send 'query' or 'passage' with it")
-        return options
+        checks: dict[str, Check] = {
+            "max_length": tokens(min_length, max_length),
+            "input_type": one_of("query", "passage"),
+            "instruction": a_string,
+            "instruction_format": _a_format(check_instruction_format),
+            "normalize": a_boolean,
+            "truncate_dim": a_whole_number(1, None, "components"),
+            "truncate": one_of("END", "NONE"),
+        }
+        for owner, of_that_class in _OF_ONE_CLASS.items():
+            if model_class in (owner, None):
+                checks.update(of_that_class)
+        given = checked(parameters, checks)
+        if "examples" in given:
+            given["examples"] = tuple(json.loads(given["examples"]))
+        _check_company(given)
+        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -101,7 +155,7 @@ class ScoreOptions:
 
     def to_parameters(self) -> dict[str, OptionValue]:
         """Return the options that differ from their defaults, by name."""
-        parameters = _different(self)
+        parameters = different(self)
         if "weights" in parameters:
             parameters["weights"] = ",".join(map(repr, self.weights))
         return parameters
@@ -113,20 +167,32 @@ class ScoreOptions:
         Raises:
             OptionError: names the option, what came, and what is allowed.
         """
-        length = _length(min_length, max_length)
-        given = _checked(
+        length = tokens(min_length, max_length)
+        given = checked(
             parameters,
             {
                 "query_max_length": length,
                 "passage_max_length": length,
-                "weights": _text,
-                "normalize": _true_or_false,
-                "truncate": _one_of("END", "NONE"),
+                "weights": a_string,
+                "normalize": a_boolean,
+                "truncate": one_of("END", "NONE"),
             },
         )
         if "weights" in given:
             given["weights"] = _weights(given["weights"])
         return cls(**given)
+
+
+def _check_company(given: Mapping[str, Any]) -> None:
+    """Refuse options that mean nothing without another, or not beside another."""
+    for name in ("instruction", "instruction_format"):
+        if name in given and "input_type" not in given:
+            raise OptionError(f"option {name!r} came without 'input_type'; send 'query' or 'passage' with it")
+    for name in _OF_ONE_CLASS["decoder-only-icl"]:
+        if name in given and given.get("input_type") != "query":
+            raise OptionError(f"option {name!r} came without 'input_type' 'query', and belongs to queries alone")
+    if "examples" in given and "prefix" in given:
+        raise OptionError("options 'examples' and 'prefix' came both; a prefix is what examples make, so send one")
 
 
 def check_weights(weights: Sequence[float]) -> tuple[float, float, float]:
@@ -150,55 +216,3 @@ def _weights(text: str) -> tuple[float, float, float]:
         return check_weights([float(number) for number in text.split(",")])
     except ValueError as error:
         raise OptionError(f"option 'weights' is {text!r}; {error}; send them as '1,0.3,1'") from error
-
-
-def _different(options: Any) -> dict[str, OptionValue]:  # noqa: ANN401 - either dataclass of options
-    fields = dataclasses.fields(options)
-    return {f.name: value for f in fields if (value := getattr(options, f.name)) != f.default}
-
-
-def _checked(parameters: Mapping[str, Any], checks: Mapping[str, Check]) -> dict[str, Any]:
-    """Return the parameters without Triton's own, all of them known and allowed."""
-    given = {name: value for name, value in parameters.items() if not _is_tritons(name)}
-    for name, value in given.items():
-        if name not in checks:
-            raise OptionError(f"unknown option {name!r}; this model has {', '.join(sorted(checks))}")
-        checks[name](name, value)
-    return given
-
-
-def _is_tritons(name: str) -> bool:
-    return name in _TRITONS_NAMES or name.startswith(_TRITONS_PREFIXES)
-
-
-def _whole_number(least: int, most: int | None, unit: str) -> Check:
-    allowed = f"from {least} to {most}" if most is not None else f"of at least {least}"
-    limit = math.inf if most is None else most
-
-    def check(name: str, value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= limit:
-            raise OptionError(f"option {name!r} is {value!r}; expected a whole number {allowed} ({unit})")
-
-    return check
-
-
-def _length(least: int, most: int) -> Check:
-    return _whole_number(least, most, "tokens, this deployment's limits")
-
-
-def _one_of(*choices: str) -> Check:
-    def check(name: str, value: object) -> None:
-        if value not in choices:
-            raise OptionError(f"option {name!r} is {value!r}; expected one of {', '.join(map(repr, choices))}")
-
-    return check
-
-
-def _true_or_false(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise OptionError(f"option {name!r} is {value!r}; expected true or false, as a boolean")
-
-
-def _text(name: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise OptionError(f"option {name!r} is {value!r}; expected a string")

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which instruction a deployment puts before a text. Pure; knows nothing of tokens."""
+"""What a deployment puts around a text: an instruction, and few-shot examples. Pure; knows nothing of tokens."""
 
 from __future__ import annotations
 
+from flagtriton.examples import examples_prefix
 from flagtriton.instructions import apply_instruction
 from flagtriton.options import EmbedOptions
 from flagtriton_server.settings import TokenizerSettings
 
-__all__ = ["instructed"]
+__all__ = ["example_text", "instructed"]
 
 
 def instructed(texts: list[str], options: EmbedOptions, settings: TokenizerSettings) -> list[str]:
@@ -16,14 +17,22 @@ def instructed(texts: list[str], options: EmbedOptions, settings: TokenizerSetti
     Without an `input_type`, or with none of the two instructions, texts stay as they are. An empty instruction
     still applies the format, as in FlagEmbedding.
     """
-    if options.input_type is None:
+    instruction = _instruction(options, settings)
+    if options.input_type is None or instruction is None:
         return texts
-    defaults = {
-        "query": (settings.query_instruction_format, settings.query_instruction),
-        "passage": (settings.passage_instruction_format, settings.passage_instruction),
-    }
-    instruction_format, default = defaults[options.input_type]
-    instruction = default if options.instruction is None else options.instruction
-    if instruction is None:
-        return texts
+    formats = {"query": settings.query_instruction_format, "passage": settings.passage_instruction_format}
+    instruction_format = options.instruction_format or formats[options.input_type]
     return [apply_instruction(instruction_format, instruction, text) for text in texts]
+
+
+def example_text(options: EmbedOptions, settings: TokenizerSettings) -> str:
+    """Return what a request's examples put before each of its queries."""
+    if options.prefix is not None:
+        return options.prefix
+    return examples_prefix(options.examples, options.examples_instruction_format, _instruction(options, settings))
+
+
+def _instruction(options: EmbedOptions, settings: TokenizerSettings) -> str | None:
+    if options.instruction is not None:
+        return options.instruction
+    return settings.passage_instruction if options.input_type == "passage" else settings.query_instruction

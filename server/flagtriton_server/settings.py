@@ -40,12 +40,14 @@ class TokenizerSettings:
     Attributes:
         checkpoint: local folder or hub name.
         max_length: the most tokens of a text that a request may ask for, and what it gets if it asks for none.
+        model_class: FlagEmbedding's name of it, which settles what options requests have.
         query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
         send_unweighted_ids: tell the steps behind which special tokens bear no lexical weight.
     """
 
     checkpoint: str
     max_length: int
+    model_class: str = "encoder-only-base"
     revision: str | None = None
     trust_remote_code: bool = False
     query_instruction: str | None = None
@@ -88,12 +90,14 @@ class PoolerSettings:
         precision: the encoder's, which tells the dtype of the hidden states that come.
         device: where the encoder runs, `cpu` or `gpu`; `auto` means something else on each.
         rows: which hidden states of a text leave the encoder: `all`, `first` or `last`.
+        replace_non_finite: send 0 for nan and ±10,000 for infinities.
     """
 
     pooling_method: str
     precision: str = "auto"
     device: str = "cpu"
     rows: str = "all"
+    replace_non_finite: bool = False
 
 
 @dataclass(frozen=True)

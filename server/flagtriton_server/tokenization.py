@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
+from tokenizers.models import BPE
 
 from flagtriton.protocol import INPUT_IDS, PAST_END, TOKEN_COUNT, Tensor
 from flagtriton_server.rejection import RequestError
@@ -48,16 +50,27 @@ class TextTokenizer:
         backend: its Rust part; whatever padding and truncation its file asks for is dropped.
         truncation_side: `right` or `left`, the end at which longer texts are cut.
         unweighted_ids: of the special tokens that bear no lexical weight.
+        clean_up: what the checkpoint wants done to every text made of tokens; None is nothing.
     """
 
-    def __init__(self, backend: Tokenizer, truncation_side: str = "right", unweighted_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        backend: Tokenizer,
+        truncation_side: str = "right",
+        unweighted_ids: Sequence[int] = (),
+        clean_up: Callable[[str], str] | None = None,
+    ) -> None:
         self._backend = backend
         self._backend.no_padding()
         self._backend.no_truncation()
         self.special_count: int = backend.num_special_tokens_to_add(False)
         self.unweighted_ids = np.array([*unweighted_ids] or [PAST_END], dtype=np.int32)
         self._truncation_side = truncation_side
+        self._clean_up = clean_up
         self._max_length: int | None = None
+        self._before, self._after = _special_ids(backend)
+        self._borders = _borders(backend)
+        self.bare_count = lru_cache(maxsize=64)(lambda text: len(self.bare_ids([text])[0]))  # prefixes come again
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str, revision: str | None, trust_remote_code: bool) -> TextTokenizer:
@@ -76,7 +89,10 @@ class TextTokenizer:
             raise ValueError(f"{checkpoint} has no fast tokenizer; save one as tokenizer.json beside its weights")
         unweighted = [token for name, token in tokenizer.special_tokens_map.items() if name in _UNWEIGHTED]
         unweighted_ids = sorted(set(tokenizer.convert_tokens_to_ids(unweighted)))
-        return cls(tokenizer.backend_tokenizer, tokenizer.truncation_side, unweighted_ids)
+        backend = tokenizer.backend_tokenizer
+        cleans_up = tokenizer.clean_up_tokenization_spaces and not isinstance(backend.model, BPE)  # as transformers 5
+        clean_up = tokenizer.clean_up_tokenization if cleans_up else None
+        return cls(backend, tokenizer.truncation_side, unweighted_ids, clean_up)
 
     def encode(self, batches: Sequence[TextBatch]) -> list[dict[Tensor, NDArray[np.int32]] | RequestError]:
         """Return `input_ids` `[B, T]` and `token_count` `[B, 1]`, int32, for the texts of each request.
@@ -104,11 +120,69 @@ class TextTokenizer:
                 raise RequestError(f"token id {token_id} is not one of this tokenizer's")
         return [self._backend.decode([token_id], skip_special_tokens=False) for token_id in token_ids]
 
+    def bare_ids(self, texts: list[str]) -> list[list[int]]:
+        """Return each text's tokens, all of them and no special token beside them."""
+        self._truncate_at(None)
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def texts_of(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """Return the texts that rows of tokens decode to, special tokens written out."""
+        texts = self._backend.decode_batch([list(row) for row in rows], skip_special_tokens=False)
+        return texts if self._clean_up is None else [self._clean_up(text) for text in texts]
+
+    def cut(self, ids: list[int], length: int) -> list[int]:
+        """Return so many tokens of a text's at most, cut where the checkpoint cuts."""
+        if self._truncation_side == "left":
+            return ids[max(0, len(ids) - length) :]
+        return ids[:length]
+
+    def with_special_tokens(self, ids: list[int], max_length: int) -> list[int]:
+        """Return a text's tokens, cut to a length in all, between the special ones that the checkpoint puts there."""
+        return [*self._before, *self.cut(ids, max_length - self.special_count), *self._after]
+
+    def shared_head(self, text: str) -> tuple[int, list[int]]:
+        """Return a place in a text, and the tokens before it, which are the same whatever follows the text.
+
+        The place is where its last added token begins (`<instruct>`, say): no other token can reach across that. A
+        text without one gives place 0.
+        """
+        self._truncate_at(None)
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        for index in range(len(encoding.ids) - 1, -1, -1):
+            start, end = encoding.offsets[index]
+            if self._borders.get(encoding.ids[index]) == text[start:end]:
+                return start, encoding.ids[:index]
+        return 0, []
+
     def _encodings(self, texts: list[str], max_length: int) -> list[Encoding]:
-        if max_length != self._max_length:
-            self._backend.enable_truncation(max_length, direction=self._truncation_side)
-            self._max_length = max_length
+        self._truncate_at(max_length)
         return self._backend.encode_batch_fast(texts, add_special_tokens=True)
+
+    def _truncate_at(self, max_length: int | None) -> None:
+        if max_length == self._max_length:
+            return
+        if max_length is None:
+            self._backend.no_truncation()
+        else:
+            self._backend.enable_truncation(max_length, direction=self._truncation_side)
+        self._max_length = max_length
+
+
+def _special_ids(backend: Tokenizer) -> tuple[list[int], list[int]]:
+    """Return what a tokenizer puts before a text's tokens and behind them."""
+    bare, whole = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))
+    before = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
+    return whole[:before], whole[before + len(bare) :]
+
+
+def _borders(backend: Tokenizer) -> dict[int, str]:
+    """Return the added tokens that split a text before anything else is done to it, and take nothing to their left."""
+    added = backend.get_added_tokens_decoder().items()
+    return {
+        token_id: token.content
+        for token_id, token in added
+        if not (token.normalized or token.lstrip or token.single_word)
+    }
 
 
 def _answer(batch: TextBatch, encodings: list[Encoding]) -> dict[Tensor, NDArray[np.int32]] | RequestError:

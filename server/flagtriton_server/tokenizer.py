@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from flagtriton.options import EmbedOptions, ScoreOptions
 from flagtriton.protocol import PASSAGE, QUERY, TEXT, TOKEN, TOKEN_ID, UNWEIGHTED_IDS, Tensor
 from flagtriton.texts import text_tensor
+from flagtriton.types import EmbedderModelClass
 from flagtriton_server import triton_io
-from flagtriton_server.prompts import instructed
+from flagtriton_server.prompts import example_text, instructed
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.settings import TokenizerSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
@@ -22,13 +23,14 @@ from flagtriton_server.triton_io import PbRequest, PbResponse
 # `sys.modules` is Python's own way to say that a module is not to be had.
 sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
 
+from flagtriton_server.in_context import QueryBatch, encode_queries  # noqa: E402
 from flagtriton_server.pairs import DistinctTexts, PairBatch  # noqa: E402
 from flagtriton_server.tokenization import TextBatch, TextTokenizer  # noqa: E402
 
 __all__ = ["TritonPythonModel"]
 
-_Work: TypeAlias = TextBatch | PairBatch | list[int]
-"""What one request brings: texts, pairs, or token ids."""
+_Work: TypeAlias = TextBatch | QueryBatch | PairBatch | list[int]
+"""What one request brings: texts, queries with examples, pairs, or token ids."""
 
 
 class TritonPythonModel:
@@ -63,12 +65,16 @@ class TritonPythonModel:
             return triton_io.array(request, TOKEN_ID).reshape(-1).tolist()
         if triton_io.has(request, QUERY) or triton_io.has(request, PASSAGE):
             return self._read_pairs(request)
-        options = EmbedOptions.from_parameters(triton_io.options(request), **self._limits)
-        return TextBatch(
-            instructed(triton_io.texts(request, TEXT), options, self._settings),
-            options.max_length or self._settings.max_length,
-            options.truncate == "NONE",
+        options = EmbedOptions.from_parameters(
+            triton_io.options(request), **self._limits, model_class=self._settings.model_class
         )
+        texts = instructed(triton_io.texts(request, TEXT), options, self._settings)
+        most, refuse_longer = self._settings.max_length, options.truncate == "NONE"
+        max_length = options.max_length or most
+        if options.input_type == "query" and self._settings.model_class == EmbedderModelClass.DECODER_ONLY_ICL.value:
+            prefix = example_text(options, self._settings)
+            return QueryBatch(texts, prefix, options.suffix, max_length, most, refuse_longer)
+        return TextBatch(texts, max_length, refuse_longer)
 
     def _read_pairs(self, request: PbRequest) -> PairBatch:
         options = ScoreOptions.from_parameters(triton_io.options(request), **self._limits)
@@ -88,19 +94,18 @@ class TritonPythonModel:
             if isinstance(answer, RequestError):
                 return answer
             accepted.append(answer)
-        if isinstance(work, list):
-            return self._tokens(work)
+        try:
+            if isinstance(work, QueryBatch):
+                return encode_queries(self._tokenizer, work)
+            if isinstance(work, list):
+                return {TOKEN: text_tensor(self._tokenizer.decode(work))}
+        except RequestError as error:
+            return error
         answer = work.answer(*accepted) if isinstance(work, PairBatch) else dict(accepted[0])
         if self._settings.send_unweighted_ids:
             rows = len(work.queries.rows) if isinstance(work, PairBatch) else len(work.texts)
             answer[UNWEIGHTED_IDS] = np.tile(self._tokenizer.unweighted_ids, (rows, 1))
         return answer
-
-    def _tokens(self, token_ids: list[int]) -> dict[Tensor, NDArray[Any]] | RequestError:
-        try:
-            return {TOKEN: text_tensor(self._tokenizer.decode(token_ids))}
-        except RequestError as error:
-            return error
 
 
 def _text_batches(work: _Work) -> list[TextBatch]:

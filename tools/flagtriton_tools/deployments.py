@@ -152,11 +152,12 @@ def _remote_code(facts: CheckpointFacts, options: AddOptions) -> bool:
 
 
 def _format(kind: str, asked: str | None, default: str) -> str:
+    chosen = default if asked is None else asked
     try:
-        check_instruction_format(default if asked is None else asked)
+        check_instruction_format(chosen, f"--{kind}-instruction-format")
     except ValueError as error:
-        raise ToolError(f"--{kind}-instruction-format: {error}") from error
-    return default if asked is None else asked
+        raise ToolError(str(error)) from error
+    return chosen
 
 
 def _embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
@@ -252,4 +253,6 @@ _BUILDERS: dict[tuple[str, str], Callable[[str, Deployment, AddOptions], list[Mo
     ("embed", "encoder-only-base"): _embedder,
     ("embed", "encoder-only-m3"): _m3_embedder,
     ("embed", "decoder-only-base"): _embedder,
+    ("embed", "decoder-only-icl"): _embedder,
+    ("embed", "decoder-only-pseudo_moe"): _embedder,
 }

@@ -33,6 +33,7 @@ from flagtriton.protocol import (
     Deployment,
     Tensor,
 )
+from flagtriton.types import EmbedderModelClass
 from flagtriton_server.settings import (
     ColbertSettings,
     EncoderSettings,
@@ -69,6 +70,7 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
     settings = TokenizerSettings(
         checkpoint=served.checkpoint,
         max_length=served.max_length,
+        model_class=served.model_class,
         revision=served.revision,
         trust_remote_code=served.trust_remote_code,
         query_instruction=served.query_instruction,
@@ -116,7 +118,13 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
 
 def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
     """Return the step that makes dense vectors of `rows`, which is what the encoder sends."""
-    settings = PoolerSettings(served.pooling_method, _precision(served), _encoder_device(served), rows)
+    settings = PoolerSettings(
+        served.pooling_method,
+        _precision(served),
+        _encoder_device(served),
+        rows,
+        replace_non_finite=served.model_class == EmbedderModelClass.DECODER_ONLY_PSEUDO_MOE.value,
+    )
     return _behind_encoder(name, "pooler", [HIDDEN_STATES, INPUT_IDS], [DENSE_VECS], settings, options, Device())
 
 

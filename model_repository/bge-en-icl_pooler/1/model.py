@@ -1,0 +1,3 @@
+"""Hidden states to embeddings."""
+
+from flagtriton_server.pooler import TritonPythonModel as TritonPythonModel

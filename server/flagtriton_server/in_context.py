@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Queries behind few-shot examples, to ragged token ids; `flagembedding-behaviour.md` §7.3 has the rules.
+
+A query is cut as tokens, made a text again, and tokenised once more between its prefix and suffix: FlagEmbedding's way,
+and what bge-en-icl was trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flagtriton.protocol import Tensor
+from flagtriton_server.rejection import RequestError
+from flagtriton_server.tokenization import TextTokenizer, ragged
+
+__all__ = ["QueryBatch", "encode_queries"]
+
+
+@dataclass(frozen=True)
+class QueryBatch:
+    """The queries of one request.
+
+    Attributes:
+        texts: B queries, instructions in place.
+        prefix: what the examples make; the same before every query.
+        suffix: stands behind every query.
+        max_length: tokens of a query with its instruction, its suffix and the special tokens.
+        most: tokens of all that together with the prefix, which the model takes.
+        refuse_longer: a longer query is an error rather than cut.
+    """
+
+    texts: list[str]
+    prefix: str
+    suffix: str
+    max_length: int
+    most: int
+    refuse_longer: bool = False
+
+
+def encode_queries(tokenizer: TextTokenizer, batch: QueryBatch) -> dict[Tensor, NDArray[np.int32]]:
+    """Return `input_ids` `[B, T]` and `token_count` `[B, 1]`, int32.
+
+    Raises:
+        RequestError: a query, the suffix or the prefix is too long; says which, and both lengths.
+    """
+    prefix_length, suffix_length = tokenizer.bare_count(batch.prefix), tokenizer.bare_count(batch.suffix)
+    if prefix_length + suffix_length + tokenizer.special_count > batch.most:
+        raise RequestError(
+            f"the examples' prefix has {prefix_length} tokens, and a suffix of {suffix_length} and "
+            f"{tokenizer.special_count} special tokens follow; this deployment takes {batch.most} in all: send fewer "
+            "examples, or add it again with a greater --max-length"
+        )
+    kept = _cut_queries(tokenizer, batch)
+    prompts = [batch.prefix + text + batch.suffix for text in tokenizer.texts_of(kept)]
+    rows = _prompt_ids(tokenizer, prompts)
+    room = (prefix_length + suffix_length + batch.max_length + 8) // 8 * 8 + 8
+    for index, row in enumerate(rows):
+        length = len(row) + tokenizer.special_count
+        if length > room and batch.refuse_longer:
+            raise _too_long(index, batch.max_length)
+        if min(length, room) > batch.most:
+            raise RequestError(
+                f"query {index} has {length} tokens behind a prefix of {prefix_length}; this deployment takes "
+                f"{batch.most} in all: send fewer examples, or add it again with a greater --max-length"
+            )
+    return ragged([tokenizer.with_special_tokens(row, room) for row in rows])
+
+
+def _cut_queries(tokenizer: TextTokenizer, batch: QueryBatch) -> list[list[int]]:
+    """Return the tokens of each query that leave room for the special tokens and the suffix.
+
+    FlagEmbedding counts the special tokens as the texts `<s>` and `</s>`, whatever the tokenizer makes of them.
+    """
+    beside = tokenizer.bare_count("<s>") + tokenizer.bare_count(batch.suffix + "</s>")
+    room = batch.max_length - beside
+    if room < 0:
+        raise RequestError(
+            f"max_length is {batch.max_length}, but the suffix and the special tokens are {beside}; send a greater one"
+        )
+    rows = tokenizer.bare_ids(batch.texts)
+    for index, row in enumerate(rows):
+        if len(row) > room and batch.refuse_longer:
+            raise _too_long(index, batch.max_length)
+    return [tokenizer.cut(row, room) for row in rows]
+
+
+def _prompt_ids(tokenizer: TextTokenizer, prompts: list[str]) -> list[list[int]]:
+    """Return each prompt's tokens; what all of them begin with is tokenised once, as far as that cannot matter."""
+    place, shared = tokenizer.shared_head(_common_head(prompts)) if len(prompts) > 1 else (0, [])
+    return [shared + ids for ids in tokenizer.bare_ids([prompt[place:] for prompt in prompts])]
+
+
+def _common_head(prompts: list[str]) -> str:
+    first, last = min(prompts), max(prompts)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:same]
+
+
+def _too_long(index: int, max_length: int) -> RequestError:
+    return RequestError(
+        f"query {index} has more than {max_length} tokens and truncate=NONE; "
+        "shorten it, raise its max_length, or send truncate=END"
+    )
