@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention over texts that lie end to end without padding, and its registration with transformers.
 
+A text may begin with another one's tokens (`PackedTexts.parents`): it then attends to them without having them itself.
+
 Knows tensors and lengths only: `[N, H, d]` are N packed tokens, H heads (fewer for keys and values where heads are
 shared) and d components a head.
 """
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flagtriton_server.packing import attention_length, token_indices
+from flagtriton_server.prefix_attention import AttentionSpec, attention_behind
 
 __all__ = ["ATTENTION_NAME", "AttentionSpec", "PackedTexts", "packed_attention", "register_attention"]
 
@@ -29,27 +32,11 @@ _QUERIES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class AttentionSpec:
-    """What a model asks of its attention.
-
-    Attributes:
-        causal: a token sees itself and those before it only.
-        scale: the scores' factor; None is `d ** -0.5`.
-        window: a token sees this many tokens, itself included, on the sides it may see; None is all.
-        softcap: scores s become `softcap * tanh(s / softcap)`.
-    """
-
-    causal: bool = False
-    scale: float | None = None
-    window: int | None = None
-    softcap: float | None = None
-
-
-@dataclass(frozen=True)
 class _Group:
     """Neighbouring texts of like length, which go through attention as one padded batch."""
 
     tokens: slice  # of the packed batch
+    before: slice | None  # the tokens of the prefix that all of them share
     shape: tuple[int, int]  # G texts, padded to L
     gather: Tensor | None  # [G * L] a packed token for each padded place; None where every text has L tokens
     scatter: Tensor | None  # [n] the padded place of each packed token
@@ -64,10 +51,13 @@ class PackedTexts:
     Attributes:
         lengths: `[S]` tokens of each; neighbours of like length share one kernel call on a processor.
         device: where the batch is.
+        parents: `[S]` the text that stands before this one's tokens, or -1; it has no parent itself. Only for causal
+            attention whose window reaches back to its beginning.
     """
 
     lengths: NDArray[np.int64]
     device: torch.device
+    parents: NDArray[np.int64] | None = None
 
     @property
     def token_count(self) -> int:
@@ -77,33 +67,49 @@ class PackedTexts:
     @cached_property
     def cumulated(self) -> Tensor:
         """`[S + 1]` int32, where each text begins, and N last."""
-        ends = np.concatenate(([0], np.cumsum(self.lengths))).astype(np.int32)
-        return torch.from_numpy(ends).to(self.device)
+        return _cumulated(self.lengths).to(self.device)
+
+    @cached_property
+    def seen(self) -> tuple[Tensor, Tensor, int]:
+        """The tokens that each text sees, its parent's and its own: `[M]` which, where each begins, the most."""
+        assert self.parents is not None
+        starts = np.cumsum(self.lengths) - self.lengths
+        before = np.where(self.parents < 0, 0, self.lengths[self.parents])
+        runs = np.stack([starts[self.parents], starts], axis=1).reshape(-1)  # [2 S]
+        tokens = token_indices(runs, np.stack([before, self.lengths], axis=1).reshape(-1))
+        all_lengths = before + self.lengths
+        return torch.from_numpy(tokens).to(self.device), _cumulated(all_lengths).to(self.device), int(all_lengths.max())
 
     @cached_property
     def groups(self) -> list[_Group]:
-        """Runs of texts that are padded to the same length."""
+        """Runs of texts that are padded to the same length and have one parent, or none."""
         padded = attention_length(self.lengths)
-        changes = np.flatnonzero(np.diff(padded)) + 1
+        parents = np.full_like(padded, -1) if self.parents is None else self.parents
+        changes = np.flatnonzero(np.diff(padded) | np.diff(parents)) + 1
         edges = pairwise([0, *changes.tolist(), len(padded)])
         starts = np.cumsum(self.lengths) - self.lengths
-        return [self._group(starts[a:b], self.lengths[a:b], int(padded[a])) for a, b in edges]
+        prefixes = {p: slice(int(starts[p]), int(starts[p] + self.lengths[p])) for p in set(parents.tolist()) - {-1}}
+        return [
+            self._group(starts[a:b], self.lengths[a:b], int(padded[a]), prefixes.get(int(parents[a]))) for a, b in edges
+        ]
 
-    def _group(self, starts: NDArray[np.int64], lengths: NDArray[np.int64], padded: int) -> _Group:
+    def _group(
+        self, starts: NDArray[np.int64], lengths: NDArray[np.int64], padded: int, before: slice | None
+    ) -> _Group:
         rows = len(lengths)
         tokens = slice(int(starts[0]), int(starts[-1] + lengths[-1]))
         on_device = torch.from_numpy(lengths).to(self.device)
         if (lengths == padded).all():
-            return _Group(tokens, (rows, padded), None, None, on_device)
+            return _Group(tokens, before, (rows, padded), None, None, on_device)
         scatter = token_indices(np.arange(rows) * padded, lengths)
         gather = np.repeat(starts, padded)  # any token of the text does where there is none: it is masked
         gather[scatter] = np.arange(tokens.start, tokens.stop)
         gather_on, scatter_on = (torch.from_numpy(index).to(self.device) for index in (gather, scatter))
-        return _Group(tokens, (rows, padded), gather_on, scatter_on, on_device)
+        return _Group(tokens, before, (rows, padded), gather_on, scatter_on, on_device)
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, texts: PackedTexts, spec: AttentionSpec) -> Tensor:
-    """Return softmax attention of every text over itself alone.
+    """Return softmax attention of every text over itself, and its parent if it has one.
 
     On CUDA in half precision torch's variable-length kernel does it; else groups of like length go through
     scaled-dot-product attention, padded to kernel-friendly lengths.
@@ -128,7 +134,10 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, texts: PackedTex
             repeats = query.shape[1] // key.shape[1]
             k, v = (tensor.repeat_interleave(repeats, dim=2) for tensor in (k, v))
         q, k, v = (tensor.transpose(1, 2) for tensor in (q, k, v))
-        mixed = _group_attention(q, k, v, group, spec)  # [G, H, L, d]
+        if group.before is None:
+            mixed = _group_attention(q, k, v, group, spec)  # [G, H, L, d]
+        else:
+            mixed = attention_behind((key[group.before], value[group.before]), q, k, v, spec)
         rows = mixed.transpose(1, 2).flatten(0, 1)  # [G * L, H, d]
         if group.scatter is not None:
             rows = rows.index_select(0, group.scatter)
@@ -141,20 +150,29 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, texts: PackedTexts, spec:
 
     n, longest = texts.token_count, int(texts.lengths.max())
     back = -1 if spec.window is None else spec.window - 1
+    if texts.parents is None:
+        key, value, seen, most_seen = key[:n], value[:n], texts.cumulated, longest
+    else:  # causal masks are aligned at the last token of queries and keys, so a prefix stands before both
+        tokens, seen, most_seen = texts.seen
+        key, value = key.index_select(0, tokens), value.index_select(0, tokens)
     result = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
     result[:n] = varlen_attn(
         query[:n],
-        key[:n],
-        value[:n],
+        key,
+        value,
         texts.cumulated,
-        texts.cumulated,
+        seen,
         longest,
-        longest,
+        most_seen,
         scale=spec.scale,
         window_size=(back, 0 if spec.causal else back),
         enable_gqa=key.shape[1] != query.shape[1],
     )
     return result
+
+
+def _cumulated(lengths: NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.concatenate(([0], np.cumsum(lengths))).astype(np.int32))
 
 
 def _padded(tensor: Tensor, group: _Group) -> Tensor:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,9 @@ from torch import Tensor
 from flagtriton.protocol import PAST_END
 from flagtriton_server.forward import LoadedEncoder, forward
 from flagtriton_server.packing import plan_micro_batches, token_indices
-from flagtriton_server.pooling import Pooling, mean_pool
+from flagtriton_server.pooling import Pooling, last_token_pool, mean_pool
 from flagtriton_server.rejection import RequestError
+from flagtriton_server.sharing import Segments, find_families, plan_segments, whole_texts
 
 __all__ = ["check_token_ids", "encode", "encode_pooled"]
 
@@ -92,11 +93,26 @@ def encode_pooled(
     texts = _Texts.of(requests)
     dtype = torch.float32 if pool is mean_pool else encoder.precision.computed
     vectors = torch.zeros(len(texts.lengths), encoder.hidden_size, dtype=dtype, device=encoder.device)
-    for batch in plan_micro_batches(texts.lengths, token_budget, padded=not encoder.packed):
-        lengths = texts.lengths[batch]
-        states = forward(encoder, texts.tokens(batch), lengths)
-        vectors[torch.from_numpy(batch).to(encoder.device)] = pool(states, torch.from_numpy(lengths).to(encoder.device))
+    for batch in _segments(encoder, texts, token_budget, pool):
+        tokens = texts.input_ids[token_indices(batch.starts, batch.lengths)]
+        states = forward(encoder, tokens, batch.lengths, batch.parents)
+        pooled = pool(states, torch.from_numpy(batch.lengths).to(encoder.device))
+        own = np.flatnonzero(batch.rows >= 0)  # the others are prefixes
+        rows, places = (torch.from_numpy(index).to(encoder.device) for index in (batch.rows[own], own))
+        vectors[rows] = pooled[places]
     return list(vectors.cpu().split(texts.row_counts))
+
+
+def _segments(encoder: LoadedEncoder, texts: _Texts, token_budget: int, pool: Pooling) -> Iterable[Segments]:
+    """Return what goes through each forward pass; texts share prefixes where pooling reads their last token alone."""
+    families = []
+    if encoder.shared_within and pool is last_token_pool:
+        families = find_families(texts.input_ids, texts.lengths, encoder.shared_within)
+    if families:
+        return plan_segments(texts.lengths, families, token_budget)
+    starts = np.cumsum(texts.lengths) - texts.lengths
+    batches = plan_micro_batches(texts.lengths, token_budget, padded=not encoder.packed)
+    return [whole_texts(batch, starts, texts.lengths) for batch in batches]
 
 
 @dataclass(frozen=True)

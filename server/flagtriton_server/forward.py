@@ -45,6 +45,7 @@ class LoadedEncoder:
         packed: texts go through it end to end; else padded to the longest beside them.
         pad_has_position: whether a padding id inside a text counts as a position; in RoBERTa's family it does not,
             and positions begin behind the padding id.
+        shared_within: texts of up to so many tokens may share a prefix; 0 where the model does not allow it.
     """
 
     module: Any
@@ -55,30 +56,46 @@ class LoadedEncoder:
     hidden_size: int
     packed: bool = False
     pad_has_position: bool = True
+    shared_within: int = 0
 
 
-def forward(encoder: LoadedEncoder, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+def forward(
+    encoder: LoadedEncoder,
+    input_ids: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    parents: NDArray[np.int64] | None = None,
+) -> Tensor:
     """Return the last hidden states of some texts, `[N, D]` on the encoder's device, in its own dtype.
 
     Args:
         encoder: the module.
         input_ids: `[N]` the texts' token ids end to end.
         lengths: `[M]` tokens of each text, the longest first.
+        parents: `[M]` the text whose tokens stand before a text's own, or -1; None is no such text. Only for an
+            encoder with `shared_within`.
     """
-    return (_forward_packed if encoder.packed else _forward_padded)(encoder, input_ids, lengths)
+    if not encoder.packed:
+        return _forward_padded(encoder, input_ids, lengths)
+    if parents is None or (parents < 0).all():
+        padding_id = None if encoder.pad_has_position else encoder.pad_token_id
+        positions = packed_positions(input_ids, lengths, padding_id)
+        return _forward_packed(encoder, input_ids, positions, PackedTexts(lengths, encoder.device))
+    positions = token_indices(np.where(parents < 0, 0, lengths[parents]), lengths)
+    return _forward_packed(encoder, input_ids, positions, PackedTexts(lengths, encoder.device, parents))
 
 
-def _forward_packed(encoder: LoadedEncoder, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+def _forward_packed(
+    encoder: LoadedEncoder, input_ids: NDArray[np.int64], positions: NDArray[np.int64], texts: PackedTexts
+) -> Tensor:
     n = len(input_ids)
     filled = n if encoder.device.type == "cuda" else packed_length(n)
     ids = np.full((1, filled), encoder.pad_token_id, dtype=np.int64)
     ids[0, :n] = input_ids
-    positions = np.zeros_like(ids)
-    positions[0, :n] = packed_positions(input_ids, lengths, None if encoder.pad_has_position else encoder.pad_token_id)
-    texts = PackedTexts(lengths, encoder.device)
+    filled_positions = np.zeros_like(ids)
+    filled_positions[0, :n] = positions
     states = encoder.module(
         input_ids=_to_device(ids, encoder.device),
-        position_ids=_to_device(positions, encoder.device),
+        position_ids=_to_device(filled_positions, encoder.device),
         packed=texts,
     ).last_hidden_state  # [1, N, D]
     return states[0, :n]

@@ -19,6 +19,7 @@ from flagtriton_server.packing import packed_lengths
 from flagtriton_server.path_trial import agree, trial_answers
 from flagtriton_server.positions import counts_positions_behind_padding, position_capacity
 from flagtriton_server.settings import EncoderSettings, attention_path
+from flagtriton_server.sharing import LEAST_SHARED
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -94,6 +95,7 @@ def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncod
     packed.module.set_attn_implementation(ATTENTION_NAME)
     fused = fuse_bert_layers(packed.module)
     if agree(expected, trial_answers(packed), precision.computed):
+        packed = _sharing(packed, expected, settings, config)
         if fused and device.type == "cpu":
             packed.module.encoder.layer[0].build_kernels(
                 packed_lengths(min(settings.token_budget, _MOST_KERNEL_TOKENS))
@@ -101,6 +103,21 @@ def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncod
         return packed
     _LOG.warning("%s: packed answers differ from padded ones, so texts are padded", settings.checkpoint)
     return replace(padded, module=_load_module(settings, config, precision, device))
+
+
+def _sharing(
+    packed: LoadedEncoder, expected: torch.Tensor, settings: EncoderSettings, config: PretrainedConfig
+) -> LoadedEncoder:
+    """Return the encoder that may compute a prefix once, if its texts see nothing behind a token and it agrees."""
+    causal = [layer.is_causal for layer in packed.module.modules() if hasattr(layer, "is_causal")]
+    window = getattr(config, "sliding_window", None)
+    within = settings.max_length if window is None else min(settings.max_length, window)
+    if not causal or not all(causal) or within <= LEAST_SHARED:
+        return packed
+    if agree(expected, trial_answers(packed, shared=True), packed.precision.computed):
+        return replace(packed, shared_within=within)
+    _LOG.warning("%s: texts that share a prefix get other answers, so none do", settings.checkpoint)
+    return packed
 
 
 def _load_module(

@@ -3,12 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.protocol import PAST_END
 
-__all__ = ["attention_length", "packed_length", "packed_lengths", "plan_micro_batches", "token_counts", "token_indices"]
+__all__ = [
+    "attention_length",
+    "batch_ranges",
+    "packed_length",
+    "packed_lengths",
+    "plan_micro_batches",
+    "token_counts",
+    "token_indices",
+]
 
 
 def plan_micro_batches(
@@ -28,19 +38,31 @@ def plan_micro_batches(
         For each micro-batch the `[M]` indices of its rows.
     """
     order = np.argsort(-lengths, kind="stable")[: int(np.count_nonzero(lengths))]
-    ends = np.cumsum(lengths[order])
+    if not padded:
+        return [order[start:stop] for start, stop in batch_ranges(lengths[order], token_budget)]
     batches = []
     start = 0
     while start < len(order):
-        if padded:
-            stop = start + token_budget // int(lengths[order[start]])
-        else:
-            spent = ends[start - 1] if start else 0
-            stop = int(np.searchsorted(ends, spent + token_budget, side="right"))
-        stop = max(stop, start + 1)
+        stop = start + max(1, token_budget // int(lengths[order[start]]))
         batches.append(order[start:stop])
         start = stop
     return batches
+
+
+def batch_ranges(costs: NDArray[np.int64], budget: int) -> Iterator[tuple[int, int]]:
+    """Yield where batches start and stop among items in their order, each with as many as fit the budget, or with one.
+
+    Args:
+        costs: `[S]` of each item.
+        budget: of one batch.
+    """
+    ends = np.cumsum(costs)
+    start = 0
+    while start < len(costs):
+        spent = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, spent + budget, side="right")))
+        yield start, stop
+        start = stop
 
 
 def token_indices(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
