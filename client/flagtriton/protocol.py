@@ -138,6 +138,7 @@ class Deployment:
         max_length: the most tokens of a text, special tokens included, that a request may ask for.
         precision: `auto`, `fp32`, `fp16` or `bf16`.
         device: `cpu`, or `gpu:` and the GPUs' numbers.
+        shard: one instance is spread over all those GPUs, rather than one on each.
         attention: `packed` where texts go through the model end to end, `padded` where they are filled up to the
             longest beside them; None where the checkpoint was not at hand when it was added.
         hidden_size: D; None where the checkpoint was not at hand when it was added.
@@ -156,6 +157,7 @@ class Deployment:
     device: str
     attention: str | None = None
     hidden_size: int | None = None
+    shard: bool = False
     colbert_dim: int | None = None
     colbert_dtype: str | None = None
     revision: str | None = None

@@ -59,6 +59,18 @@ class PackedTexts:
     device: torch.device
     parents: NDArray[np.int64] | None = None
 
+    def to(self, device: torch.device | int | str, **_: object) -> PackedTexts:
+        """Return the same texts on another device: what moves a module's inputs between devices calls it."""
+        wanted = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+        if wanted == self.device:
+            return self
+        return self._elsewhere.setdefault(wanted, PackedTexts(self.lengths, wanted, self.parents))
+
+    @cached_property
+    def _elsewhere(self) -> dict[torch.device, PackedTexts]:
+        """One for each further device, so that all layers there share what it computes."""
+        return {}
+
     @property
     def token_count(self) -> int:
         """N without what fills the batch up."""

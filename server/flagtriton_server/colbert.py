@@ -15,9 +15,10 @@ from flagtriton.protocol import COLBERT_LENGTHS, COLBERT_VECS, HIDDEN_STATES, IN
 from flagtriton_server import triton_io
 from flagtriton_server.heads import load_colbert_head
 from flagtriton_server.hidden_states import from_bytes
-from flagtriton_server.loading import encoder_precision, instance_device
+from flagtriton_server.loading import encoder_precision
 from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors, padded_vectors
 from flagtriton_server.packing import token_counts
+from flagtriton_server.placement import instance_devices
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.settings import ColbertSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
@@ -49,7 +50,7 @@ class TritonPythonModel:
         self._wire_dtype = _WIRE_DTYPES[settings.colbert_dtype]
         precision = encoder_precision(settings.precision, settings.device)
         self._dtype = precision.computed
-        self._head = load_colbert_head(settings, precision, instance_device(args))
+        self._head = load_colbert_head(settings, precision, instance_devices(args)[0])
         torch.set_num_threads(1)  # a small part of the encoder's work, which needs the cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,15 @@ from numpy.typing import NDArray
 from flagtriton.options import EmbedOptions
 from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, Tensor
 from flagtriton_server import triton_io
+from flagtriton_server.domains import in_domain
 from flagtriton_server.encoding import check_token_ids, encode, encode_pooled
+from flagtriton_server.forward import LoadedEncoder
 from flagtriton_server.hidden_states import to_bytes
-from flagtriton_server.loading import instance_device, load_encoder, share_cores
+from flagtriton_server.loading import load_encoder, share_cores
 from flagtriton_server.memory import keep_freed_memory
+from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
+from flagtriton_server.rejection import RequestError
 from flagtriton_server.settings import EncoderSettings, instance_count, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
@@ -26,7 +31,10 @@ __all__ = ["TritonPythonModel"]
 @dataclass(frozen=True)
 class _EncodeRequest:
     input_ids: NDArray[np.int32]  # [B, T]
-    options: EmbedOptions  # the defaults where another step pools, which then reads them
+    options: EmbedOptions  # the defaults where this step needs none
+
+
+_Answer: TypeAlias = "dict[Tensor, NDArray[Any]] | RequestError"
 
 
 class TritonPythonModel:
@@ -40,12 +48,12 @@ class TritonPythonModel:
         """
         self._settings = read_settings(EncoderSettings, args["model_config"])
         self._pool = _reduction(self._settings)
-        device = instance_device(args)
+        devices = instance_devices(args, self._settings.shard)
         threads = share_cores(instance_count(args["model_config"]))
-        self._encoder = load_encoder(self._settings, device)
+        self._encoder = load_encoder(self._settings, *devices)
         keep_freed_memory()  # not before: what loading frees would be kept, too, which is half of the weights' size
         triton_io.log_info(
-            f"{self._settings.checkpoint} on {device} in {self._encoder.precision.name}, "
+            f"{self._settings.checkpoint} on {', '.join(map(str, devices))} in {self._encoder.precision.name}, "
             f"{'packed' if self._encoder.packed else 'padded'}, "
             f"{threads} threads, {self._settings.token_budget} tokens a pass"
         )
@@ -57,17 +65,37 @@ class TritonPythonModel:
     def _read(self, request: PbRequest) -> _EncodeRequest:
         input_ids = triton_io.array(request, INPUT_IDS)
         check_token_ids(input_ids, self._encoder.vocab_size, self._settings.max_length)
-        pools = self._settings.pooling_method is not None
-        return _EncodeRequest(input_ids, triton_io.embed_options(request) if pools else EmbedOptions())
+        reads_options = self._settings.pooling_method is not None or self._settings.pseudo_moe
+        return _EncodeRequest(input_ids, triton_io.embed_options(request) if reads_options else EmbedOptions())
 
-    def _run(self, work: list[_EncodeRequest]) -> list[dict[Tensor, NDArray[Any]]]:
+    def _run(self, work: list[_EncodeRequest]) -> list[_Answer]:
+        answers: dict[int, _Answer] = {}
+        for domain in dict.fromkeys(item.options.domain for item in work):
+            places = [place for place, item in enumerate(work) if item.options.domain == domain]
+            answers.update(zip(places, self._in_domain(domain, [work[place] for place in places]), strict=True))
+        return [answers[place] for place in range(len(work))]
+
+    def _in_domain(self, domain: str | None, work: list[_EncodeRequest]) -> Sequence[_Answer]:
+        if domain is None:
+            return self._answers(self._encoder, work)
+        try:
+            with in_domain(self._encoder, domain) as encoder:
+                return self._answers(encoder, work)
+        except (KeyError, ValueError) as error:
+            return [RequestError(f"option 'domain' is {domain!r}, which this model refuses: {error!r}")] * len(work)
+
+    def _answers(self, encoder: LoadedEncoder, work: list[_EncodeRequest]) -> list[dict[Tensor, NDArray[Any]]]:
         requests, budget = [item.input_ids for item in work], self._settings.token_budget
         if self._pool is None:
-            return [{HIDDEN_STATES: to_bytes(states)} for states in encode(self._encoder, requests, budget)]
-        vectors = encode_pooled(self._encoder, requests, budget, self._pool)
+            return [{HIDDEN_STATES: to_bytes(states)} for states in encode(encoder, requests, budget)]
+        vectors = encode_pooled(encoder, requests, budget, self._pool)
         if self._settings.pooling_method is None:
             return [{HIDDEN_STATES: to_bytes(rows.unsqueeze(1))} for rows in vectors]
-        return [{DENSE_VECS: to_embedding(v, item.options)} for v, item in zip(vectors, work, strict=True)]
+        pseudo_moe = self._settings.pseudo_moe
+        return [
+            {DENSE_VECS: to_embedding(rows, item.options, pseudo_moe=pseudo_moe)}
+            for rows, item in zip(vectors, work, strict=True)
+        ]
 
 
 def _reduction(settings: EncoderSettings) -> Pooling | None:

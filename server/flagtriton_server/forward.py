@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ class LoadedEncoder:
         pad_has_position: whether a padding id inside a text counts as a position; in RoBERTa's family it does not,
             and positions begin behind the padding id.
         shared_within: texts of up to so many tokens may share a prefix; 0 where the model does not allow it.
+        arguments: further ones of the module's, for every forward pass.
     """
 
     module: Any
@@ -57,6 +59,7 @@ class LoadedEncoder:
     packed: bool = False
     pad_has_position: bool = True
     shared_within: int = 0
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 def forward(
@@ -97,8 +100,9 @@ def _forward_packed(
         input_ids=_to_device(ids, encoder.device),
         position_ids=_to_device(filled_positions, encoder.device),
         packed=texts,
+        **encoder.arguments,
     ).last_hidden_state  # [1, N, D]
-    return states[0, :n]
+    return states[0, :n].to(encoder.device)  # of a module spread over several, the last has them
 
 
 def _forward_padded(encoder: LoadedEncoder, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
@@ -109,7 +113,7 @@ def _forward_padded(encoder: LoadedEncoder, input_ids: NDArray[np.int64], length
     ids.reshape(-1)[places] = input_ids
     mask.reshape(-1)[places] = 1
     states = encoder.module(
-        input_ids=_to_device(ids, encoder.device), attention_mask=_to_device(mask, encoder.device)
+        input_ids=_to_device(ids, encoder.device), attention_mask=_to_device(mask, encoder.device), **encoder.arguments
     ).last_hidden_state  # [M, T, D]
     return states.flatten(0, 1)[_to_device(places, encoder.device)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from flagtriton_server.blocks import fuse_bert_layers
 from flagtriton_server.forward import LoadedEncoder, Precision
 from flagtriton_server.packing import packed_lengths
 from flagtriton_server.path_trial import agree, trial_answers
+from flagtriton_server.placement import check_fit, loading_arguments, weights_bytes
 from flagtriton_server.positions import counts_positions_behind_padding, position_capacity
 from flagtriton_server.settings import EncoderSettings, attention_path
 from flagtriton_server.sharing import LEAST_SHARED
@@ -24,7 +25,7 @@ from flagtriton_server.sharing import LEAST_SHARED
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["choose_precision", "encoder_precision", "instance_device", "load_encoder", "share_cores"]
+__all__ = ["choose_precision", "encoder_precision", "load_encoder", "share_cores"]
 
 _MOST_KERNEL_TOKENS = 1_024
 """Batches longer than this take so long by themselves that their kernels can be built when they first come."""
@@ -55,22 +56,20 @@ def encoder_precision(precision: str, device: str) -> Precision:
     return choose_precision(precision, torch.device("cuda" if device == "gpu" else "cpu"))
 
 
-def instance_device(args: Mapping[str, str]) -> torch.device:
-    """Return where this instance computes, by what Triton hands to `initialize`."""
-    on_gpu = args["model_instance_kind"] == "GPU"
-    return torch.device("cuda", int(args["model_instance_device_id"])) if on_gpu else torch.device("cpu")
-
-
 @torch.inference_mode()
-def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncoder:
+def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEncoder:
     """Return the checkpoint's encoder, without a head.
 
     Texts go through it end to end where its architecture allows and a trial agrees with each text by itself.
 
+    Args:
+        settings: the deployment's.
+        devices: one, or several that the weights are spread over; inputs and answers are on the first.
+
     Raises:
         OSError: the checkpoint is not there or lacks a file.
-        ValueError: its configuration is missing or of no known architecture, it lacks weights, or has fewer
-            positions than the deployment's `max_length`.
+        ValueError: its configuration is missing or of no known architecture, it lacks weights, they do not fit the
+            devices, or it has fewer positions than the deployment's `max_length`.
     """
     from transformers import AutoConfig
 
@@ -78,9 +77,11 @@ def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncod
     config = AutoConfig.from_pretrained(settings.checkpoint, **source)
     config.use_cache = False  # a decoder would keep keys and values for tokens that never come
     _check_positions(settings, config.to_dict())
+    device = devices[0]
     precision = choose_precision(settings.precision, device)
+    _check_fit(settings, config, precision, devices)
     padded = LoadedEncoder(
-        _load_module(settings, config, precision, device),
+        _load_module(settings, config, precision, devices),
         device,
         precision,
         config.vocab_size,
@@ -102,7 +103,7 @@ def load_encoder(settings: EncoderSettings, device: torch.device) -> LoadedEncod
             )
         return packed
     _LOG.warning("%s: packed answers differ from padded ones, so texts are padded", settings.checkpoint)
-    return replace(padded, module=_load_module(settings, config, precision, device))
+    return replace(padded, module=_load_module(settings, config, precision, devices))
 
 
 def _sharing(
@@ -120,8 +121,20 @@ def _sharing(
     return packed
 
 
+def _check_fit(
+    settings: EncoderSettings, config: PretrainedConfig, precision: Precision, devices: Sequence[torch.device]
+) -> None:
+    from transformers import AutoModel
+
+    if settings.trust_remote_code:
+        return  # code that comes with a checkpoint may not be made without its weights
+    with torch.device("meta"):
+        module = AutoModel.from_config(config)
+    check_fit(settings.checkpoint, weights_bytes(module, precision.computed), precision.name, devices)
+
+
 def _load_module(
-    settings: EncoderSettings, config: PretrainedConfig, precision: Precision, device: torch.device
+    settings: EncoderSettings, config: PretrainedConfig, precision: Precision, devices: Sequence[torch.device]
 ) -> torch.nn.Module:
     from transformers import AutoModel
 
@@ -132,13 +145,14 @@ def _load_module(
         output_loading_info=True,
         revision=settings.revision or "main",
         trust_remote_code=settings.trust_remote_code,
+        **loading_arguments(devices),
     )
     _check_weights(settings.checkpoint, report["missing_keys"])
     if settings.peft is not None:
         module = merge_adapter(module, settings.peft)
     if not settings.trust_remote_code and getattr(module, "pooler", None) is not None:
         module.pooler = None  # BERT's tanh layer over CLS, which no embedder reads
-    return module.to(device=device, dtype=precision.computed).eval()
+    return (module if len(devices) > 1 else module.to(device=devices[0], dtype=precision.computed)).eval()
 
 
 def share_cores(instances: int) -> int:

@@ -40,6 +40,7 @@ class TritonPythonModel:
         """
         settings = read_settings(PoolerSettings, args["model_config"])
         self._pool = pooling_named(settings.pooling_method)
+        self._pseudo_moe = settings.pseudo_moe
         self._one_row = settings.rows != "all"
         self._dtype = encoder_precision(settings.precision, settings.device).computed
         torch.set_num_threads(1)  # a few sums: threads would only take the encoder's cores
@@ -60,4 +61,5 @@ class TritonPythonModel:
         return [{DENSE_VECS: self._embeddings(item)} for item in work]
 
     def _embeddings(self, work: _PoolRequest) -> NDArray[np.float32]:
-        return to_embedding(self._pool(work.states, torch.from_numpy(work.lengths)), work.options)
+        vectors = self._pool(work.states, torch.from_numpy(work.lengths))
+        return to_embedding(vectors, work.options, pseudo_moe=self._pseudo_moe)

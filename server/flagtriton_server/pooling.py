@@ -29,6 +29,9 @@ __all__ = [
     "to_embedding",
 ]
 
+_BEYOND = 1e4
+"""What FlagEmbedding's pseudo-MoE class puts in place of an infinity."""
+
 Pooling: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Takes states `[N, D]` and lengths `[B]`; returns `[B, D]`, zero for a text without tokens."""
 
@@ -50,21 +53,25 @@ def mean_pool(states: Tensor, lengths: Tensor) -> Tensor:
     return sums.index_add_(0, texts, states.float()) / lengths.clamp(min=1).unsqueeze(-1)
 
 
-def finished(vectors: Tensor, options: EmbedOptions) -> Tensor:
+def finished(vectors: Tensor, options: EmbedOptions, *, pseudo_moe: bool = False) -> Tensor:
     """Return vectors as a request wants them, `[B, D']` float32, where they are.
 
     Args:
         vectors: `[B, D]`.
         options: `truncate_dim` keeps the first so many components (None, or D and more, keeps all); `normalize` then
             divides by the L2 norm, but by no less than 1e-12.
+        pseudo_moe: in between, nan becomes 0 and an infinity ±10,000, as that dtype has it.
     """
-    kept = vectors[:, : options.truncate_dim].float()
+    kept = vectors[:, : options.truncate_dim]
+    if pseudo_moe:
+        kept = kept.nan_to_num(nan=0.0, posinf=_BEYOND, neginf=-_BEYOND)
+    kept = kept.float()
     return functional.normalize(kept, p=2, dim=-1) if options.normalize else kept
 
 
-def to_embedding(vectors: Tensor, options: EmbedOptions) -> NDArray[np.float32]:
+def to_embedding(vectors: Tensor, options: EmbedOptions, *, pseudo_moe: bool = False) -> NDArray[np.float32]:
     """Return `finished` vectors as an array."""
-    wanted: NDArray[np.float32] = finished(vectors, options).cpu().numpy()
+    wanted: NDArray[np.float32] = finished(vectors, options, pseudo_moe=pseudo_moe).cpu().numpy()
     return wanted
 
 

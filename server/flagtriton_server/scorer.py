@@ -25,9 +25,10 @@ from flagtriton_server import triton_io
 from flagtriton_server.heads import load_colbert_head, load_sparse_head
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.lexical import lexical_weights, token_weights
-from flagtriton_server.loading import encoder_precision, instance_device
+from flagtriton_server.loading import encoder_precision
 from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors
 from flagtriton_server.packing import token_counts
+from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import pooling_named, to_embedding
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.scoring import EncodedSide, five_scores
@@ -64,7 +65,7 @@ class TritonPythonModel:
             ValueError: the checkpoint lacks one, or there is no such pooling.
         """
         settings = read_settings(ScorerSettings, args["model_config"])
-        precision, device = encoder_precision(settings.precision, settings.device), instance_device(args)
+        precision, device = encoder_precision(settings.precision, settings.device), instance_devices(args)[0]
         self._dtype = precision.computed
         self._pool = pooling_named(settings.pooling_method)
         self._sparse_head = load_sparse_head(settings, precision, device)

@@ -69,6 +69,8 @@ class EncoderSettings:
         rows: which hidden states of a text leave the encoder: `all`, `first` or `last`.
         pooling_method: pool here and send embeddings rather than hidden states; None leaves that to the pooler.
         peft: an adapter, local folder or hub name, that is merged into the checkpoint's weights.
+        shard: numbers of the GPUs that one instance is spread over, e.g. `0,1`; None is the instance's own device.
+        pseudo_moe: requests may choose a domain of the model's; and as for the pooler, where texts are pooled here.
     """
 
     checkpoint: str
@@ -80,6 +82,8 @@ class EncoderSettings:
     revision: str | None = None
     trust_remote_code: bool = False
     peft: str | None = None
+    shard: str | None = None
+    pseudo_moe: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,14 @@ class PoolerSettings:
         precision: the encoder's, which tells the dtype of the hidden states that come.
         device: where the encoder runs, `cpu` or `gpu`; `auto` means something else on each.
         rows: which hidden states of a text leave the encoder: `all`, `first` or `last`.
-        replace_non_finite: send 0 for nan and ±10,000 for infinities.
+        pseudo_moe: send 0 for nan and ±10,000 for infinities.
     """
 
     pooling_method: str
     precision: str = "auto"
     device: str = "cpu"
     rows: str = "all"
-    replace_non_finite: bool = False
+    pseudo_moe: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from flagtriton_server import triton_io
 from flagtriton_server.heads import load_sparse_head
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.lexical import lexical_weights, token_weights
-from flagtriton_server.loading import encoder_precision, instance_device
+from flagtriton_server.loading import encoder_precision
 from flagtriton_server.packing import token_counts
+from flagtriton_server.placement import instance_devices
 from flagtriton_server.settings import HeadSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
@@ -42,7 +43,7 @@ class TritonPythonModel:
         settings = read_settings(HeadSettings, args["model_config"])
         precision = encoder_precision(settings.precision, settings.device)
         self._dtype = precision.computed
-        self._head = load_sparse_head(settings, precision, instance_device(args))
+        self._head = load_sparse_head(settings, precision, instance_devices(args)[0])
         torch.set_num_threads(1)  # one product a token: threads would only take the encoder's cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:

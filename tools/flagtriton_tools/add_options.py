@@ -20,6 +20,7 @@ class AddOptions:
     pooling_method: str | None = None
     device: str = "cpu"
     instances: int = 1
+    shard: bool = False
     precision: str = "auto"
     max_length: int | None = None
     max_batch_size: int = 256

@@ -91,7 +91,8 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
         pooling_method=_pooling(facts, options, model_class),
         max_length=options.max_length or most or DEFAULT_MAX_LENGTH,
         precision=options.precision,
-        device=str(Device.parse(options.device, options.instances)),
+        device=_device(options),
+        shard=options.shard,
         attention=attention_path(facts.model_type, trust_remote_code) if facts.model_type else None,
         hidden_size=facts.hidden_size,
         revision=options.revision,
@@ -119,6 +120,16 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
         served = ", ".join(f"{task} {model_class}" for task, model_class in _BUILDERS)
         raise ToolError(f"{facts.source} is {deployment.task} {deployment.model_class}; this version serves {served}")
     return builder(name, deployment, options)
+
+
+def _device(options: AddOptions) -> str:
+    device = Device.parse(options.device, options.instances)
+    if options.shard and (len(set(device.gpus)) < 2 or device.count != 1):
+        raise ToolError(
+            f"--shard spreads one instance over several GPUs, but --device is {options.device} and --instances "
+            f"{options.instances}; say for example --shard --device gpu:0,1"
+        )
+    return str(device)
 
 
 def _pooling(facts: CheckpointFacts, options: AddOptions, model_class: str) -> str:

@@ -60,6 +60,7 @@ def cli() -> None:
 @click.option("--pooling", "pooling_method", type=click.Choice(["cls", "mean", "last_token"]))
 @click.option("--device", default="cpu", show_default=True, help="cpu, or GPUs by number: gpu:0,1")
 @click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="On the CPU, or on each GPU.")
+@click.option("--shard", is_flag=True, help="One instance over all GPUs of --device, for models too big for one.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]), default="auto", show_default=True)
 @click.option("--max-length", type=click.IntRange(2), help="Tokens of a text.  [default: all the checkpoint has]")
 @click.option("--max-batch-size", type=click.IntRange(1), default=256, show_default=True, help="Texts of a request.")
@@ -94,6 +95,8 @@ def add(checkpoint: str, repository: Path, force: bool, **chosen: Any) -> None:
     flagtriton add BAAI/bge-large-en-v1.5 --repository repo --device gpu:0,1 --instances 2
     flagtriton add intfloat/e5-base-v2 --repository repo --query-instruction 'query: '
     flagtriton add BAAI/bge-m3 --repository repo --max-length 8192 --colbert-dtype fp16
+    flagtriton add BAAI/bge-en-icl --repository repo --device gpu:0,1 --shard
+    flagtriton add Qwen/Qwen3-Embedding-0.6B --repository repo --peft ./my-lora
     """
     facts = inspect_checkpoint(checkpoint)
     options = AddOptions(**chosen)
@@ -139,7 +142,7 @@ def list_deployments(repository: Path, as_json: bool) -> None:
             served.pooling_method,
             str(served.max_length),
             served.precision,
-            served.device,
+            f"{served.device}{' sharded' if served.shard else ''}",
             served.attention or "at load",
             served.checkpoint,
         )

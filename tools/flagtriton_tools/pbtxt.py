@@ -32,10 +32,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Device:
-    """Where a step's instances run: `count` on the processor, or `count` on each of `gpus`."""
+    """Where a step's instances run: `count` on the processor, `count` on each of `gpus`, or one over all of them."""
 
     gpus: tuple[int, ...] = ()
     count: int = 1
+    shard: bool = False
 
     @classmethod
     def parse(cls, text: str, count: int) -> Device:
@@ -102,8 +103,11 @@ def step_config(
         added.optional = inputs_are_optional
     for tensor in outputs:
         config.output.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims)
-    kind = ModelInstanceGroup.KIND_GPU if device.gpus else ModelInstanceGroup.KIND_CPU
-    config.instance_group.add(count=device.count, kind=kind, gpus=device.gpus)
+    if device.shard:  # the model itself places its weights
+        config.instance_group.add(count=1, kind=ModelInstanceGroup.KIND_MODEL)
+    else:
+        kind = ModelInstanceGroup.KIND_GPU if device.gpus else ModelInstanceGroup.KIND_CPU
+        config.instance_group.add(count=device.count, kind=kind, gpus=device.gpus)
     config.dynamic_batching.SetInParent()
     if queue_policy is not None:
         policy = config.dynamic_batching.default_queue_policy

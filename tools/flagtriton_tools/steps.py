@@ -93,7 +93,7 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
 
 def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
     """Return the step that runs the checkpoint; `rows` of a text's hidden states leave it."""
-    device = Device.parse(options.device, options.instances)
+    device = replace(Device.parse(options.device, options.instances), shard=options.shard)
     settings = EncoderSettings(
         checkpoint=served.checkpoint,
         max_length=served.max_length,
@@ -104,6 +104,8 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         revision=served.revision,
         trust_remote_code=served.trust_remote_code,
         peft=served.peft,
+        shard=",".join(map(str, device.gpus)) if options.shard else None,
+        pseudo_moe=_is_pseudo_moe(served),
     )
     config = step_config(
         inputs=[INPUT_IDS],
@@ -123,7 +125,7 @@ def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str
         _precision(served),
         _encoder_device(served),
         rows,
-        replace_non_finite=served.model_class == EmbedderModelClass.DECODER_ONLY_PSEUDO_MOE.value,
+        pseudo_moe=_is_pseudo_moe(served),
     )
     return _behind_encoder(name, "pooler", [HIDDEN_STATES, INPUT_IDS], [DENSE_VECS], settings, options, Device())
 
@@ -186,6 +188,10 @@ def _precision(served: Deployment) -> str:
     """Return what the steps are told: on a GPU `auto` is bf16 for decoders, whose values may pass what fp16 holds."""
     decoder_on_gpu = served.model_class.startswith("decoder-only") and _encoder_device(served) == "gpu"
     return "bf16" if served.precision == "auto" and decoder_on_gpu else served.precision
+
+
+def _is_pseudo_moe(served: Deployment) -> bool:
+    return served.model_class == EmbedderModelClass.DECODER_ONLY_PSEUDO_MOE.value
 
 
 def _encoder_device(served: Deployment) -> str:

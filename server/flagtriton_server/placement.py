@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where an instance's weights go, and whether they fit there, before any of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["check_fit", "instance_devices", "loading_arguments", "weights_bytes"]
+
+_CGROUP = Path("/sys/fs/cgroup")
+_GIB = 2**30
+
+
+def instance_devices(args: Mapping[str, str], shard: str | None = None) -> list[torch.device]:
+    """Return where this instance computes, its inputs on the first; by what Triton hands to `initialize`.
+
+    Args:
+        args: with the kind and the device of the instance.
+        shard: numbers of the GPUs that one instance is spread over, e.g. `0,1`; None is one device.
+    """
+    if shard is not None:
+        return [torch.device("cuda", int(number)) for number in shard.split(",")]
+    if args["model_instance_kind"] == "GPU":
+        return [torch.device("cuda", int(args["model_instance_device_id"]))]
+    return [torch.device("cpu")]
+
+
+def loading_arguments(devices: Sequence[torch.device]) -> dict[str, Any]:
+    """Return what tells transformers to read weights straight onto the devices, one tensor after another.
+
+    On a processor nothing needs telling: weights in the wanted dtype stay mapped from their file, which instances then
+    share.
+    """
+    if devices[0].type == "cpu":
+        return {}
+    if len(devices) == 1:
+        return {"device_map": {"": devices[0]}}
+    return {"device_map": "balanced", "max_memory": {device.index: _free_bytes(device) for device in devices}}
+
+
+def weights_bytes(module: torch.nn.Module, dtype: torch.dtype) -> int:
+    """Return how much memory a module's parameters and buffers take, its floating-point ones in a dtype.
+
+    Args:
+        module: may be on the `meta` device, where it takes none.
+        dtype: what the weights are computed in.
+    """
+    return sum(
+        tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.element_size())
+        for tensor in _distinct([*module.parameters(), *module.buffers()])
+    )
+
+
+def check_fit(checkpoint: str, needed: int, precision: str, devices: Sequence[torch.device]) -> None:
+    """Raise where a checkpoint's weights are greater than the free memory.
+
+    Args:
+        checkpoint: for the message.
+        needed: bytes of the weights.
+        precision: for the message.
+        devices: what they are to be spread over.
+
+    Raises:
+        ValueError: says how much is needed and free, and what to do.
+    """
+    free = sum(_free_bytes(device) for device in devices)
+    if needed <= free:
+        return
+    advice = ["fewer --instances"]
+    if precision == "fp32" or devices[0].type == "cpu":
+        advice.insert(0, "--precision bf16")
+    if devices[0].type == "cuda":
+        advice.append("--shard and more GPUs in --device")
+    raise ValueError(
+        f"{checkpoint} does not fit: its weights are {needed / _GIB:.1f} GiB in {precision}, and "
+        f"{', '.join(map(str, devices))} has {free / _GIB:.1f} GiB free; add it again with {', or '.join(advice)}"
+    )
+
+
+def _distinct(tensors: Sequence[torch.Tensor]) -> Iterator[torch.Tensor]:
+    return iter({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    with open("/proc/meminfo", encoding="utf-8") as meminfo:  # noqa: PTH123 - a device file, read once
+        (available,) = (int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:"))
+    return min(available, _left_to_container(available))
+
+
+def _left_to_container(unlimited: int) -> int:
+    """Return what a container's limit leaves; files that are cached count as free, as they give way."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+        fields = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        cached = int(fields["inactive_file"]) + int(fields["active_file"])
+    except (OSError, ValueError, KeyError):
+        return unlimited  # no control group of the second version
+    return unlimited if limit == "max" else max(0, int(limit) - used + cached)
