@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,13 @@ _DECODERS: dict[str, dict[str, Any]] = {
 
 
 def make_decoder(
-    folder: Path, family: str, *, template: str = "<s> $A </s>", padding_side: str = "left", positions: int = 512
+    folder: Path,
+    family: str,
+    *,
+    template: str = "<s> $A </s>",
+    padding_side: str = "left",
+    positions: int = 512,
+    added: Sequence[str] = (),
 ) -> Path:
     """Write a decoder's checkpoint with a byte-level BPE tokenizer; return its folder.
 
@@ -124,6 +131,7 @@ def make_decoder(
         template: which special tokens the tokenizer puts around a text.
         padding_side: what the tokenizer says of itself.
         positions: tokens of the longest text.
+        added: further special tokens, whose ids stand behind all others, as bge-en-icl's `<instruct>` does.
     """
     from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 
@@ -137,6 +145,7 @@ def make_decoder(
     tokenizer.post_processor = processors.TemplateProcessing(
         single=template, special_tokens=[(token, tokenizer.token_to_id(token)) for token in special]
     )
+    tokenizer.add_special_tokens(list(added))
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=positions,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One real server for the whole run: nine deployments: BERT, XLM-RoBERTa, BGE-M3, a decoder."""
+"""One real server for the whole run: eleven deployments: BERT, XLM-RoBERTa, BGE-M3, decoders."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ from flagtriton_tools.repository import add_models
 from flagtriton_tools.server_process import RunningServer
 from flagtriton_tools.serving import ServeOptions, free_ports
 from tests.checkpoints import cuts_left, make_bert, make_decoder, make_m3, make_xlm_roberta
+from tests.domain_model import make_domain_model
+
+ICL_TOKENS = ("<instruct>", "<query>", "<response>")
+DOMAINS = {
+    "task": "embed",
+    "model_class": "decoder-only-pseudo_moe",
+    "trust_remote_code": True,
+    "pool_in_encoder": True,
+}
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -77,6 +86,8 @@ def served(
         "all-MiniLM-L6-v2": (minilm, {}),
         "minilm-auto": (minilm, {"precision": "auto"}),
         "mistral": (make_decoder(folder / "mistral", "mistral"), {}),
+        "icl": (make_decoder(folder / "icl", "llama", added=ICL_TOKENS), {"model_class": "decoder-only-icl"}),
+        "domains": (make_domain_model(folder / "domains"), DOMAINS),
         "m3": (m3, {}),
         "m3-narrow": (narrow, {"pooling_method": "mean", "colbert_dim": 16, "colbert_dtype": "fp16"}),
     }

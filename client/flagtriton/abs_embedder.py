@@ -61,7 +61,7 @@ class AbsEmbedder(ServedObject):
 
     DEFAULT_POOLING_METHOD: ClassVar[str]
     MODEL_CLASSES: ClassVar[tuple[str, ...]]
-    WISHES_BF16: ClassVar[bool] = True  # `use_bf16=True` is the caller's word, not the class's default
+    BF16_BY_DEFAULT: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -202,7 +202,8 @@ class AbsEmbedder(ServedObject):
             self.served.name,
             self.served.deployment,
             use_fp16=self.use_fp16,
-            use_bf16=self.use_bf16 and self.WISHES_BF16,
+            use_bf16=self.use_bf16,
+            bf16_by_default=self.BF16_BY_DEFAULT,
             devices=devices,
             trust_remote_code=trust_remote_code,
             cache_dir=cache_dir,

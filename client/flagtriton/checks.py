@@ -12,7 +12,7 @@ from flagtriton.errors import DeploymentMismatchError, DeploymentWarning
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, Deployment
 from flagtriton.types import DeviceSpec
 
-__all__ = ["device_names", "refuse_mismatch", "served_devices", "warn_of_differences"]
+__all__ = ["device_names", "frames_to_caller", "refuse_mismatch", "served_devices", "warn_of_differences"]
 
 
 def device_names(devices: DeviceSpec) -> list[str]:
@@ -82,6 +82,7 @@ def warn_of_differences(
     *,
     use_fp16: bool,
     use_bf16: bool,
+    bf16_by_default: bool = False,
     devices: DeviceSpec,
     trust_remote_code: bool | None,
     cache_dir: str | None,
@@ -89,13 +90,13 @@ def warn_of_differences(
 ) -> None:
     """Warn once, naming both sides of every argument that the deployment settles otherwise.
 
-    `use_fp16=True`, FlagEmbedding's default, permits half precision and never differs.
+    What a class has as its default, `use_fp16=True` mostly, permits half precision and never differs.
     """
     served = served_devices(deployment)
     differences = []
     precision = deployment.precision
     shown = "auto (the server's log says which precision that is there)" if precision == "auto" else precision
-    if use_bf16 and precision != "bf16":
+    if use_bf16 and not bf16_by_default and precision != "bf16":
         differences.append(f"use_bf16=True, served in {shown}")
     if not use_bf16 and not use_fp16 and precision != "fp32":
         differences.append(f"use_fp16=False, served in {shown}")
@@ -108,10 +109,10 @@ def warn_of_differences(
     if ignored:
         differences.append(f"no such argument here, ignored: {', '.join(ignored)}")
     if differences:
-        warnings.warn(f"{name}: {'; '.join(differences)}", DeploymentWarning, stacklevel=_frames_to_caller())
+        warnings.warn(f"{name}: {'; '.join(differences)}", DeploymentWarning, stacklevel=frames_to_caller())
 
 
-def _frames_to_caller() -> int:
+def frames_to_caller() -> int:
     """Return the `stacklevel` that makes a warning point at the first line outside this package."""
     package = str(Path(__file__).parent)
     level, frame = 1, sys._getframe(1)

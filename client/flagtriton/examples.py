@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from flagtriton.instructions import check_fields
@@ -80,7 +80,7 @@ def check_examples(examples: Any, argument: str, *, strict: bool = False) -> lis
         TypeError: they are no list, or an example is no dict; it is named by its index.
         ValueError: a key means nothing, where `strict`.
     """
-    if isinstance(examples, (str, bytes, Mapping)) or not isinstance(examples, Iterable):
+    if isinstance(examples, (str, bytes)) or not isinstance(examples, Sequence):
         raise TypeError(f"{argument} is a {type(examples).__name__}; expected a list of dicts with {', '.join(_KEYS)}")
     unknown: set[str] = set()
     for index, example in enumerate(examples):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from flagtriton.calls import EncodeCall
+from flagtriton.checks import frames_to_caller
 from flagtriton.embedders import FlagLLMModel
 from flagtriton.errors import DeploymentWarning
 from flagtriton.examples import (
@@ -22,6 +23,7 @@ from flagtriton.examples import (
 from flagtriton.instructions import check_instruction_format
 from flagtriton.options import EmbedOptions
 from flagtriton.protocol import DEFAULT_MAX_LENGTH
+from flagtriton.texts import check_encodable
 from flagtriton.types import DeviceSpec, EmbedderModelClass, EmbeddingOutput
 
 __all__ = ["FlagICLModel"]
@@ -72,7 +74,7 @@ class FlagICLModel(FlagLLMModel):
         **kwargs: Any,
     ) -> None:
         self.suffix = suffix
-        self.examples_for_task = examples_for_task
+        self.examples_for_task = _checked(examples_for_task)
         self.examples_instruction_format = examples_instruction_format.replace("\\n", "\n")
         check_example_format(self.examples_instruction_format, "examples_instruction_format")
         self.query_pool = None
@@ -82,7 +84,7 @@ class FlagICLModel(FlagLLMModel):
             use_fp16=use_fp16,
             use_bf16=use_bf16,
             query_instruction_for_retrieval=query_instruction_for_retrieval,
-            query_instruction_format=query_instruction_format,
+            query_instruction_format=query_instruction_format.replace("\\n", "\n"),
             devices=devices,
             trust_remote_code=trust_remote_code,
             cache_dir=cache_dir,
@@ -93,11 +95,7 @@ class FlagICLModel(FlagLLMModel):
             truncate_dim=truncate_dim,
             **kwargs,
         )
-        try:
-            self.set_examples()
-        except TypeError:
-            self.close()
-            raise
+        self.prefix = self._prefix_of(examples_for_task)
 
     def set_examples(self, examples_for_task: Sequence[Example] | None = None) -> None:
         """Put other examples before the queries from now on.
@@ -108,20 +106,8 @@ class FlagICLModel(FlagLLMModel):
         Raises:
             TypeError: an example is no dict; it is named by its index.
         """
-        examples = self.examples_for_task if examples_for_task is None else examples_for_task
-        if examples is not None:
-            unknown = check_examples(examples, "examples_for_task")
-            if unknown:
-                warnings.warn(
-                    f"examples_for_task has the key {unknown[0]!r}, which has no effect; "
-                    "an example has instruct, query and response",
-                    DeploymentWarning,
-                    stacklevel=2,
-                )
-        instruction = self.query_instruction_for_retrieval
-        if instruction is None:
-            instruction = self.served.deployment.query_instruction
-        self.prefix = examples_prefix(examples, self.examples_instruction_format, instruction)
+        examples = _checked(examples_for_task)
+        self.prefix = self._prefix_of(self.examples_for_task if examples is None else examples)
 
     @staticmethod
     def get_detailed_example(instruction_format: str, instruction: str, query: str, response: str) -> str:
@@ -149,6 +135,8 @@ class FlagICLModel(FlagLLMModel):
     ) -> EncodeCall:
         # The server puts the instruction in place, as queries are cut with it, and cut before the suffix follows.
         instruction = self.query_instruction_for_retrieval
+        for what, text in {"the instruction": instruction, "prefix": self.prefix, "suffix": self.suffix}.items():
+            check_encodable(text or "", what)
         if instruction is not None:
             check_instruction_format(self.query_instruction_format, "query_instruction_format")
         options = EmbedOptions(
@@ -160,3 +148,22 @@ class FlagICLModel(FlagLLMModel):
             suffix=self.suffix,
         )
         return self._call(queries, "queries", options, ("{}{}", None), batch_size, extra)
+
+    def _prefix_of(self, examples: Sequence[Example] | None) -> str:
+        instruction = self.query_instruction_for_retrieval
+        if instruction is None:
+            instruction = self.served.deployment.query_instruction
+        return examples_prefix(examples, self.examples_instruction_format, instruction)
+
+
+def _checked(examples: Sequence[Example] | None) -> Sequence[Example] | None:
+    """Return examples as they are; warn of keys that have no effect."""
+    unknown = [] if examples is None else check_examples(examples, "examples_for_task")
+    if unknown:
+        warnings.warn(
+            f"examples_for_task has the key {unknown[0]!r}, which has no effect; "
+            "an example has instruct, query and response",
+            DeploymentWarning,
+            stacklevel=frames_to_caller(),
+        )
+    return examples

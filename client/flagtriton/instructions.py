@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from string import Formatter
 
 __all__ = ["apply_instruction", "check_fields", "check_instruction_format"]
 
@@ -39,7 +40,7 @@ def check_instruction_format(instruction_format: str, what: str = "the instructi
 
 
 def check_fields(text_format: str, fields: Sequence[str], what: str, needed: Sequence[str] | None = None) -> None:
-    """Raise where a format has other positional fields than these.
+    """Raise where a format has other fields than these, plain and positional.
 
     Args:
         text_format: for `str.format`.
@@ -48,14 +49,18 @@ def check_fields(text_format: str, fields: Sequence[str], what: str, needed: Seq
         needed: those that must not be left out; None is all of them.
 
     Raises:
-        ValueError: it does not parse, has more fields or named ones, or leaves one out.
+        ValueError: it does not parse, leaves a field out, or has another: one more, one with a name, a width, a
+            conversion or an attribute.
     """
     expected = f"expected {len(fields)} '{{}}': {', '.join(fields)}"
-    probes = {name: chr(0x2605 + index) for index, name in enumerate(fields)}
     try:
-        joined = text_format.format(*probes.values())
-    except (IndexError, KeyError, ValueError, AttributeError) as error:
+        filled = [part[1:] for part in Formatter().parse(text_format) if part[1] is not None]
+        if any(width or conversion or (name and not name.isdecimal()) for name, width, conversion in filled):
+            raise ValueError("plain ones only")
+        text_format.format(*fields)
+    except (IndexError, ValueError) as error:
         raise ValueError(f"{what} is {text_format!r}, which has other fields ({error}); {expected}") from error
-    for name in fields if needed is None else needed:
-        if probes[name] not in joined:
+    numbers = {int(name) if name else place for place, (name, _, _) in enumerate(filled)}
+    for number, name in enumerate(fields):
+        if number not in numbers and (needed is None or name in needed):
             raise ValueError(f"{what} is {text_format!r}, which leaves the {name} out; {expected}")

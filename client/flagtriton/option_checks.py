@@ -8,6 +8,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from flagtriton.texts import check_encodable
+
 __all__ = [
     "Check",
     "OptionError",
@@ -95,6 +97,10 @@ def a_boolean(name: str, value: object) -> None:
 
 
 def a_string(name: str, value: object) -> None:
-    """Check for a string."""
+    """Check for a string that has a UTF-8 form."""
     if not isinstance(value, str):
         raise OptionError(f"option {name!r} is {value!r}; expected a string")
+    try:
+        check_encodable(value, f"option {name!r}")
+    except ValueError as error:
+        raise OptionError(str(error)) from error

@@ -23,6 +23,7 @@ from flagtriton.option_checks import (
     one_of,
     tokens,
 )
+from flagtriton.texts import check_encodable
 
 __all__ = ["EmbedOptions", "OptionError", "OptionValue", "ScoreOptions", "check_weights"]
 
@@ -41,8 +42,10 @@ def _a_format(check_format: Callable[[str, str], None]) -> Check:
 def _examples(name: str, value: object) -> None:
     a_string(name, value)
     try:
-        check_examples(json.loads(str(value)), name, strict=True)
-    except (TypeError, ValueError) as error:
+        examples = json.loads(str(value))
+        check_examples(examples, name, strict=True)
+        check_encodable(json.dumps(examples, ensure_ascii=False), name)  # JSON may spell lone surrogates out
+    except (RecursionError, TypeError, ValueError) as error:
         raise OptionError(
             f"option {name!r} is no JSON list of objects with the keys instruct, query and response: {error}"
         ) from error

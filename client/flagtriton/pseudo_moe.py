@@ -27,7 +27,7 @@ class FlagPseudoMoEModel(FlagLLMModel):
     """
 
     MODEL_CLASSES: ClassVar[tuple[str, ...]] = (EmbedderModelClass.DECODER_ONLY_PSEUDO_MOE.value,)
-    WISHES_BF16: ClassVar[bool] = False  # bf16 is the default here, so it is no wish of the caller's
+    BF16_BY_DEFAULT: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -182,6 +182,12 @@ def test_encodes_instruction_needs_no_format() -> None:
     assert texts_of(fake.requests[0]) == ["i t"]
 
 
+def test_a_format_that_leaves_the_text_out_is_refused_once_there_is_an_instruction() -> None:
+    with pytest.raises(ValueError, match=r"the instruction format is '\{\}', which leaves the text out"):
+        sent_text("encode_queries", query_instruction_for_retrieval="q: ", query_instruction_format="{}")
+    assert sent_text("encode_queries", query_instruction_format="{}") == "t"
+
+
 def test_every_text_of_a_list_gets_the_instruction() -> None:
     fake = fake_server()
     embedder(fake, query_instruction_for_retrieval="q: ").encode_queries(["aa", "b"])

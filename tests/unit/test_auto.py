@@ -9,18 +9,29 @@ from typing import Any
 import pytest
 
 from flagtriton import (
+    AbsEmbedder,
     BGEM3FlagModel,
     DeploymentMismatchError,
     EmbedderModelClass,
     FlagAutoModel,
+    FlagICLModel,
     FlagLLMModel,
     FlagModel,
+    FlagPseudoMoEModel,
     ModelNotServedError,
 )
 from flagtriton.transport.fake import FakeTransport
 from tests.unit.fakes import NAME, answer_with_bytes, fake_m3, fake_server, model_config, texts_of
 
 E5_INSTRUCT = "multilingual-e5-large-instruct"
+
+CLASSES: dict[str, type[AbsEmbedder]] = {
+    "encoder-only-base": FlagModel,
+    "encoder-only-m3": BGEM3FlagModel,
+    "decoder-only-base": FlagLLMModel,
+    "decoder-only-icl": FlagICLModel,
+    "decoder-only-pseudo_moe": FlagPseudoMoEModel,
+}
 
 
 def serving(*names: str, **changes: Any) -> FakeTransport:
@@ -104,10 +115,48 @@ def test_an_unknown_name_that_is_not_served_is_an_error() -> None:
         FlagAutoModel.from_finetuned("mine", transport=fake_server())
 
 
-@pytest.mark.parametrize("model_class", ["encoder-only-base", EmbedderModelClass.ENCODER_ONLY_BASE])
-def test_a_class_can_be_given_by_value_or_member(model_class: Any) -> None:
-    model = FlagAutoModel.from_finetuned("mine", model_class=model_class, transport=serving("mine"))
-    assert isinstance(model, FlagModel)
+def test_an_unknown_name_that_is_not_served_is_caught_as_flagembeddings_error_is() -> None:
+    with pytest.raises(ValueError, match="'mine' is not served"):
+        FlagAutoModel.from_finetuned("org/mine", transport=fake_server())
+
+
+@pytest.mark.parametrize(("model_class", "expected"), CLASSES.items())
+@pytest.mark.parametrize("as_member", [False, True])
+def test_a_class_can_be_given_by_value_or_member(
+    model_class: str, expected: type[AbsEmbedder], as_member: bool
+) -> None:
+    fake = serving("mine", model_class=model_class, pooling_method=expected.DEFAULT_POOLING_METHOD)
+    given = EmbedderModelClass(model_class) if as_member else model_class
+    assert type(FlagAutoModel.from_finetuned("mine", model_class=given, transport=fake)) is expected
+
+
+@pytest.mark.parametrize(("model_class", "expected"), CLASSES.items())
+def test_a_given_class_goes_with_the_plain_format_rather_than_its_own(
+    model_class: str, expected: type[AbsEmbedder]
+) -> None:
+    fake = serving("mine", model_class=model_class, pooling_method=expected.DEFAULT_POOLING_METHOD)
+    model = FlagAutoModel.from_finetuned("mine", model_class=model_class, transport=fake)
+    assert model.query_instruction_format == "{}{}"
+
+
+def test_a_given_format_goes_before_the_plain_one_of_a_given_class() -> None:
+    fake = serving("mine", query_instruction_format="[{}] {}")
+    assert query_sent(fake, "mine", model_class="encoder-only-base", query_instruction_format="<{}> {}") == "<i> q"
+
+
+def test_a_model_that_learns_in_context_takes_arguments_of_its_own() -> None:
+    fake = serving("bge-en-icl", model_class="decoder-only-icl", pooling_method="last_token")
+    examples = [{"instruct": "i", "query": "a", "response": "b"}]
+    model = FlagAutoModel.from_finetuned("bge-en-icl", examples_for_task=examples, suffix="!", transport=fake)
+    assert isinstance(model, FlagICLModel)
+    assert (model.prefix, model.suffix) == ("<instruct>i\n<query>a\n<response>b\n\n", "!")
+
+
+def test_a_domain_reaches_its_class() -> None:
+    fake = serving("mine", model_class="decoder-only-pseudo_moe", pooling_method="last_token")
+    model = FlagAutoModel.from_finetuned("mine", domain_for_pseudo_moe="coding", transport=fake)
+    assert isinstance(model, FlagPseudoMoEModel)
+    assert model.domain_for_pseudo_moe == "coding"
 
 
 @pytest.mark.parametrize("model_class", ["nope", FlagModel])
@@ -116,22 +165,23 @@ def test_another_class_is_refused_as_in_flagembedding(model_class: Any) -> None:
         FlagAutoModel.from_finetuned(NAME, model_class=model_class, transport=fake_server())
 
 
-def test_a_class_that_this_version_lacks_is_named_beside_those_it_has() -> None:
-    with pytest.raises(
-        DeploymentMismatchError, match="no SDK class for decoder-only-icl yet; it has encoder-only-base"
-    ):
-        FlagAutoModel.from_finetuned("bge-en-icl", transport=serving("bge-en-icl"))
+def test_a_known_name_served_as_another_class_is_named_beside_its_own() -> None:
+    said = "bge-en-icl is served as embed encoder-only-base; this class expects embed decoder-only-icl"
+    with pytest.raises(DeploymentMismatchError, match=said):
+        FlagAutoModel.from_finetuned("bge-en-icl", transport=serving("bge-en-icl", pooling_method="last_token"))
 
 
-def test_an_unknown_name_takes_the_class_that_the_server_says() -> None:
-    fake = serving("mine", model_class="decoder-only-base", pooling_method="last_token")
-    assert type(FlagAutoModel.from_finetuned("mine", transport=fake)) is FlagLLMModel
+@pytest.mark.parametrize(("model_class", "expected"), CLASSES.items())
+def test_an_unknown_name_takes_the_class_that_the_server_says(model_class: str, expected: type[AbsEmbedder]) -> None:
+    fake = serving("mine", model_class=model_class, pooling_method=expected.DEFAULT_POOLING_METHOD)
+    assert type(FlagAutoModel.from_finetuned("mine", transport=fake)) is expected
 
 
 def test_a_class_that_this_version_lacks_is_a_mismatch() -> None:
-    fake = serving("mine", model_class="decoder-only-icl", pooling_method="last_token")
-    with pytest.raises(DeploymentMismatchError, match="mine is served as embed decoder-only-icl, for which"):
+    fake = serving("mine", model_class="decoder-only-new", pooling_method="last_token")
+    with pytest.raises(DeploymentMismatchError, match="mine is served as embed decoder-only-new, for which"):
         FlagAutoModel.from_finetuned("mine", transport=fake)
+    assert fake.closed
 
 
 def test_a_layerwise_reranker_of_an_unknown_name_is_a_mismatch() -> None:

@@ -188,7 +188,9 @@ HEAD: dict[str, Any] = {
     [
         (
             "tokenizer",
-            TokenizerSettings("maker/tiny", 512, revision="v2", trust_remote_code=True, send_unweighted_ids=True),
+            TokenizerSettings(
+                "maker/tiny", 512, "encoder-only-m3", "v2", trust_remote_code=True, send_unweighted_ids=True
+            ),
         ),
         ("encoder", EncoderSettings("maker/tiny", 512, 65536, "bf16", "all", None, "v2", True)),
         ("pooler", PoolerSettings("cls", "bf16", "gpu", "all")),

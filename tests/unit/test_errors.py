@@ -28,6 +28,10 @@ def test_each_error_is_also_its_built_in_one(kind: type[Exception], built_in: ty
     assert issubclass(kind, built_in)
 
 
+def test_a_model_that_is_not_served_is_the_value_error_of_flagembeddings_factory_too() -> None:
+    assert issubclass(errors.ModelNotServedError, ValueError)
+
+
 @pytest.mark.parametrize("kind", BUILT_IN)
 def test_each_error_is_caught_by_the_root(kind: type[Exception]) -> None:
     with pytest.raises(errors.FlagTritonError, match="what failed"):

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
 from typing import Any
 
 import pytest
 
-from flagtriton.options import EmbedOptions, OptionError, ScoreOptions, check_weights
+from flagtriton.options import EmbedOptions, OptionError
 
 
 def read(**parameters: Any) -> EmbedOptions:
     return EmbedOptions.from_parameters(parameters, min_length=2, max_length=512)
+
+
+def read_for(model_class: str | None, **parameters: Any) -> EmbedOptions:
+    return EmbedOptions.from_parameters(parameters, min_length=2, max_length=512, model_class=model_class)
 
 
 def test_default_options_send_nothing() -> None:
@@ -93,10 +97,24 @@ def test_an_instruction_needs_an_input_type() -> None:
         read(instruction="q: ")
 
 
-def test_an_unknown_option_is_named_beside_the_known_ones() -> None:
-    known = "input_type, instruction, max_length, normalize, truncate, truncate_dim"
-    with pytest.raises(OptionError, match=f"unknown option 'maxlength'; this model has {known}"):
-        read(maxlength=64)
+@pytest.mark.parametrize(
+    ("model_class", "of_its_own"),
+    [
+        ("encoder-only-base", []),
+        ("decoder-only-base", []),
+        ("decoder-only-icl", ["examples", "examples_instruction_format", "prefix", "suffix"]),
+        ("decoder-only-pseudo_moe", ["domain"]),
+        (None, ["domain", "examples", "examples_instruction_format", "prefix", "suffix"]),
+    ],
+)
+def test_an_unknown_option_is_named_beside_those_of_the_models_class(
+    model_class: str | None, of_its_own: list[str]
+) -> None:
+    of_all = ["input_type", "instruction", "instruction_format", "max_length", "normalize", "truncate", "truncate_dim"]
+    with pytest.raises(OptionError) as raised:
+        read_for(model_class, maxlength=64)
+    known = ", ".join(sorted([*of_all, *of_its_own]))
+    assert str(raised.value) == f"unknown option 'maxlength'; this model has {known}"
 
 
 @pytest.mark.parametrize(
@@ -111,124 +129,146 @@ def test_every_option_is_known_to_the_reader() -> None:
         "max_length": 2,
         "input_type": "query",
         "instruction": "",
+        "instruction_format": "{}{}",
         "normalize": True,
         "truncate_dim": 1,
         "truncate": "END",
+        "examples_instruction_format": "{}{}{}",
+        "prefix": "",
+        "suffix": "",
+        "domain": "",
     }
-    assert set(allowed) == {field.name for field in dataclasses.fields(EmbedOptions)}
+    assert {*allowed, "examples"} == {field.name for field in dataclasses.fields(EmbedOptions)}
     assert read(**allowed) == EmbedOptions(**allowed)
+
+
+def test_examples_travel_as_json_and_come_back_equal() -> None:
+    options = EmbedOptions(input_type="query", examples=({"instruct": "i", "query": "q"}, {"response": "\u4e16"}))
+    sent = options.to_parameters()
+    assert json.loads(str(sent["examples"])) == [{"instruct": "i", "query": "q"}, {"response": "\u4e16"}]
+    assert read(**sent) == options
+
+
+def test_an_empty_list_of_examples_is_not_the_lack_of_one() -> None:
+    assert EmbedOptions(examples=()).to_parameters() == {"examples": "[]"}
+    assert read(input_type="query", examples="[]").examples == ()
+
+
+def test_what_a_query_is_put_between_is_sent_and_read_back() -> None:
+    options = EmbedOptions(input_type="query", prefix="", suffix="", examples_instruction_format="{} {} {}")
+    assert options.to_parameters() == {
+        "input_type": "query",
+        "prefix": "",
+        "suffix": "",
+        "examples_instruction_format": "{} {} {}",
+    }
+    assert read_for("decoder-only-icl", **options.to_parameters()) == options
+
+
+def test_a_domain_is_sent_and_read_back() -> None:
+    options = EmbedOptions(domain="coding")
+    assert options.to_parameters() == {"domain": "coding"}
+    assert read_for("decoder-only-pseudo_moe", domain="coding") == options
+
+
+ONES_OWN = {
+    "decoder-only-icl": {
+        "examples": "[]",
+        "examples_instruction_format": "{}{}{}",
+        "prefix": "p",
+        "suffix": "s",
+    },
+    "decoder-only-pseudo_moe": {"domain": "d"},
+}
+
+
+@pytest.mark.parametrize("model_class", ["encoder-only-base", "encoder-only-m3", "decoder-only-base", *ONES_OWN])
+@pytest.mark.parametrize(
+    ("owner", "name", "value"), [(owner, *item) for owner, options in ONES_OWN.items() for item in options.items()]
+)
+def test_an_option_of_one_class_is_unknown_to_the_others(model_class: str, owner: str, name: str, value: str) -> None:
+    parameters = {"input_type": "query", name: value}
+    if model_class == owner:
+        assert read_for(model_class, **parameters).input_type == "query"
+    else:
+        with pytest.raises(OptionError, match=f"unknown option '{name}'"):
+            read_for(model_class, **parameters)
+
+
+@pytest.mark.parametrize("name", ["examples", "examples_instruction_format", "prefix", "suffix"])
+@pytest.mark.parametrize("beside", [{}, {"input_type": "passage"}])
+def test_what_belongs_to_queries_alone_is_refused_elsewhere(name: str, beside: dict[str, str]) -> None:
+    value = ONES_OWN["decoder-only-icl"][name]
+    with pytest.raises(OptionError, match=f"option '{name}' came without 'input_type' 'query'"):
+        read(**{name: value}, **beside)
+
+
+def test_examples_and_the_prefix_they_make_are_one_too_many() -> None:
+    with pytest.raises(OptionError, match="options 'examples' and 'prefix' came both"):
+        read(input_type="query", examples="[]", prefix="")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1, "option 'examples' is 1; expected a string"),
+        ("{", "option 'examples' is no JSON list of objects"),
+        ("{}", "option 'examples' is no JSON list of objects .*: examples is a dict; expected a list"),
+        ('"a"', "examples is a str; expected a list"),
+        ("3", "examples is a int; expected a list"),
+        ('[{}, "a"]', r"examples\[1\] is 'a' \(str\); expected a dict"),
+        ('[{"answer": "a"}]', "examples has the key 'answer'; an example has instruct, query, response"),
+    ],
+)
+def test_other_examples_are_refused_with_what_is_wrong(value: object, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        read(input_type="query", examples=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("instruction_format", 1, "option 'instruction_format' is 1; expected a string"),
+        ("instruction_format", "{}", "option 'instruction_format' is '{}', which leaves the text out; expected 2"),
+        ("instruction_format", "{}{}{}", "option 'instruction_format' is '{}{}{}', which has other fields"),
+        ("examples_instruction_format", "{}{}", "which leaves the response out; expected 3"),
+        ("examples_instruction_format", "{}{}{a}", "'examples_instruction_format' is .*, which has other fields"),
+        ("prefix", 1, "option 'prefix' is 1; expected a string"),
+        ("suffix", True, "option 'suffix' is True; expected a string"),
+        ("domain", 0, "option 'domain' is 0; expected a string"),
+    ],
+)
+def test_a_format_or_text_that_is_none_is_refused(name: str, value: object, said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        read(input_type="query", **{name: value})
+
+
+def test_an_instruction_format_replaces_the_deployments() -> None:
+    options = EmbedOptions(input_type="passage", instruction="i", instruction_format="<{}> {}")
+    assert read(**options.to_parameters()) == options
+
+
+def test_an_instruction_format_needs_an_input_type() -> None:
+    with pytest.raises(OptionError, match="'instruction_format' came without 'input_type'"):
+        read(instruction_format="{}{}")
 
 
 def test_an_option_error_is_a_value_error() -> None:
     assert issubclass(OptionError, ValueError)
 
 
-def read_score(**parameters: Any) -> ScoreOptions:
-    return ScoreOptions.from_parameters(parameters, min_length=2, max_length=512)
-
-
-def test_default_score_options_send_nothing() -> None:
-    assert ScoreOptions().to_parameters() == {}
-
-
-def test_whole_weights_of_1_are_the_default() -> None:
-    assert ScoreOptions(weights=(1, 1, 1)).to_parameters() == {}
-
-
-def test_weights_are_sent_as_one_string() -> None:
-    # a Triton parameter is a string, a whole number or a boolean
-    assert ScoreOptions(weights=(1.0, 0.3, 1e-05)).to_parameters() == {"weights": "1.0,0.3,1e-05"}
-
-
-def test_only_score_options_that_differ_are_sent() -> None:
-    options = ScoreOptions(query_max_length=8, normalize=False)
-    assert options.to_parameters() == {"query_max_length": 8, "normalize": False}
-
-
-def test_no_parameters_are_the_default_score_options() -> None:
-    assert read_score() == ScoreOptions()
-
-
-def test_score_options_that_are_sent_are_read_back_equal() -> None:
-    # 0.1 + 0.2 has seventeen digits, none of which may be lost
-    options = ScoreOptions(
-        query_max_length=8, passage_max_length=9, weights=(0.1 + 0.2, 0.0, 2.0), normalize=False, truncate="NONE"
-    )
-    assert read_score(**options.to_parameters()) == options
-
-
-def test_every_score_option_is_known_to_the_reader() -> None:
-    allowed: dict[str, Any] = {
-        "query_max_length": 2,
-        "passage_max_length": 512,
-        "weights": "1,1,1",
-        "normalize": True,
-        "truncate": "END",
-    }
-    assert set(allowed) == {field.name for field in dataclasses.fields(ScoreOptions)}
-    assert read_score(**allowed) == ScoreOptions(query_max_length=2, passage_max_length=512)
-
-
-@pytest.mark.parametrize("name", ["query_max_length", "passage_max_length"])
-@pytest.mark.parametrize("value", [1, 513, 64.0, "64", True])
-def test_another_length_of_either_side_is_refused_with_the_bounds(name: str, value: object) -> None:
-    with pytest.raises(OptionError, match=f"option '{name}' is {value!r}; expected a whole number from 2 to 512"):
-        read_score(**{name: value})
-
-
 @pytest.mark.parametrize(
-    ("name", "value", "expected"),
+    "parameters",
     [
-        ("normalize", 1, "expected true or false"),
-        ("truncate", "end", "expected one of 'END', 'NONE'"),
-        ("weights", 1, "expected a string"),
+        {"examples": "[" * 100_000},
+        {"examples": r'[{"query": "\ud800"}]'},
+        {"instruction": "\ud800"},
+        {"instruction_format": "{:>99999999999999}{}"},
+        {"instruction_format": "{0[x]}{1}"},
+        {"instruction_format": "{0.__class__}{1}"},
+        {"examples_instruction_format": "{:>5}{}{}"},
     ],
 )
-def test_another_value_of_a_score_option_is_refused(name: str, value: object, expected: str) -> None:
-    with pytest.raises(OptionError, match=f"option '{name}' is {value!r}; {expected}"):
-        read_score(**{name: value})
-
-
-def test_an_unknown_score_option_is_named_beside_the_known_ones() -> None:
-    known = "normalize, passage_max_length, query_max_length, truncate, weights"
-    with pytest.raises(OptionError, match=f"unknown option 'max_length'; this model has {known}"):
-        read_score(max_length=64)
-
-
-def test_triton_s_own_parameters_beside_score_options_are_passed_over() -> None:
-    assert read_score(sequence_id=1, truncate="NONE") == ScoreOptions(truncate="NONE")
-
-
-@pytest.mark.parametrize("text", ["1, 0.3 ,1", "1,.3,1.0", "1e0,3e-1,1"])
-def test_weights_may_be_written_as_numbers_are(text: str) -> None:
-    assert read_score(weights=text).weights == (1, 0.3, 1)
-
-
-@pytest.mark.parametrize("text", ["", "1", "1,2", "1,2,3,4", "1,2,x", "1;2;3", "0,0,0", "1,-1,1", "1,nan,1", "1,1,inf"])
-def test_other_weights_are_refused_with_a_way_to_write_them(text: str) -> None:
-    with pytest.raises(OptionError, match=rf"option 'weights' is '{text}'; .*; send them as '1,0\.3,1'"):
-        read_score(weights=text)
-
-
-@pytest.mark.parametrize("weights", [[1, 0, 0], (0, 0, 1), [0.5, 2, 3]])
-def test_three_numbers_of_which_one_is_more_than_0_are_weights(weights: list[float]) -> None:
-    checked = check_weights(weights)
-    assert checked == tuple(weights)
-    assert {type(weight) for weight in checked} == {float}
-
-
-@pytest.mark.parametrize(
-    "weights", [[], [1, 1], [1, 1, 1, 1], [0, 0, 0], [1, -0.1, 1], [1, math.inf, 1], [math.nan, 1, 1]]
-)
-def test_other_weights_are_shown_and_those_expected_named(weights: list[float]) -> None:
-    with pytest.raises(
-        ValueError, match="expected three finite numbers, for dense, sparse and ColBERT, none"
-    ) as raised:
-        check_weights(weights)
-    assert str(raised.value).startswith(f"weights are [{', '.join(map(str, weights))}];")
-
-
-@pytest.mark.parametrize("weights", [0.5, None, ["a", "b", "c"], [None, 1, 1]])
-def test_what_are_no_numbers_are_no_weights(weights: Any) -> None:
-    with pytest.raises(ValueError, match=r"^weights are .*; expected three finite numbers"):
-        check_weights(weights)
+def test_what_would_fail_the_step_or_fill_its_memory_is_refused(parameters: dict[str, str]) -> None:
+    with pytest.raises(OptionError, match=f"option '{next(iter(parameters))}' "):
+        read(input_type="query", **parameters)

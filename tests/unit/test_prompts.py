@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 
 from flagtriton.options import EmbedOptions
-from flagtriton_server.prompts import instructed
+from flagtriton_server.prompts import example_text, instructed
 from flagtriton_server.settings import TokenizerSettings
 
 SETTINGS = TokenizerSettings(
@@ -58,3 +58,56 @@ def test_a_query_does_not_fall_back_on_the_passage_instruction() -> None:
 
 def test_braces_in_a_text_are_text() -> None:
     assert instructed(["{} {x}"], EmbedOptions(input_type="query"), SETTINGS) == ["<find> {} {x}"]
+
+
+def test_the_requests_format_replaces_the_deployments_for_both_instructions() -> None:
+    options = EmbedOptions(input_type="query", instruction_format=r"{}:\n{}")
+    assert instructed(["x"], options, SETTINGS) == ["find:\nx"]
+    assert instructed(["x"], dataclasses.replace(options, instruction="seek"), SETTINGS) == ["seek:\nx"]
+
+
+def test_the_requests_format_of_a_passage_goes_with_the_passage_instruction() -> None:
+    options = EmbedOptions(input_type="passage", instruction_format="{}: {}")
+    assert instructed(["x"], options, SETTINGS) == ["read: x"]
+
+
+def test_a_format_without_any_instruction_changes_nothing() -> None:
+    settings = dataclasses.replace(SETTINGS, query_instruction=None)
+    assert instructed(["x"], EmbedOptions(input_type="query", instruction_format="<{}> {}"), settings) == ["x"]
+
+
+def asked(**options: object) -> EmbedOptions:
+    return dataclasses.replace(EmbedOptions(input_type="query", examples_instruction_format="{}|{}|{}"), **options)
+
+
+def test_without_examples_nothing_stands_before_a_query() -> None:
+    assert example_text(asked(), SETTINGS) == ""
+
+
+def test_examples_without_an_instruction_get_the_deployments() -> None:
+    assert example_text(asked(examples=({"query": "q", "response": "r"},)), SETTINGS) == "find|q|r\n\n"
+
+
+def test_examples_without_an_instruction_get_the_requests_before_the_deployments() -> None:
+    assert example_text(asked(examples=({"query": "q"},), instruction="seek"), SETTINGS) == "seek|q|\n\n"
+
+
+def test_an_empty_instruction_of_the_request_goes_before_the_deployments_in_examples_too() -> None:
+    assert example_text(asked(examples=({"query": "q"},), instruction=""), SETTINGS) == "|q|\n\n"
+
+
+def test_examples_without_any_instruction_bear_the_text_none() -> None:
+    settings = dataclasses.replace(SETTINGS, query_instruction=None)
+    assert example_text(asked(examples=({"query": "q"},)), settings) == "None|q|\n\n"
+
+
+def test_an_empty_list_of_examples_is_an_empty_line() -> None:
+    assert example_text(asked(examples=()), SETTINGS) == "\n\n"
+
+
+def test_a_prefix_stands_there_as_it_came() -> None:
+    assert example_text(asked(prefix="p {} "), SETTINGS) == "p {} "
+
+
+def test_an_empty_prefix_is_one() -> None:
+    assert example_text(asked(prefix="", examples=({"query": "q"},)), SETTINGS) == ""

@@ -49,7 +49,7 @@ def test_a_pooler_is_told_the_encoders_precision_and_device() -> None:
 
 def test_what_is_not_given_has_its_default() -> None:
     settings = read_settings(TokenizerSettings, model_config(checkpoint="a/b", max_length="8"))
-    assert settings == TokenizerSettings("a/b", 8, None, False, None, "{}{}", None, "{}{}")
+    assert settings == TokenizerSettings("a/b", 8, "encoder-only-base", None, False, None, "{}{}", None, "{}{}", False)
 
 
 def test_an_unknown_parameter_is_refused_by_name() -> None:
@@ -80,7 +80,7 @@ def test_only_true_and_false_are_booleans(text: str) -> None:
 
 
 def test_the_settings_that_were_written_are_read_back() -> None:
-    settings = TokenizerSettings("a/b", 8, "main", True, "", "<i>{}\n<q>{}", "für: ", "{}{}")
+    settings = TokenizerSettings("a/b", 8, "decoder-only-icl", "main", True, "", "<i>{}\n<q>{}", "für: ", "{}{}")
     assert read_settings(TokenizerSettings, model_config(**write_parameters(settings))) == settings
 
 

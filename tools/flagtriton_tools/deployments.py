@@ -37,6 +37,7 @@ from flagtriton.protocol import (
     Tensor,
     score_model_name,
 )
+from flagtriton.types import EmbedderModelClass
 from flagtriton_server.settings import attention_path, rows_needed
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.checkpoint import CheckpointFacts, adapter_source
@@ -99,7 +100,7 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
         trust_remote_code=trust_remote_code,
         peft=None if options.peft is None else adapter_source(options.peft),
         query_instruction=options.query_instruction,
-        query_instruction_format=_format("query", options.query_instruction_format, facts.query_instruction_format),
+        query_instruction_format=_format("query", options.query_instruction_format, _query_format(facts, model_class)),
         passage_instruction=options.passage_instruction,
         passage_instruction_format=_format("passage", options.passage_instruction_format, "{}{}"),
     )
@@ -160,6 +161,13 @@ def _remote_code(facts: CheckpointFacts, options: AddOptions) -> bool:
             "or --no-trust-remote-code where this transformers has the architecture itself"
         )
     return bool(options.trust_remote_code)
+
+
+def _query_format(facts: CheckpointFacts, model_class: str) -> str:
+    """Return the checkpoint's own format; where none is known, a model that takes examples has that of its class."""
+    if facts.query_instruction_format == "{}{}" and model_class == EmbedderModelClass.DECODER_ONLY_ICL.value:
+        return "<instruct>{}\n<query>{}"
+    return facts.query_instruction_format
 
 
 def _format(kind: str, asked: str | None, default: str) -> str:
