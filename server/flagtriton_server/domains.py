@@ -33,13 +33,14 @@ def in_domain(encoder: LoadedEncoder, domain: str) -> Iterator[LoadedEncoder]:
     if not hasattr(encoder.module, "set_domain"):
         yield chosen
         return
-    before = [(module, _plain_attributes(module)) for module in encoder.module.modules()]
+    before = [(module, _contents(module)) for module in encoder.module.modules()]
     try:
         encoder.module.set_domain(domain)
         yield chosen
     finally:
-        for module, attributes in before:
-            vars(module).update(attributes)
+        for module, contents in before:
+            vars(module).clear()
+            vars(module).update(contents)
 
 
 def _takes_domain(module: nn.Module) -> bool:
@@ -47,5 +48,7 @@ def _takes_domain(module: nn.Module) -> bool:
     return "domain" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
-def _plain_attributes(module: nn.Module) -> dict[str, object]:
-    return {name: value for name, value in vars(module).items() if isinstance(value, (str, int, float, type(None)))}
+def _contents(module: nn.Module) -> dict[str, object]:
+    """Return a module's attributes, and its parameters, buffers and children by name; tensors are not copied."""
+    registers = ("_parameters", "_buffers", "_modules")
+    return {name: dict(value) if name in registers else value for name, value in vars(module).items()}

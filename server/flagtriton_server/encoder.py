@@ -81,7 +81,13 @@ class TritonPythonModel:
         try:
             with in_domain(self._encoder, domain) as encoder:
                 return self._answers(encoder, work)
-        except (KeyError, ValueError) as error:
+        except (
+            AssertionError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ) as error:  # the checkpoint's own code
             return [RequestError(f"option 'domain' is {domain!r}, which this model refuses: {error!r}")] * len(work)
 
     def _answers(self, encoder: LoadedEncoder, work: list[_EncodeRequest]) -> list[dict[Tensor, NDArray[Any]]]:

@@ -71,13 +71,13 @@ def check_fit(checkpoint: str, needed: int, precision: str, devices: Sequence[to
     if needed <= free:
         return
     advice = ["fewer --instances"]
-    if precision == "fp32" or devices[0].type == "cpu":
+    if precision == "fp32" or (precision == "fp16" and devices[0].type == "cpu"):
         advice.insert(0, "--precision bf16")
     if devices[0].type == "cuda":
         advice.append("--shard and more GPUs in --device")
     raise ValueError(
         f"{checkpoint} does not fit: its weights are {needed / _GIB:.1f} GiB in {precision}, and "
-        f"{', '.join(map(str, devices))} has {free / _GIB:.1f} GiB free; add it again with {', or '.join(advice)}"
+        f"on {', '.join(map(str, devices))} {free / _GIB:.1f} GiB are free; add it again with {', or '.join(advice)}"
     )
 
 

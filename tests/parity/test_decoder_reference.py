@@ -13,15 +13,17 @@ import torch
 from numpy.typing import NDArray
 
 from flagtriton import FlagAutoModel, FlagLLMModel
+from flagtriton.examples import DEFAULT_SUFFIX
 from flagtriton.options import EmbedOptions
 from flagtriton.protocol import INPUT_IDS
 from flagtriton_server.encoding import encode_pooled
+from flagtriton_server.in_context import QueryBatch, encode_queries
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.pooling import pooling_named, to_embedding
 from flagtriton_server.settings import EncoderSettings
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
 from tests.checkpoints import TEXTS, make_decoder
-from tests.conftest import Served
+from tests.conftest import ICL_TOKENS, Served
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
 
@@ -30,6 +32,9 @@ LENGTHS = [" ".join(TEXTS[i % 9] for i in range(n)) for n in (1, 3, 9, 27)]
 EVERY = [*TEXTS, *LENGTHS, "</s> in the text", "x"]
 FAMILIES = ["gemma2", "llama", "mistral", "qwen2", "qwen3"]
 TEMPLATES = {"bos and eos": "<s> $A </s>", "eos alone": "$A </s>", "bos alone": "<s> $A"}
+
+TASK = "find what answers this"
+EXAMPLES = [{"query": "what is a fox", "response": "🙂 an animal"}, {"instruct": "Find it.", "query": "人工智能"}]
 
 Embed = Callable[..., NDArray[np.float32]]
 
@@ -40,15 +45,25 @@ def reference(checkpoint: Path, **arguments: Any) -> Any:
     return Reference(str(checkpoint), use_fp16=False, devices="cpu", **arguments)
 
 
-def served_in_process(checkpoint: Path, *, padded: bool = False) -> Embed:
-    """Return the three steps in a chain without the server; `padded` as where a checkpoint brings its own code."""
+def served_in_process(checkpoint: Path, *, padded: bool = False, query_prefix: str | None = None) -> Embed:
+    """Return the three steps in a chain without the server.
+
+    Args:
+        checkpoint: its folder.
+        padded: as where a checkpoint brings its own code.
+        query_prefix: texts are queries behind it, as `decoder-only-icl` has them; None is texts as they are.
+    """
     tokenizer = TextTokenizer.from_checkpoint(str(checkpoint), None, False)
     settings = EncoderSettings(str(checkpoint), 512, 1024, precision="fp32", trust_remote_code=padded)
     encoder = load_encoder(settings, torch.device("cpu"))
     assert encoder.packed is not padded
 
     def embed(texts: list[str], max_length: int = 512) -> NDArray[np.float32]:
-        (answer,) = tokenizer.encode([TextBatch(texts, max_length)])
+        if query_prefix is None:
+            (answer,) = tokenizer.encode([TextBatch(texts, max_length)])
+        else:
+            queries = [f"<instruct>{TASK}\n<query>{text}" for text in texts]
+            answer = encode_queries(tokenizer, QueryBatch(queries, query_prefix, DEFAULT_SUFFIX, max_length, 512))
         assert isinstance(answer, dict)
         (vectors,) = encode_pooled(encoder, [answer[INPUT_IDS]], 1024, pooling_named("last_token"))
         return to_embedding(vectors, EmbedOptions())
@@ -63,6 +78,28 @@ def test_every_familys_vectors_are_the_references(family: str, padding_side: str
     expected = reference(checkpoint).encode(EVERY)
     for padded in (False, True):
         assert np.abs(served_in_process(checkpoint, padded=padded)(EVERY) - expected).max() <= BOUND
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_familys_queries_behind_examples_are_the_references(
+    family: str, padding_side: str, tmp_path: Path
+) -> None:
+    from FlagEmbedding import FlagICLModel as Reference
+
+    checkpoint = make_decoder(tmp_path / family, family, padding_side=padding_side, added=ICL_TOKENS)
+    theirs = Reference(
+        str(checkpoint),
+        use_fp16=False,
+        devices="cpu",
+        query_instruction_for_retrieval=TASK,
+        examples_for_task=EXAMPLES,
+    )
+    for max_length in (30, 200):
+        expected = theirs.encode_queries(EVERY, max_length=max_length)
+        for padded in (False, True):
+            embed = served_in_process(checkpoint, padded=padded, query_prefix=theirs.prefix)
+            assert np.abs(embed(EVERY, max_length) - expected).max() <= BOUND
 
 
 @pytest.mark.parametrize("max_length", [3, 17, 100])

@@ -22,11 +22,14 @@ def python_blocks(document: str) -> list[str]:
 
 
 def output_of(source: str, served: Served) -> list[str]:
-    """Return the lines that a block prints against the tests' own server, where `bge-m3` is called `m3`."""
+    """Return the lines that a block prints against the tests' own server, whose deployments have other names."""
     for written, here in {
         "grpc://localhost:8001": served.grpc_url,
         '"localhost:8001"': f'"{served.grpc_url.split("//")[1]}"',
         '"bge-m3': '"m3',
+        '"bge-en-icl"': '"icl"',
+        '"geevec-embeddings-1.0-lite"': '"domains"',
+        '"e5-mistral-7b-instruct"': '"mistral"',
     }.items():
         source = source.replace(written, here)
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120)
@@ -53,6 +56,13 @@ def test_m3s_example_for_plain_tritonclient_runs(served: Served) -> None:
     assert fox.startswith("the quick brown fox (48,) ")
     assert dog.startswith("a lazy dog (48,) ")
     assert len([float(score) for score in scores.strip("[]").split()]) == 2  # NumPy aligns them with more spaces
+
+
+@pytest.mark.parametrize("block", python_blocks("docs/decoders.md"))
+def test_the_decoders_examples_print_what_their_comments_say(served: Served, block: str) -> None:
+    promised = re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
+    assert promised
+    assert output_of(block, served) == promised
 
 
 def test_the_hybrid_search_in_qdrants_local_mode_runs(served: Served) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from flagtriton_server.packing import (
     attention_length,
+    batch_ranges,
     packed_length,
     packed_lengths,
     plan_micro_batches,
@@ -90,6 +91,21 @@ def test_every_row_that_has_tokens_is_in_one_batch(token_budget: int, padded: bo
     lengths = [3, 0, 17, 1, 1, 40, 8, 0, 17, 2]
     batches = plan(lengths, token_budget, padded=padded)
     assert sorted(row for batch in batches for row in batch) == [0, 2, 3, 4, 5, 6, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("costs", "ranges"),
+    [
+        ([3, 7, 1, 2], [(0, 2), (2, 4)]),  # 3 + 7 are the budget; then 1 + 2
+        ([3, 8, 1, 2], [(0, 1), (1, 3), (3, 4)]),  # 3 + 8 are one too many, 8 + 1 are not, and 2 more would be
+        ([1, 30, 1], [(0, 1), (1, 2), (2, 3)]),  # more than the budget, but one has to be taken
+        ([30], [(0, 1)]),
+        ([], []),
+    ],
+    ids=str,
+)
+def test_items_are_taken_in_their_order_while_the_budget_lasts(costs: list[int], ranges: list[tuple[int, int]]) -> None:
+    assert list(batch_ranges(np.array(costs, dtype=np.int64), budget=10)) == ranges
 
 
 def indices(starts: list[int], lengths: list[int]) -> list[int]:

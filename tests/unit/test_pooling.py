@@ -12,6 +12,7 @@ from flagtriton_server.pooling import (
     ROW_CHOICES,
     Pooling,
     cls_pool,
+    finished,
     last_token_pool,
     mean_pool,
     pooling_named,
@@ -135,3 +136,42 @@ def test_a_bfloat16_vector_is_normalised_in_float32() -> None:
     # 0.6 in bfloat16 is 0.6016; in float32 it is within 1e-7
     vectors = torch.tensor([[3.0, 4.0]], dtype=torch.bfloat16)
     assert to_embedding(vectors, UNIT).tolist() == [pytest.approx([0.6, 0.8], abs=1e-7)]
+
+
+BEYOND_NUMBERS = torch.tensor([[torch.nan, torch.inf, -torch.inf, 2.0]])
+
+
+def test_a_pseudo_moe_model_gets_numbers_for_what_is_none() -> None:
+    assert finished(BEYOND_NUMBERS, RAW, pseudo_moe=True).tolist() == [[0, 10_000, -10_000, 2]]
+
+
+def test_in_bfloat16_they_are_the_nearest_it_has() -> None:
+    # of 8 bits: 10,000 is between 156 and 157 times 64, and 156 * 64 is 9,984
+    vectors = finished(BEYOND_NUMBERS.bfloat16(), RAW, pseudo_moe=True)
+    assert vectors.dtype == torch.float32
+    assert vectors.tolist() == [[0, 9_984, -9_984, 2]]
+
+
+def test_other_models_vectors_stay_as_they_are() -> None:
+    assert str(finished(BEYOND_NUMBERS, RAW).tolist()) == "[[nan, inf, -inf, 2.0]]"
+
+
+def test_great_numbers_that_are_finite_are_left_to_pseudo_moe_models() -> None:
+    assert finished(torch.tensor([[3e4, -3e4]]), RAW, pseudo_moe=True).tolist() == [[3e4, -3e4]]
+
+
+def test_numbers_are_put_in_before_normalising() -> None:
+    # of nan, inf and 0 comes 0, 10,000 and 0, which is a unit vector
+    assert finished(torch.tensor([[torch.nan, torch.inf, 0]]), UNIT, pseudo_moe=True).tolist() == [[0, 1, 0]]
+
+
+def test_what_is_cut_off_is_not_minded() -> None:
+    options = EmbedOptions(truncate_dim=2)
+    vectors = finished(torch.tensor([[3.0, 4.0, torch.inf]]), options, pseudo_moe=True)
+    assert vectors.tolist() == [pytest.approx([0.6, 0.8])]
+
+
+@pytest.mark.parametrize("pseudo_moe", [False, True])
+def test_an_embedding_is_the_finished_vector_as_an_array(pseudo_moe: bool) -> None:
+    vectors = torch.tensor([[torch.inf, 1.0]])
+    assert to_embedding(vectors, RAW, pseudo_moe=pseudo_moe).tolist() == [[1e4 if pseudo_moe else torch.inf, 1.0]]

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from flagtriton.types import EmbedderModelClass
 from flagtriton_tools.bench.shapes import SHAPES
 from flagtriton_tools.bench.workload import Workload
 from flagtriton_tools.deployments import AddOptions
@@ -45,6 +46,11 @@ _PEERS = ("flagembedding", "sentence-transformers", "infinity", "raw")
 @click.option("--soak", type=click.IntRange(1), help="So many texts in one call; watches pace and memory.")
 @click.option("--growth", is_flag=True, help="How cost grows with number and length of texts.")
 @click.option("--hybrid", is_flag=True, help="BGE-M3's three outputs and its scores of pairs; peer: flagembedding.")
+@click.option(
+    "--example-words",
+    type=click.IntRange(1),
+    help="Texts are queries behind few-shot examples of so many words; peer: flagembedding.",
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("bench"), show_default=True)
 def bench_command(checkpoint: str | None, callers: str, **chosen: Any) -> None:
     """Measure a deployment, beside other libraries on the same texts, in turns.
@@ -58,6 +64,7 @@ def bench_command(checkpoint: str | None, callers: str, **chosen: Any) -> None:
     flagtriton bench ./my-bge --precision fp32 --protocol http --peer infinity --callers 32
     flagtriton bench --soak 200000
     flagtriton bench --hybrid --shape m3-base --texts 500 --peer flagembedding
+    flagtriton bench --shape icl-small --example-words 1000 --texts 64 --median-words 12 --peer flagembedding
     flagtriton bench --url grpc://gpu-box:8001 --model bge-m3 BAAI/bge-m3
     """
     try:
@@ -77,9 +84,14 @@ def bench_command(checkpoint: str | None, callers: str, **chosen: Any) -> None:
         raise ToolError(f"--least-words {workload.least_words} is more than --most-words {workload.most_words}")
     if chosen["hybrid"] and set(chosen["peers"]) - {"flagembedding"}:
         raise ToolError("--hybrid: flagembedding is the one peer that has BGE-M3's three outputs")
+    if chosen["example_words"] and set(chosen["peers"]) - {"flagembedding"}:
+        raise ToolError("--example-words: flagembedding is the one peer that takes few-shot examples")
     added = ("precision", "pooling_method", "device", "instances", "token_budget", "tokenizer_instances")
     add = AddOptions(
-        name="bench", pool_in_encoder=chosen.pop("pool_in_encoder"), **{name: chosen.pop(name) for name in added}
+        name="bench",
+        model_class=EmbedderModelClass.DECODER_ONLY_ICL.value if chosen["example_words"] else None,
+        pool_in_encoder=chosen.pop("pool_in_encoder"),
+        **{name: chosen.pop(name) for name in added},
     )
     options = BenchOptions(add, workload, checkpoint=checkpoint, callers=many, **chosen)
     bench(options, Console(stderr=True, highlight=False), click.echo)

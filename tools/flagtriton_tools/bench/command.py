@@ -29,7 +29,7 @@ from flagtriton_tools.bench.padding import padding_waste
 from flagtriton_tools.bench.report import draw, json_line, machine, tables
 from flagtriton_tools.bench.shapes import make_checkpoint
 from flagtriton_tools.bench.soak import draw_soak, soak, summary
-from flagtriton_tools.bench.workload import Workload, make_texts
+from flagtriton_tools.bench.workload import Workload, make_examples, make_texts
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.demo import minilm_checkpoint
 from flagtriton_tools.deployments import TOKEN_BUDGETS, AddOptions, build, describe
@@ -56,6 +56,7 @@ class BenchOptions:
         soak: embed so many texts in one call and watch pace and memory, rather than compare.
         growth: measure how cost grows with number and length of texts, rather than compare.
         hybrid: measure BGE-M3's three outputs and its scores of pairs, rather than dense vectors.
+        example_words: the texts are queries behind few-shot examples of so many words in all.
         out: where pictures, logs and made checkpoints go.
     """
 
@@ -73,6 +74,7 @@ class BenchOptions:
     soak: int | None = None
     growth: bool = False
     hybrid: bool = False
+    example_words: int | None = None
     out: Path = Path("bench")
 
 
@@ -86,6 +88,11 @@ class _Task:
     texts: list[str]
     console: Console
     results_to: Callable[[str], None]
+
+    @property
+    def examples(self) -> list[dict[str, str]] | None:
+        words = self.options.example_words
+        return None if words is None else make_examples(words)
 
     @property
     def device(self) -> str:
@@ -113,7 +120,7 @@ def bench(options: BenchOptions, console: Console, results_to: Callable[[str], N
         if options.hybrid:
             _compare_hybrid(task, OursHybrid(place, task.texts), pythons)
             return
-        ours = Ours(place, task.texts, served.pooling_method)
+        ours = Ours(place, task.texts, served.pooling_method, task.examples)
         if options.soak is not None:
             _soak(task, ours)
         elif options.growth:
@@ -166,6 +173,7 @@ def _conditions(task: _Task) -> dict[str, Any]:
         "checkpoint": task.options.shape or Path(task.checkpoint).name,
         "precision": task.served.precision,
         "workload": asdict(task.options.workload),
+        "example_words": task.options.example_words,
     }
 
 
@@ -182,6 +190,7 @@ def _peers(task: _Task, pythons: Mapping[str, str]) -> Iterator[list[Any]]:
             "precision": task.served.precision,
             "device": task.device,
             "token_budget": task.token_budget,
+            "examples": task.examples,
             "pairs": scored_pairs(task.texts)["one query"],
         }
         contestants: list[Any] = []

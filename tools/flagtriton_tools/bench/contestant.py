@@ -23,13 +23,17 @@ class FlagEmbedding:
     """FlagEmbedding as its README has it, in float32 on a processor; its default batch size unless told otherwise."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        from FlagEmbedding import FlagLLMModel, FlagModel
+        from FlagEmbedding import FlagICLModel, FlagLLMModel, FlagModel
 
         reference = FlagLLMModel if options["model_class"].startswith("decoder-only") else FlagModel
-        self.model = reference(**reference_arguments(options), batch_size=options.get("batch_size") or 256)
+        more = {"batch_size": options.get("batch_size") or 256}
+        if options["examples"] is not None:
+            reference, more["examples_for_task"] = FlagICLModel, options["examples"]
+        self.model = reference(**reference_arguments(options), **more)
+        self.encode_texts = self.model.encode if options["examples"] is None else self.model.encode_queries
 
     def encode(self, texts: list[str]) -> None:
-        self.model.encode(texts, max_length=512)
+        self.encode_texts(texts, max_length=512)
 
 
 class FlagEmbeddingM3:

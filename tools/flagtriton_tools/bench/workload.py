@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Workload", "make_texts"]
+__all__ = ["Workload", "make_examples", "make_texts"]
 
 _COMMON = tuple(
     "the of and to in is was for on that by with as it at from his an were are which this also be has had first one "
@@ -19,6 +19,7 @@ _RARE = tuple(
     "transportation reorganised thermodynamics hippopotamus embedding infrastructure mitochondria jurisprudence "
     "counterintuitive photosynthesis bioluminescent procrastination".split()
 )
+_TASK = "Given a question, find the passage that answers it."
 _RARE_SHARE = 0.2
 """One word in five comes of several word pieces, as in prose."""
 
@@ -53,3 +54,11 @@ def make_texts(workload: Workload) -> list[str]:
         words = np.where(rare, np.array(_RARE)[rare_words], np.array(_COMMON)[common_words])
         texts.append(" ".join(words.tolist()))
     return texts
+
+
+def make_examples(words: int) -> list[dict[str, str]]:
+    """Return few-shot examples of so many words in all, some 100 each: a question, and a passage that answers it."""
+    texts = make_texts(Workload(count=words // 100 + 1, median_words=100.0, spread=0.0, seed=1))
+    cut = " ".join(texts).split()[:words]
+    parts = [cut[start : start + 100] for start in range(0, len(cut), 100)]
+    return [{"instruct": _TASK, "query": " ".join(part[:10]), "response": " ".join(part[10:])} for part in parts]
