@@ -34,6 +34,9 @@ class _EncodeRequest:
     options: EmbedOptions  # the defaults where this step needs none
 
 
+_RAISED_BY_MODELS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What code that comes with a checkpoint raises for a domain that it does not know."""
+
 _Answer: TypeAlias = "dict[Tensor, NDArray[Any]] | RequestError"
 
 
@@ -81,13 +84,7 @@ class TritonPythonModel:
         try:
             with in_domain(self._encoder, domain) as encoder:
                 return self._answers(encoder, work)
-        except (
-            AssertionError,
-            AttributeError,
-            LookupError,
-            TypeError,
-            ValueError,
-        ) as error:  # the checkpoint's own code
+        except _RAISED_BY_MODELS as error:
             return [RequestError(f"option 'domain' is {domain!r}, which this model refuses: {error!r}")] * len(work)
 
     def _answers(self, encoder: LoadedEncoder, work: list[_EncodeRequest]) -> list[dict[Tensor, NDArray[Any]]]:

@@ -28,7 +28,7 @@ class QueryBatch:
         prefix: what the examples make; the same before every query.
         suffix: stands behind every query.
         max_length: tokens of a query with its instruction, its suffix and the special tokens.
-        most: tokens of all that together with the prefix, which the model takes.
+        most: tokens of all that together with the prefix, which the deployment takes; queries are cut to that, too.
         refuse_longer: a longer query is an error rather than cut.
     """
 
@@ -44,47 +44,45 @@ def encode_queries(tokenizer: TextTokenizer, batch: QueryBatch) -> dict[Tensor, 
     """Return `input_ids` `[B, T]` and `token_count` `[B, 1]`, int32.
 
     Raises:
-        RequestError: a query, the suffix or the prefix is too long; says which, and both lengths.
+        RequestError: the suffix or the prefix leaves a query no room, or a query is longer than may be; says which, and
+            both lengths.
     """
     prefix_length, suffix_length = tokenizer.bare_count(batch.prefix), tokenizer.bare_count(batch.suffix)
-    if prefix_length + suffix_length + tokenizer.special_count > batch.most:
-        raise RequestError(
-            f"the examples' prefix has {prefix_length} tokens, and a suffix of {suffix_length} and "
-            f"{tokenizer.special_count} special tokens follow; this deployment takes {batch.most} in all: send fewer "
-            "examples, or add it again with a greater --max-length"
-        )
-    kept = _cut_queries(tokenizer, batch)
+    kept = _cut_queries(tokenizer, batch, prefix_length)
     prompts = [batch.prefix + text + batch.suffix for text in tokenizer.texts_of(kept)]
     rows = _prompt_ids(tokenizer, prompts)
-    room = (prefix_length + suffix_length + batch.max_length + 8) // 8 * 8 + 8
-    for index, row in enumerate(rows):
-        length = len(row) + tokenizer.special_count
-        if length > room and batch.refuse_longer:
-            raise _too_long(index, batch.max_length)
-        if min(length, room) > batch.most:
-            raise RequestError(
-                f"query {index} has {length} tokens behind a prefix of {prefix_length}; this deployment takes "
-                f"{batch.most} in all: send fewer examples, or add it again with a greater --max-length"
-            )
+    room = min((prefix_length + suffix_length + batch.max_length + 8) // 8 * 8 + 8, batch.most)
+    if batch.refuse_longer:
+        for index, row in enumerate(rows):
+            if len(row) + tokenizer.special_count > room:
+                raise _too_long(index, batch.max_length)
     return ragged([tokenizer.with_special_tokens(row, room) for row in rows])
 
 
-def _cut_queries(tokenizer: TextTokenizer, batch: QueryBatch) -> list[list[int]]:
-    """Return the tokens of each query that leave room for the special tokens and the suffix.
+def _cut_queries(tokenizer: TextTokenizer, batch: QueryBatch, prefix_length: int) -> list[list[int]]:
+    """Return the tokens of each query that leave room for the special tokens and the suffix, and behind the prefix.
 
-    FlagEmbedding counts the special tokens as the texts `<s>` and `</s>`, whatever the tokenizer makes of them.
+    FlagEmbedding counts the special tokens as the texts `<s>` and `</s>`, whatever the tokenizer makes of them; it has
+    no limit for prefix and query together.
     """
     beside = tokenizer.bare_count("<s>") + tokenizer.bare_count(batch.suffix + "</s>")
-    room = batch.max_length - beside
-    if room < 0:
+    if batch.max_length < beside:
         raise RequestError(
             f"max_length is {batch.max_length}, but the suffix and the special tokens are {beside}; send a greater one"
         )
+    if prefix_length + beside >= batch.most:
+        raise RequestError(
+            f"the examples' prefix has {prefix_length} tokens, and the suffix and the special tokens are {beside}; "
+            f"this deployment takes {batch.most} in all: send fewer examples, or add it again with a greater "
+            "--max-length"
+        )
+    most = min(batch.max_length, batch.most - prefix_length)
     rows = tokenizer.bare_ids(batch.texts)
-    for index, row in enumerate(rows):
-        if len(row) > room and batch.refuse_longer:
-            raise _too_long(index, batch.max_length)
-    return [tokenizer.cut(row, room) for row in rows]
+    if batch.refuse_longer:
+        for index, row in enumerate(rows):
+            if len(row) > most - beside:
+                raise _too_long(index, most)
+    return [tokenizer.cut(row, most - beside) for row in rows]
 
 
 def _prompt_ids(tokenizer: TextTokenizer, prompts: list[str]) -> list[list[int]]:
@@ -102,5 +100,5 @@ def _common_head(prompts: list[str]) -> str:
 def _too_long(index: int, max_length: int) -> RequestError:
     return RequestError(
         f"query {index} has more than {max_length} tokens and truncate=NONE; "
-        "shorten it, raise its max_length, or send truncate=END"
+        "shorten it, raise its max_length, send fewer examples, or send truncate=END"
     )

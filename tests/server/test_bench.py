@@ -61,6 +61,16 @@ def test_m3s_outputs_and_scores_are_measured_on_a_running_server(
     assert {task: len(seconds) for task, seconds in ours["seconds"].items()} == dict.fromkeys(tasks, 2)
 
 
+def test_queries_behind_examples_are_measured_beside_the_reference(
+    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--url", served.grpc_url, "--model", "icl", str(served.checkpoints["icl"]), "--callers", ""]
+    arguments = ["--example-words", "20", "--texts", "32", "--most-words", "20", "--rounds", "1"]
+    found = measured(capsys, *where, *arguments, "--peer", "flagembedding", "--out", str(tmp_path))
+    assert [result["name"] for result in found["results"]] == ["flagtriton", "flagembedding"]
+    assert found["example_words"] == 20
+
+
 def test_a_published_shape_is_made_and_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lengths = ["--texts", "32", "--median-words", "6", "--spread", "0.1"]
     found = measured(capsys, "--shape", "minilm-l6", *lengths, "--rounds", "1", "--callers", "", "--out", str(tmp_path))

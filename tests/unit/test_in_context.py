@@ -156,32 +156,32 @@ def test_a_length_without_room_for_the_suffix_is_refused_with_both(tokenizer: Te
         encode_queries(tokenizer, batch("a", max_length=2))
 
 
-def test_a_prefix_that_the_deployment_has_no_room_for_is_refused_with_both_lengths(tokenizer: TextTokenizer) -> None:
-    said = "the examples' prefix has 6 tokens, and a suffix of 1 and 2 special tokens follow; this deployment takes 8"
-    with pytest.raises(RequestError, match=said):
-        encode_queries(tokenizer, batch("a", prefix="d d d d d d ", most=8))
+@pytest.mark.parametrize("most", [8, 9])
+def test_a_prefix_that_leaves_no_token_to_a_query_is_refused_with_both_lengths(
+    tokenizer: TextTokenizer, most: int
+) -> None:
+    said = "the examples' prefix has 6 tokens, and the suffix and the special tokens are 3; this deployment takes"
+    with pytest.raises(RequestError, match=f"{said} {most} in all: send fewer examples"):
+        encode_queries(tokenizer, batch("a", prefix="d d d d d d ", most=most))
 
 
-def test_a_prefix_that_fills_the_deployment_takes_an_empty_query(tokenizer: TextTokenizer) -> None:
-    assert encoded(tokenizer, batch("", prefix="d d d d d ", most=8)) == [[BOS, *[D] * 5, RESPONSE, EOS]]
+def test_a_query_is_cut_to_what_its_prefix_leaves(tokenizer: TextTokenizer) -> None:
+    # 5 of the prefix, 3 of suffix and special tokens: 2 of 10 are left
+    answer = encoded(tokenizer, batch("a a a", "a", prefix="d d d d d ", most=10))
+    assert answer == [[BOS, *[D] * 5, A, A, RESPONSE, EOS], [BOS, *[D] * 5, A, RESPONSE, EOS]]
 
 
-def test_a_query_that_has_no_room_behind_its_prefix_is_named_with_both_lengths(tokenizer: TextTokenizer) -> None:
-    said = "^query 1 has 9 tokens behind a prefix of 5; this deployment takes 8 in all: send fewer examples, or"
-    with pytest.raises(RequestError, match=said):
-        encode_queries(tokenizer, batch("", "a", prefix="d d d d d ", most=8))
+def test_a_query_longer_than_its_prefix_leaves_is_refused_where_cutting_is(tokenizer: TextTokenizer) -> None:
+    queries = batch("a a", "a a a", prefix="d d d d d ", most=10, refuse_longer=True)
+    with pytest.raises(RequestError, match=r"^query 1 has more than 5 tokens and truncate=NONE"):
+        encode_queries(tokenizer, queries)
 
 
-def test_a_query_that_is_cut_to_what_the_deployment_takes_is_not_refused() -> None:
-    # 36 a's, suffix and special tokens are 39, cut to 24
-    queries = batch("a a a a a a a a a", prefix="", max_length=12, most=24)
-    assert encoded(TextTokenizer(growing(4)), queries) == [[BOS, *[A] * 22, EOS]]
-
-
-def test_a_query_that_is_cut_to_more_than_the_deployment_takes_is_refused() -> None:
-    queries = batch("a a a a a a a a a", prefix="", max_length=12, most=23)
-    with pytest.raises(RequestError, match=r"^query 0 has 39 tokens behind a prefix of 0; this deployment takes 23"):
-        encode_queries(TextTokenizer(growing(4)), queries)
+@pytest.mark.parametrize("most", [24, 23])
+def test_a_query_that_grew_is_cut_to_what_the_deployment_takes(most: int) -> None:
+    # 9 a's are 36, with suffix and special tokens 39: cut to 24 by FlagEmbedding's formula
+    queries = batch("a a a a a a a a a", prefix="", max_length=12, most=most)
+    assert encoded(TextTokenizer(growing(4)), queries) == [[BOS, *[A] * (most - 2), EOS]]
 
 
 class Counting:

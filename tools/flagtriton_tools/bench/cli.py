@@ -46,6 +46,7 @@ _PEERS = ("flagembedding", "sentence-transformers", "infinity", "raw")
 @click.option("--soak", type=click.IntRange(1), help="So many texts in one call; watches pace and memory.")
 @click.option("--growth", is_flag=True, help="How cost grows with number and length of texts.")
 @click.option("--hybrid", is_flag=True, help="BGE-M3's three outputs and its scores of pairs; peer: flagembedding.")
+@click.option("--prefixes", is_flag=True, help="What it is worth to a decoder that texts which begin alike share that.")
 @click.option(
     "--example-words",
     type=click.IntRange(1),
@@ -65,6 +66,7 @@ def bench_command(checkpoint: str | None, callers: str, **chosen: Any) -> None:
     flagtriton bench --soak 200000
     flagtriton bench --hybrid --shape m3-base --texts 500 --peer flagembedding
     flagtriton bench --shape icl-small --example-words 1000 --texts 64 --median-words 12 --peer flagembedding
+    flagtriton bench --prefixes --shape icl-small
     flagtriton bench --url grpc://gpu-box:8001 --model bge-m3 BAAI/bge-m3
     """
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -20,12 +21,14 @@ from flagtriton.connection import ConnectionSettings
 from flagtriton.options import EmbedOptions
 from flagtriton.protocol import TOKEN_COUNT, Deployment
 from flagtriton.served import ServedModel
+from flagtriton_server.settings import EncoderSettings
 from flagtriton_tools.bench.contest import infinity_server, library, peer_python
 from flagtriton_tools.bench.growth import draw_growth, measure_growth, to_json
 from flagtriton_tools.bench.hybrid import OursHybrid, hybrid_table, measure_hybrid, scored_pairs
 from flagtriton_tools.bench.measure import measure
 from flagtriton_tools.bench.ours import Ours, Place
 from flagtriton_tools.bench.padding import padding_waste
+from flagtriton_tools.bench.prefixes import measure_prefixes, prefix_table
 from flagtriton_tools.bench.report import draw, json_line, machine, tables
 from flagtriton_tools.bench.shapes import make_checkpoint
 from flagtriton_tools.bench.soak import draw_soak, soak, summary
@@ -56,6 +59,7 @@ class BenchOptions:
         soak: embed so many texts in one call and watch pace and memory, rather than compare.
         growth: measure how cost grows with number and length of texts, rather than compare.
         hybrid: measure BGE-M3's three outputs and its scores of pairs, rather than dense vectors.
+        prefixes: measure what shared prefixes are worth to a decoder, rather than compare.
         example_words: the texts are queries behind few-shot examples of so many words in all.
         out: where pictures, logs and made checkpoints go.
     """
@@ -74,6 +78,7 @@ class BenchOptions:
     soak: int | None = None
     growth: bool = False
     hybrid: bool = False
+    prefixes: bool = False
     example_words: int | None = None
     out: Path = Path("bench")
 
@@ -116,6 +121,9 @@ def bench(options: BenchOptions, console: Console, results_to: Callable[[str], N
     checkpoint = _checkpoint(options)
     served = describe(inspect_checkpoint(checkpoint), options.add)
     task = _Task(options, checkpoint, served, make_texts(options.workload), console, results_to)
+    if options.prefixes:
+        _share_prefixes(task)
+        return
     with _place(options, checkpoint, task.report) as place:
         if options.hybrid:
             _compare_hybrid(task, OursHybrid(place, task.texts), pythons)
@@ -208,6 +216,16 @@ def _grow(task: _Task, ours: Ours) -> None:
     by_count, by_words = measure_growth(ours.place, task.served.pooling_method, task.report)
     task.report(f"picture: {draw_growth(by_count, by_words, task.options.out / 'growth.png')}")
     task.results_to(json.dumps({"machine": machine(), **to_json(by_count, by_words)}))
+
+
+def _share_prefixes(task: _Task) -> None:
+    settings = EncoderSettings(
+        task.checkpoint, task.served.max_length, task.token_budget, task.served.precision, rows="last"
+    )
+    device = torch.device("cuda" if task.device == "gpu" else "cpu")
+    results = measure_prefixes(settings, device, rounds=task.options.rounds, report=task.report)
+    task.console.print(prefix_table(results))
+    task.results_to(json_line(_conditions(task), results))
 
 
 def _checkpoint(options: BenchOptions) -> str:

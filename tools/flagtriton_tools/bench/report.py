@@ -10,17 +10,23 @@ import statistics
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.table import Table
 
-from flagtriton_tools.bench.hybrid import HybridResult
 from flagtriton_tools.bench.measure import Result, compare
 from flagtriton_tools.pictures import saved_axes
 
 __all__ = ["draw", "json_line", "machine", "tables"]
 
 _PACKAGES = ("flagtriton", "torch", "transformers", "tritonclient", "FlagEmbedding", "sentence-transformers")
+
+
+class Measured(Protocol):
+    """What one contestant, or one case, came to."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
 
 
 def tables(results: Sequence[Result], count: int, tokens: int) -> list[Table]:
@@ -103,7 +109,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def json_line(content: dict[str, Any], results: Sequence[Result | HybridResult]) -> str:
+def json_line(content: dict[str, Any], results: Sequence[Measured]) -> str:
     """Return everything measured as one line."""
     return json.dumps({**content, "machine": machine(), "results": [result.to_json() for result in results]})
 

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`flagtriton bench --prefixes`: what it is worth that texts which begin alike compute their beginning once."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+
+from flagtriton.protocol import PAST_END
+from flagtriton_server.encoding import encode_pooled
+from flagtriton_server.forward import LoadedEncoder
+from flagtriton_server.loading import load_encoder, share_cores
+from flagtriton_server.memory import keep_freed_memory
+from flagtriton_server.pooling import last_token_pool
+from flagtriton_server.settings import EncoderSettings
+from flagtriton_tools.bench.callers import seconds_of
+from flagtriton_tools.errors import ToolError
+
+__all__ = ["CASES", "Case", "PrefixResult", "measure_prefixes", "prefix_table"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """So many texts behind one prefix, and how many tokens of its own each has: a range, its end excluded."""
+
+    prefix: int
+    texts: int
+    own: tuple[int, int]
+
+
+CASES = (
+    Case(1500, 64, (10, 40)),  # queries behind few-shot examples
+    Case(300, 64, (10, 40)),
+    Case(32, 64, (10, 40)),  # queries behind an instruction
+    Case(32, 8, (10, 40)),
+    Case(16, 2, (5, 15)),
+    Case(32, 64, (60, 140)),  # longer texts behind an instruction
+)
+
+
+@dataclass(frozen=True)
+class PrefixResult:
+    """One case: seconds of the encoder without sharing and with it, one each a round."""
+
+    case: Case
+    apart_s: list[float]
+    shared_s: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast sharing is, in the median."""
+        return statistics.median(self.apart_s) / statistics.median(self.shared_s)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {**asdict(self), "ratio": self.ratio}
+
+
+def measure_prefixes(
+    settings: EncoderSettings,
+    device: torch.device,
+    *,
+    rounds: int,
+    report: Callable[[str], None],
+    cases: Sequence[Case] = CASES,
+) -> list[PrefixResult]:
+    """Return every case's result, of the encoder alone in this process; both ways take turns.
+
+    Raises:
+        ToolError: the checkpoint's texts cannot share a prefix.
+    """
+    keep_freed_memory()
+    share_cores(1)
+    encoder = load_encoder(settings, device)
+    if not encoder.shared_within:
+        raise ToolError(f"{settings.checkpoint} is no decoder whose texts can share a prefix")
+    results = []
+    for case in cases:
+        input_ids = _texts(case, encoder.vocab_size)
+        ways = {True: encoder, False: replace(encoder, shared_within=0)}
+        run = partial(_run, input_ids, settings.token_budget)
+        times: dict[bool, list[float]] = {True: [], False: []}
+        if case.prefix * case.texts < settings.token_budget:  # kernels are built first; beyond, that does not show
+            for way in ways.values():
+                run(way)
+        for _ in range(rounds):
+            for shared, way in ways.items():
+                times[shared].append(seconds_of(run, way))
+        results.append(PrefixResult(case, times[False], times[True]))
+        report(f"{case.texts} texts behind {case.prefix} tokens: {results[-1].ratio:.1f} times as fast")
+    return results
+
+
+def prefix_table(results: Sequence[PrefixResult]) -> Table:
+    """Return the results to read."""
+    table = Table("prefix", "texts", "own tokens", "apart", "shared", "times as fast")
+    for result in results:
+        case = result.case
+        apart, shared = (f"{statistics.median(s) * 1e3:.0f} ms" for s in (result.apart_s, result.shared_s))
+        low, high = case.own
+        table.add_row(str(case.prefix), str(case.texts), f"{low} to {high - 1}", apart, shared, f"{result.ratio:.1f}")
+    return table
+
+
+def _run(input_ids: NDArray[np.int32], token_budget: int, encoder: LoadedEncoder) -> None:
+    encode_pooled(encoder, [input_ids], token_budget, last_token_pool)
+
+
+def _texts(case: Case, vocab_size: int) -> NDArray[np.int32]:
+    """Return `[B, T]` random token ids that begin with the same prefix."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(*case.own, case.texts)
+    input_ids = np.full((case.texts, case.prefix + int(lengths.max())), PAST_END, dtype=np.int32)
+    input_ids[:, : case.prefix] = random.integers(0, vocab_size, case.prefix)
+    for row, length in zip(input_ids, lengths, strict=True):
+        row[case.prefix : case.prefix + length] = random.integers(0, vocab_size, length)
+    return input_ids
