@@ -93,7 +93,9 @@ def test_one_bad_option_fails_a_long_list_at_once(embedder: FlagModel) -> None:
 
 
 def test_an_unknown_model_says_which_are_served(url: str) -> None:
-    with pytest.raises(ModelNotServedError, match=r"'bge-m4' is not served.*all-MiniLM-L6-v2, bert-cls, left-last"):
+    with pytest.raises(
+        ModelNotServedError, match=r"'bge-m4' is not served.*all-MiniLM-L6-v2, bert-cls, domains, icl, left-last"
+    ):
         FlagModel("bge-m4", url=url)
 
 

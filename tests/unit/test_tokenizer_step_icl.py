@@ -135,7 +135,7 @@ def test_a_query_without_a_length_has_the_deployments(tokenizer: Any, plain: Tex
         ({"truncate": "NONE", "max_length": 6}, "query 0 has more than 6 tokens and truncate=NONE"),
         ({"max_length": 2}, "max_length is 2, but the suffix and the special tokens are"),
         ({"prefix": "~" * 96}, "the examples' prefix has 96 tokens"),
-        ({"prefix": "~" * 80}, "tokens behind a prefix of 80; this deployment takes 96 in all"),
+        ({"prefix": "~" * 80, "truncate": "NONE"}, "query 0 has more than 16 tokens and truncate=NONE"),
         ({"examples": "{}"}, "option 'examples' is no JSON list of objects"),
         ({"examples_instruction_format": "{}"}, "which leaves the query out"),
         ({"domain": "d"}, "unknown option 'domain'"),
