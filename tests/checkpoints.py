@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 
-__all__ = ["TEXTS", "cuts_left", "make_bert", "make_decoder", "make_m3", "make_xlm_roberta"]
+__all__ = ["TEXTS", "cuts_left", "make_bert", "make_decoder", "make_m3", "make_reranker", "make_xlm_roberta"]
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -102,6 +102,18 @@ def make_m3(folder: Path, *, positions: int = 512, colbert_dim: int = 48) -> Pat
         weight, bias = torch.randn(rows, width, generator=generator), torch.randn(rows, generator=generator)
         torch.save({"weight": weight * 0.2, "bias": bias * 0.1}, folder / f"{name}.pt")
     return folder
+
+
+def make_reranker(folder: Path, make: Callable[[Path], Path], *, labels: int = 1) -> Path:
+    """Write an encoder's checkpoint as `make` does, with a classification head; return its folder."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    make(folder)
+    config = AutoConfig.from_pretrained(folder)
+    config.num_labels = labels
+    torch.manual_seed(_SEED)
+    return _save(AutoModelForSequenceClassification.from_config(config), folder)
 
 
 _DECODERS: dict[str, dict[str, Any]] = {

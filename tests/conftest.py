@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One real server for the whole run: eleven deployments: BERT, XLM-RoBERTa, BGE-M3, decoders."""
+"""One real server for the whole run: thirteen deployments: BERT, XLM-RoBERTa, BGE-M3, decoders, rerankers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
 from flagtriton_tools.server_process import RunningServer
 from flagtriton_tools.serving import ServeOptions, free_ports
-from tests.checkpoints import cuts_left, make_bert, make_decoder, make_m3, make_xlm_roberta
+from tests.checkpoints import cuts_left, make_bert, make_decoder, make_m3, make_reranker, make_xlm_roberta
 from tests.domain_model import make_domain_model
 
 ICL_TOKENS = ("<instruct>", "<query>", "<response>")
@@ -88,6 +88,8 @@ def served(
         "mistral": (make_decoder(folder / "mistral", "mistral"), {}),
         "icl": (make_decoder(folder / "icl", "llama", added=ICL_TOKENS), {"model_class": "decoder-only-icl"}),
         "domains": (make_domain_model(folder / "domains"), DOMAINS),
+        "reranker-bert": (make_reranker(folder / "reranker-bert", make_bert), {}),
+        "reranker-xlmr": (make_reranker(folder / "reranker-xlmr", make_xlm_roberta), {}),
         "m3": (m3, {}),
         "m3-narrow": (narrow, {"pooling_method": "mean", "colbert_dim": 16, "colbert_dtype": "fp16"}),
     }

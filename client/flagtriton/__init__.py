@@ -7,6 +7,7 @@ Importing this package imports neither torch nor transformers nor a wire; those 
 from __future__ import annotations
 
 from flagtriton.abs_embedder import AbsEmbedder
+from flagtriton.abs_reranker import AbsReranker
 from flagtriton.auto import FlagAutoModel
 from flagtriton.checkpoints import support_model_list, support_native_bge_model_list
 from flagtriton.embedders import FlagLLMModel, FlagModel
@@ -27,12 +28,14 @@ from flagtriton.icl import FlagICLModel
 from flagtriton.m3 import BGEM3FlagModel
 from flagtriton.m3_output import M3Output
 from flagtriton.pseudo_moe import FlagPseudoMoEModel
+from flagtriton.rerankers import FlagAutoReranker, FlagReranker
 from flagtriton.transport.base import TLS
-from flagtriton.types import EmbedderModelClass
+from flagtriton.types import EmbedderModelClass, RerankerModelClass
 
 __all__ = [
     "TLS",
     "AbsEmbedder",
+    "AbsReranker",
     "AccessDeniedError",
     "BGEM3FlagModel",
     "ClosedError",
@@ -40,16 +43,19 @@ __all__ = [
     "DeploymentWarning",
     "EmbedderModelClass",
     "FlagAutoModel",
+    "FlagAutoReranker",
     "FlagICLModel",
     "FlagLLMModel",
     "FlagModel",
     "FlagPseudoMoEModel",
+    "FlagReranker",
     "FlagTritonError",
     "InvalidRequestError",
     "M3Output",
     "MissingExtraError",
     "ModelNotServedError",
     "RequestTimeoutError",
+    "RerankerModelClass",
     "ServerError",
     "ServerUnavailableError",
     "support_model_list",

@@ -42,6 +42,7 @@ def refuse_mismatch(
     model_classes: Sequence[str],
     pooling_method: str | None,
     max_lengths: dict[str, int],
+    task: str = "embed",
 ) -> None:
     """Raise where the deployment would answer another question than the caller's.
 
@@ -52,15 +53,17 @@ def refuse_mismatch(
         pooling_method: what the caller asked for; None takes what is served.
         max_lengths: the caller's length limits by argument name, tokens. FlagEmbedding's default of 512 stands
             for the smaller of itself and the deployment's.
+        task: `embed` or `rerank`.
 
     Raises:
         DeploymentMismatchError: says what came, what is served, and how to deploy it as asked.
     """
     again = f"flagtriton add {deployment.checkpoint} --name {name} --repository REPOSITORY --force"
-    if deployment.task != "embed" or deployment.model_class not in model_classes:
+    if deployment.task != task or deployment.model_class not in model_classes:
+        factory = {"embed": "FlagAutoModel", "rerank": "FlagAutoReranker"}[deployment.task]
         raise DeploymentMismatchError(
             f"{name} is served as {deployment.task} {deployment.model_class}; "
-            f"this class expects embed {' or '.join(model_classes)}. FlagAutoModel chooses the right class"
+            f"this class expects {task} {' or '.join(model_classes)}. {factory} chooses the right class"
         )
     if pooling_method is not None and pooling_method != deployment.pooling_method:
         raise DeploymentMismatchError(

@@ -21,12 +21,14 @@ __all__ = [
     "PASSAGE",
     "PASSAGE_IDS",
     "PASSAGE_ROWS",
+    "PASSAGE_START",
     "PASSAGE_STATES",
     "PAST_END",
     "QUERY",
     "QUERY_IDS",
     "QUERY_ROWS",
     "QUERY_STATES",
+    "SCORE",
     "SCORES",
     "SPARSE_DENSE_SCORE",
     "SPARSE_IDS",
@@ -117,6 +119,12 @@ SCORES = {
     "colbert+sparse+dense": COLBERT_SPARSE_DENSE_SCORE,
 }
 """FlagEmbedding's names of the scores, in its order, and the tensors they come in."""
+
+SCORE = Tensor("score", "FP32", (1,))
+"""A reranker's score of a pair: a logit, or its sigmoid."""
+
+PASSAGE_START = Tensor("passage_start", "INT32", (1,))
+"""At which token of its row in `input_ids` a pair's passage begins."""
 
 TOKEN_ID = Tensor("token_id", "INT32", (1,))
 TOKEN = Tensor("token", "BYTES", (1,))

@@ -21,7 +21,7 @@ from flagtriton.errors import (
     ModelNotServedError,
     ServerUnavailableError,
 )
-from flagtriton.options import EmbedOptions, OptionValue, ScoreOptions
+from flagtriton.options import EmbedOptions, OptionValue, RerankOptions, ScoreOptions
 from flagtriton.parameters import ParameterError, read_parameters
 from flagtriton.protocol import TEXT, Deployment, Tensor
 from flagtriton.texts import text_sizes, text_tensor
@@ -137,7 +137,7 @@ class ServedModel:
         requests: Sequence[Rows],
         inputs: Mapping[Tensor, Sequence[str]],
         outputs: Sequence[Tensor],
-        options: EmbedOptions | ScoreOptions,
+        options: EmbedOptions | RerankOptions | ScoreOptions,
         *,
         unit: str = "text",
         show_progress: bool | None = None,
@@ -154,7 +154,7 @@ class ServedModel:
         requests: Sequence[Rows],
         inputs: Mapping[Tensor, Sequence[str]],
         outputs: Sequence[Tensor],
-        options: EmbedOptions | ScoreOptions,
+        options: EmbedOptions | RerankOptions | ScoreOptions,
         *,
         unit: str = "text",
         show_progress: bool | None = None,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.options import EmbedOptions
-from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, Tensor
+from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, PASSAGE_START, Tensor
 from flagtriton_server import triton_io
 from flagtriton_server.domains import in_domain
 from flagtriton_server.encoding import check_token_ids, encode, encode_pooled
@@ -32,6 +32,7 @@ __all__ = ["TritonPythonModel"]
 class _EncodeRequest:
     input_ids: NDArray[np.int32]  # [B, T]
     options: EmbedOptions  # the defaults where this step needs none
+    second_parts: NDArray[np.int32] | None = None  # [B, 1] where a pair's passage begins
 
 
 _RAISED_BY_MODELS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
@@ -68,6 +69,8 @@ class TritonPythonModel:
     def _read(self, request: PbRequest) -> _EncodeRequest:
         input_ids = triton_io.array(request, INPUT_IDS)
         check_token_ids(input_ids, self._encoder.vocab_size, self._settings.max_length)
+        if self._settings.token_types:
+            return _EncodeRequest(input_ids, EmbedOptions(), triton_io.array(request, PASSAGE_START))
         reads_options = self._settings.pooling_method is not None or self._settings.pseudo_moe
         return _EncodeRequest(input_ids, triton_io.embed_options(request) if reads_options else EmbedOptions())
 
@@ -91,7 +94,8 @@ class TritonPythonModel:
         requests, budget = [item.input_ids for item in work], self._settings.token_budget
         if self._pool is None:
             return [{HIDDEN_STATES: to_bytes(states)} for states in encode(encoder, requests, budget)]
-        vectors = encode_pooled(encoder, requests, budget, self._pool)
+        second_parts = [item.second_parts for item in work if item.second_parts is not None]
+        vectors = encode_pooled(encoder, requests, budget, self._pool, second_parts or None)
         if self._settings.pooling_method is None:
             return [{HIDDEN_STATES: to_bytes(rows.unsqueeze(1))} for rows in vectors]
         pseudo_moe = self._settings.pseudo_moe

@@ -81,6 +81,7 @@ def encode_pooled(
     requests: Sequence[NDArray[np.int32]],
     token_budget: int,
     pool: Pooling,
+    second_parts: Sequence[NDArray[np.int32]] | None = None,
 ) -> list[Tensor]:
     """Return one vector a text, `[B, D]` for every request on the processor; no other row leaves a forward pass.
 
@@ -89,17 +90,21 @@ def encode_pooled(
         requests: as for `encode`.
         token_budget: likewise.
         pool: what makes one vector of a text's.
+        second_parts: `[B, 1]` at which token of each text its second part begins, which has a type of its own; None
+            is one part.
     """
     texts = _Texts.of(requests)
+    token_types = None if second_parts is None else texts.types(np.concatenate(second_parts).reshape(-1))
     dtype = torch.float32 if pool is mean_pool else encoder.precision.computed
     vectors = torch.zeros(len(texts.lengths), encoder.hidden_size, dtype=dtype, device=encoder.device)
     for batch in _segments(encoder, texts, token_budget, pool):
-        tokens = texts.input_ids[token_indices(batch.starts, batch.lengths)]
-        states = forward(encoder, tokens, batch.lengths, batch.parents)
+        places = token_indices(batch.starts, batch.lengths)
+        types = None if token_types is None else token_types[places]
+        states = forward(encoder, texts.input_ids[places], batch.lengths, batch.parents, types)
         pooled = pool(states, torch.from_numpy(batch.lengths).to(encoder.device))
         own = np.flatnonzero(batch.rows >= 0)  # the others are prefixes
-        rows, places = (torch.from_numpy(index).to(encoder.device) for index in (batch.rows[own], own))
-        vectors[rows] = pooled[places]
+        rows, segments = (torch.from_numpy(index).to(encoder.device) for index in (batch.rows[own], own))
+        vectors[rows] = pooled[segments]
     return list(vectors.cpu().split(texts.row_counts))
 
 
@@ -134,6 +139,11 @@ class _Texts:
         """Return the `[n]` token ids of some texts, end to end in that order."""
         starts = np.cumsum(self.lengths) - self.lengths
         return self.input_ids[token_indices(starts[batch], self.lengths[batch])]
+
+    def types(self, starts: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return `[N]` 1 for every token from the `[B]` place on at which its text's second part begins, else 0."""
+        positions = token_indices(np.zeros_like(self.lengths), self.lengths)
+        return (positions >= np.repeat(starts, self.lengths)).astype(np.int64)
 
     def by_request(self, per_text: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Cut `[B]` numbers into those of each request."""

@@ -46,6 +46,7 @@ class LoadedEncoder:
         packed: texts go through it end to end; else padded to the longest beside them.
         pad_has_position: whether a padding id inside a text counts as a position; in RoBERTa's family it does not,
             and positions begin behind the padding id.
+        knows_types: tokens of a pair's two parts have a type each.
         shared_within: texts of up to so many tokens may share a prefix; 0 where the model does not allow it.
         arguments: further ones of the module's, for every forward pass.
     """
@@ -58,6 +59,7 @@ class LoadedEncoder:
     hidden_size: int
     packed: bool = False
     pad_has_position: bool = True
+    knows_types: bool = False
     shared_within: int = 0
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -67,6 +69,7 @@ def forward(
     input_ids: NDArray[np.int64],
     lengths: NDArray[np.int64],
     parents: NDArray[np.int64] | None = None,
+    token_types: NDArray[np.int64] | None = None,
 ) -> Tensor:
     """Return the last hidden states of some texts, `[N, D]` on the encoder's device, in its own dtype.
 
@@ -76,19 +79,24 @@ def forward(
         lengths: `[M]` tokens of each text, the longest first.
         parents: `[M]` the text whose tokens stand before a text's own, or -1; None is no such text. Only for an
             encoder with `shared_within`.
+        token_types: `[N]` 0 or 1, BERT's of a pair; None is 0 for all.
     """
     if not encoder.packed:
-        return _forward_padded(encoder, input_ids, lengths)
+        return _forward_padded(encoder, input_ids, lengths, token_types)
     if parents is None or (parents < 0).all():
         padding_id = None if encoder.pad_has_position else encoder.pad_token_id
         positions = packed_positions(input_ids, lengths, padding_id)
-        return _forward_packed(encoder, input_ids, positions, PackedTexts(lengths, encoder.device))
+        return _forward_packed(encoder, input_ids, positions, PackedTexts(lengths, encoder.device), token_types)
     positions = token_indices(np.where(parents < 0, 0, lengths[parents]), lengths)
     return _forward_packed(encoder, input_ids, positions, PackedTexts(lengths, encoder.device, parents))
 
 
 def _forward_packed(
-    encoder: LoadedEncoder, input_ids: NDArray[np.int64], positions: NDArray[np.int64], texts: PackedTexts
+    encoder: LoadedEncoder,
+    input_ids: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    texts: PackedTexts,
+    token_types: NDArray[np.int64] | None = None,
 ) -> Tensor:
     n = len(input_ids)
     filled = n if encoder.device.type == "cuda" else packed_length(n)
@@ -100,12 +108,18 @@ def _forward_packed(
         input_ids=_to_device(ids, encoder.device),
         position_ids=_to_device(filled_positions, encoder.device),
         packed=texts,
+        **_typed(encoder, token_types, ids.shape, np.arange(n)),
         **encoder.arguments,
     ).last_hidden_state  # [1, N, D]
     return states[0, :n].to(encoder.device)  # of a module spread over several, the last has them
 
 
-def _forward_padded(encoder: LoadedEncoder, input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Tensor:
+def _forward_padded(
+    encoder: LoadedEncoder,
+    input_ids: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    token_types: NDArray[np.int64] | None,
+) -> Tensor:
     rows, longest = len(lengths), int(lengths[0])
     ids = np.full((rows, longest), encoder.pad_token_id, dtype=np.int64)
     mask = np.zeros_like(ids)
@@ -113,9 +127,23 @@ def _forward_padded(encoder: LoadedEncoder, input_ids: NDArray[np.int64], length
     ids.reshape(-1)[places] = input_ids
     mask.reshape(-1)[places] = 1
     states = encoder.module(
-        input_ids=_to_device(ids, encoder.device), attention_mask=_to_device(mask, encoder.device), **encoder.arguments
+        input_ids=_to_device(ids, encoder.device),
+        attention_mask=_to_device(mask, encoder.device),
+        **_typed(encoder, token_types, ids.shape, places),
+        **encoder.arguments,
     ).last_hidden_state  # [M, T, D]
     return states.flatten(0, 1)[_to_device(places, encoder.device)]
+
+
+def _typed(
+    encoder: LoadedEncoder, token_types: NDArray[np.int64] | None, shape: tuple[int, ...], places: NDArray[np.int64]
+) -> dict[str, Tensor]:
+    """Return the argument that says tokens' types, `[N]`, at their places in ids of a shape; none if there are none."""
+    if token_types is None or not encoder.knows_types:
+        return {}
+    filled = np.zeros(shape, dtype=np.int64)
+    filled.reshape(-1)[places] = token_types
+    return {"token_type_ids": _to_device(filled, encoder.device)}
 
 
 def _to_device(array: NDArray[np.int64], device: torch.device) -> Tensor:

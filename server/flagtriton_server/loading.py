@@ -87,6 +87,7 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
         config.vocab_size,
         config.pad_token_id if config.pad_token_id is not None else 0,
         config.hidden_size,
+        knows_types=getattr(config, "type_vocab_size", 1) > 1,
     )
     if attention_path(config.model_type, settings.trust_remote_code) == "padded":
         return padded

@@ -41,6 +41,7 @@ class TokenizerSettings:
         checkpoint: local folder or hub name.
         max_length: the most tokens of a text that a request may ask for, and what it gets if it asks for none.
         model_class: FlagEmbedding's name of it, which settles what options requests have.
+        task: `embed` takes texts (and pairs, for BGE-M3), `rerank` pairs that become one row each.
         query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
         send_unweighted_ids: tell the steps behind which special tokens bear no lexical weight.
     """
@@ -48,6 +49,7 @@ class TokenizerSettings:
     checkpoint: str
     max_length: int
     model_class: str = "encoder-only-base"
+    task: str = "embed"
     revision: str | None = None
     trust_remote_code: bool = False
     query_instruction: str | None = None
@@ -70,6 +72,7 @@ class EncoderSettings:
         pooling_method: pool here and send embeddings rather than hidden states; None leaves that to the pooler.
         peft: an adapter, local folder or hub name, that is merged into the checkpoint's weights.
         shard: numbers of the GPUs that one instance is spread over, e.g. `0,1`; None is the instance's own device.
+        token_types: rows are pairs, whose passages have a type of their own where the model knows types.
         pseudo_moe: requests may choose a domain of the model's; and as for the pooler, where texts are pooled here.
     """
 
@@ -83,6 +86,7 @@ class EncoderSettings:
     trust_remote_code: bool = False
     peft: str | None = None
     shard: str | None = None
+    token_types: bool = False
     pseudo_moe: bool = False
 
 

@@ -69,6 +69,7 @@ class TextTokenizer:
         self._clean_up = clean_up
         self._max_length: int | None = None
         self._before, self._after = _special_ids(backend)
+        self.pair_marks = _pair_marks(backend)
         self._borders = _borders(backend)
         self.bare_count = lru_cache(maxsize=64)(lambda text: len(self.bare_ids([text])[0]))  # prefixes come again
 
@@ -173,6 +174,15 @@ def _special_ids(backend: Tokenizer) -> tuple[list[int], list[int]]:
     bare, whole = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))
     before = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
     return whole[:before], whole[before + len(bare) :]
+
+
+def _pair_marks(backend: Tokenizer) -> tuple[list[int], list[int], list[int]]:
+    """Return what a tokenizer puts before the first text of a pair, between both, and behind the second."""
+    bare, whole = backend.encode("a", add_special_tokens=False), backend.encode("a", "a", add_special_tokens=True)
+    width = len(bare.ids)
+    places = [i for i in range(len(whole.ids)) if whole.ids[i : i + width] == bare.ids]
+    first, second = places[0], places[-1]
+    return whole.ids[:first], whole.ids[first + width : second], whole.ids[second + width :]
 
 
 def _borders(backend: Tokenizer) -> dict[int, str]:

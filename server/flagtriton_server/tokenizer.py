@@ -9,12 +9,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.options import EmbedOptions, ScoreOptions
+from flagtriton.options import EmbedOptions, RerankOptions, ScoreOptions
 from flagtriton.protocol import PASSAGE, QUERY, TEXT, TOKEN, TOKEN_ID, UNWEIGHTED_IDS, Tensor
 from flagtriton.texts import text_tensor
 from flagtriton.types import EmbedderModelClass
 from flagtriton_server import triton_io
 from flagtriton_server.in_context import QueryBatch, encode_queries
+from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
 from flagtriton_server.pairs import DistinctTexts, PairBatch
 from flagtriton_server.prompts import example_text, instructed
 from flagtriton_server.rejection import RequestError
@@ -24,8 +25,8 @@ from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
 
-_Work: TypeAlias = TextBatch | QueryBatch | PairBatch | list[int]
-"""What one request brings: texts, queries with examples, pairs, or token ids."""
+_Work: TypeAlias = TextBatch | QueryBatch | PairBatch | RerankBatch | list[int]
+"""What one request brings: texts, queries with examples, pairs to embed or to read together, or token ids."""
 
 
 class TritonPythonModel:
@@ -58,6 +59,8 @@ class TritonPythonModel:
         return triton_io.respond(requests, self._read, self._run)
 
     def _read(self, request: PbRequest) -> _Work:
+        if self._settings.task == "rerank":
+            return self._read_rows(request)
         if triton_io.has(request, TOKEN_ID):
             return triton_io.array(request, TOKEN_ID).reshape(-1).tolist()
         if triton_io.has(request, QUERY) or triton_io.has(request, PASSAGE):
@@ -78,6 +81,14 @@ class TritonPythonModel:
         queries, passages = (DistinctTexts.of(triton_io.texts(request, side)) for side in (QUERY, PASSAGE))
         return PairBatch(queries, passages, options, self._settings.max_length)
 
+    def _read_rows(self, request: PbRequest) -> RerankBatch:
+        limits = {"min_length": sum(map(len, self._tokenizer.pair_marks)) + 2, "max_length": self._settings.max_length}
+        options = RerankOptions.from_parameters(triton_io.options(request), **limits)
+        queries, passages = (triton_io.texts(request, side) for side in (QUERY, PASSAGE))
+        max_length = options.max_length or self._settings.max_length
+        query_max_length = options.query_max_length or max_length * 3 // 4
+        return RerankBatch(queries, passages, query_max_length, max_length, options.truncate == "NONE")
+
     def _run(self, work: list[_Work]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
         batches = [batch for item in work for batch in _text_batches(item)]
         encoded = iter(self._tokenizer.encode(batches))
@@ -94,6 +105,8 @@ class TritonPythonModel:
         try:
             if isinstance(work, QueryBatch):
                 return encode_queries(self._tokenizer, work)
+            if isinstance(work, RerankBatch):
+                return encode_pairs(self._tokenizer, work)
             if isinstance(work, list):
                 return {TOKEN: text_tensor(self._tokenizer.decode(work))}
         except RequestError as error:

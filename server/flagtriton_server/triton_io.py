@@ -14,7 +14,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from flagtriton.options import EmbedOptions, OptionError, ScoreOptions
+from flagtriton.options import EmbedOptions, OptionError, RerankOptions, ScoreOptions
 from flagtriton.protocol import Tensor as TensorSpec
 from flagtriton_server.rejection import RequestError
 
@@ -26,6 +26,7 @@ __all__ = [
     "has",
     "log_info",
     "options",
+    "rerank_options",
     "respond",
     "score_options",
     "texts",
@@ -106,6 +107,11 @@ def embed_options(request: PbRequest) -> EmbedOptions:
 def score_options(request: PbRequest) -> ScoreOptions:
     """Return the options of a request for scores; as `embed_options`."""
     return ScoreOptions.from_parameters(options(request), min_length=1, max_length=_NO_LIMIT)
+
+
+def rerank_options(request: PbRequest) -> RerankOptions:
+    """Return the options of a request to a reranker; as `embed_options`."""
+    return RerankOptions.from_parameters(options(request), min_length=1, max_length=_NO_LIMIT)
 
 
 def log_info(message: str) -> None:

@@ -56,6 +56,7 @@ class CheckpointFacts:
         name: what the deployment is called unless told otherwise.
         max_length: tokens the model has positions for.
         model_type: transformers' name of the architecture.
+        labels: of the classification head that a reranker has.
         unknown_pooling: what the checkpoint says of pooling, where it is none of FlagEmbedding's.
         trust_remote_code: the checkpoint is known to need code of its own.
         known_from: where the facts come from, for the user to read.
@@ -70,6 +71,7 @@ class CheckpointFacts:
     hidden_size: int | None = None
     max_length: int | None = None
     model_type: str | None = None
+    labels: int | None = None
     unknown_pooling: str | None = None
     query_instruction_format: str = "{}{}"
     trust_remote_code: bool = False
@@ -146,6 +148,7 @@ def _local(path: Path) -> CheckpointFacts:
         hidden_size=next((config[key] for key in _HIDDEN_SIZES if key in config), None),
         max_length=_max_length(path, config),
         model_type=config.get("model_type"),
+        labels=len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2),
     )
     by_table = _by_table(facts)
     if by_table.task is not None:

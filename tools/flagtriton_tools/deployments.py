@@ -23,10 +23,12 @@ from flagtriton.protocol import (
     INPUT_IDS,
     PASSAGE,
     PASSAGE_IDS,
+    PASSAGE_START,
     PASSAGE_STATES,
     QUERY,
     QUERY_IDS,
     QUERY_STATES,
+    SCORE,
     SCORES,
     SPARSE_IDS,
     SPARSE_WEIGHTS,
@@ -46,9 +48,11 @@ from flagtriton_tools.pbtxt import Device, EnsembleStep, ensemble_config
 from flagtriton_tools.steps import (
     PAIR_TENSORS,
     TOKEN_BUDGETS,
+    classifier_step,
     colbert_step,
     encoder_step,
     pooler_step,
+    row_tokenizer_step,
     scorer_step,
     sparse_step,
     tokenizer_step,
@@ -120,6 +124,8 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
     if builder is None:
         served = ", ".join(f"{task} {model_class}" for task, model_class in _BUILDERS)
         raise ToolError(f"{facts.source} is {deployment.task} {deployment.model_class}; this version serves {served}")
+    if deployment.task == "rerank" and facts.labels not in (None, 1):
+        raise ToolError(f"{facts.source} has a head for {facts.labels} labels; a reranker has one, which is its score")
     return builder(name, deployment, options)
 
 
@@ -200,6 +206,31 @@ def _embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]
     return [Model(name, ensemble), tokenizer, encoder, *([] if pools else [pooler])]
 
 
+def _encoder_reranker(name: str, served: Deployment, options: AddOptions) -> list[Model]:
+    _refuse_colbert_options(name, options)
+    if options.pool_in_encoder:
+        raise ToolError(f"--pool-in-encoder: {name} is a reranker, whose scores are made behind the encoder")
+    if served.trust_remote_code:
+        raise ToolError(f"{served.checkpoint} brings code of its own, whose head this version cannot serve")
+    steps = [
+        row_tokenizer_step(name, served, options),
+        encoder_step(name, served, options, rows="first"),
+        classifier_step(name, served, options),
+    ]
+    ensemble = ensemble_config(
+        inputs=[QUERY, PASSAGE],
+        outputs=[SCORE, TOKEN_COUNT],
+        max_batch_size=options.max_batch_size,
+        steps=[
+            EnsembleStep(steps[0].name, _same(QUERY, PASSAGE), _same(INPUT_IDS, TOKEN_COUNT, PASSAGE_START)),
+            EnsembleStep(steps[1].name, _same(INPUT_IDS, PASSAGE_START), _same(HIDDEN_STATES)),
+            EnsembleStep(steps[2].name, _same(HIDDEN_STATES), _same(SCORE)),
+        ],
+        parameters=write_parameters(served),
+    )
+    return [Model(name, ensemble), *steps]
+
+
 def _m3_embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
     if options.pool_in_encoder:
         raise ToolError(f"--pool-in-encoder: {name} needs its hidden states behind the encoder, for sparse and ColBERT")
@@ -274,4 +305,5 @@ _BUILDERS: dict[tuple[str, str], Callable[[str, Deployment, AddOptions], list[Mo
     ("embed", "decoder-only-base"): _embedder,
     ("embed", "decoder-only-icl"): _embedder,
     ("embed", "decoder-only-pseudo_moe"): _embedder,
+    ("rerank", "encoder-only-base"): _encoder_reranker,
 }

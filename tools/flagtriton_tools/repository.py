@@ -32,6 +32,7 @@ _SUMMARIES = {
     "sparse": "Hidden states to lexical weights.",
     "colbert": "Hidden states to ColBERT vectors.",
     "scorer": "Hidden states of pairs to scores.",
+    "classifier": "Hidden states of pairs to a reranker's scores.",
 }
 
 

@@ -17,11 +17,13 @@ from flagtriton.protocol import (
     PASSAGE,
     PASSAGE_IDS,
     PASSAGE_ROWS,
+    PASSAGE_START,
     PASSAGE_STATES,
     QUERY,
     QUERY_IDS,
     QUERY_ROWS,
     QUERY_STATES,
+    SCORE,
     SCORES,
     SPARSE_IDS,
     SPARSE_WEIGHTS,
@@ -48,9 +50,11 @@ from flagtriton_tools.pbtxt import Device, QueuePolicy, step_config
 __all__ = [
     "PAIR_TENSORS",
     "TOKEN_BUDGETS",
+    "classifier_step",
     "colbert_step",
     "encoder_step",
     "pooler_step",
+    "row_tokenizer_step",
     "scorer_step",
     "sparse_step",
     "tokenizer_step",
@@ -63,6 +67,27 @@ PAIR_TENSORS = (QUERY_IDS, PASSAGE_IDS, QUERY_ROWS, PASSAGE_ROWS)
 
 _QUEUE = QueuePolicy(max_queue_size=4096, timeout_us=60_000_000)
 _WARMUP_TOKENS = (16, 256)
+
+
+def row_tokenizer_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that joins a pair into one row of token ids."""
+    settings = TokenizerSettings(
+        checkpoint=served.checkpoint,
+        max_length=served.max_length,
+        model_class=served.model_class,
+        task=served.task,
+        revision=served.revision,
+        trust_remote_code=served.trust_remote_code,
+    )
+    config = step_config(
+        inputs=[QUERY, PASSAGE],
+        outputs=[INPUT_IDS, TOKEN_COUNT, PASSAGE_START],
+        max_batch_size=options.max_batch_size,
+        device=Device(count=options.tokenizer_instances),
+        parameters=write_parameters(settings),
+        queue_policy=_QUEUE,
+    )
+    return Model(f"{name}_tokenizer", config, "tokenizer")
 
 
 def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs: bool = False) -> Model:
@@ -93,7 +118,10 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
 
 def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
     """Return the step that runs the checkpoint; `rows` of a text's hidden states leave it."""
-    device = replace(Device.parse(options.device, options.instances), shard=options.shard)
+    device, pairs = (
+        replace(Device.parse(options.device, options.instances), shard=options.shard),
+        served.task == "rerank",
+    )
     settings = EncoderSettings(
         checkpoint=served.checkpoint,
         max_length=served.max_length,
@@ -105,10 +133,11 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         trust_remote_code=served.trust_remote_code,
         peft=served.peft,
         shard=",".join(map(str, device.gpus)) if options.shard else None,
+        token_types=pairs,
         pseudo_moe=_is_pseudo_moe(served),
     )
     config = step_config(
-        inputs=[INPUT_IDS],
+        inputs=[INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS],
         outputs=[DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES],
         max_batch_size=options.max_batch_size,
         device=device,
@@ -145,6 +174,13 @@ def colbert_step(name: str, served: Deployment, options: AddOptions) -> Model:
     outputs = [replace(COLBERT_VECS, datatype=dtype.upper()), COLBERT_LENGTHS]
     device = Device.parse(options.device, 1)
     return _behind_encoder(name, "colbert", [HIDDEN_STATES, INPUT_IDS], outputs, settings, options, device)
+
+
+def classifier_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that makes scores of pairs' first token vectors."""
+    settings = HeadSettings(**_head(served))
+    model = _behind_encoder(name, "scorer", [HIDDEN_STATES], [SCORE], settings, options, Device())
+    return replace(model, step="classifier")
 
 
 def scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:

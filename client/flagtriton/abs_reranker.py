@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all rerankers share: FlagEmbedding's constructor and methods, answered by a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flagtriton.calls import progress_wish
+from flagtriton.checkpoints import checkpoint_name
+from flagtriton.checks import refuse_mismatch, served_devices, warn_of_differences
+from flagtriton.connection import ConnectionSettings
+from flagtriton.dispatch import Rows
+from flagtriton.errors import DeploymentMismatchError
+from flagtriton.instructions import apply_instruction, check_instruction_format
+from flagtriton.options import RerankOptions
+from flagtriton.pools import ServedObject
+from flagtriton.protocol import DEFAULT_MAX_LENGTH, PASSAGE, QUERY, SCORE
+from flagtriton.served import ServedModel
+from flagtriton.texts import as_pair_list, as_text_list
+from flagtriton.transport import InferenceReply
+from flagtriton.types import DeviceSpec
+
+__all__ = ["AbsReranker", "Pairs"]
+
+Pairs: TypeAlias = Iterable[Sequence[str]] | Sequence[str]
+"""Pairs of query and passage (tuples, lists, a two-column array), or one pair."""
+
+
+class AbsReranker(ServedObject):
+    """A reranker of FlagEmbedding's, served by Triton. Attributes are read at every call.
+
+    Args:
+        model_name_or_path: a deployment's name, or the checkpoint it was made from: its last path part counts.
+        use_fp16: permits half precision; the deployment's precision holds.
+        query_instruction_for_rerank: put before queries.
+        query_instruction_format: two fields, instruction and text.
+        passage_instruction_for_rerank: put before passages.
+        passage_instruction_format: likewise.
+        devices: compared with the deployment's.
+        batch_size: pairs of one request, at most.
+        query_max_length: tokens of a query that are read; None is three quarters of `max_length`.
+        max_length: tokens of a pair, special tokens included; 512 stands for the smaller of 512 and what the
+            deployment allows.
+        normalize: return the sigmoid of each score.
+        **kwargs: the fields of `ConnectionSettings`, `url` first. Anything else is kept as an attribute and warned of.
+
+    Raises:
+        ModelNotServedError: the server has no such deployment; the message lists what it has.
+        DeploymentMismatchError: the deployment is of another class, or allows fewer tokens.
+        ServerUnavailableError: the server does not answer.
+    """
+
+    MODEL_CLASSES: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        use_fp16: bool = False,
+        query_instruction_for_rerank: str | None = None,
+        query_instruction_format: str = "{}{}",
+        passage_instruction_for_rerank: str | None = None,
+        passage_instruction_format: str = "{}{}",
+        devices: DeviceSpec = None,
+        batch_size: int = 128,
+        query_max_length: int | None = None,
+        max_length: int = DEFAULT_MAX_LENGTH,
+        normalize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.model_name_or_path = model_name_or_path
+        self.use_fp16 = use_fp16
+        self.query_instruction_for_rerank = query_instruction_for_rerank
+        self.query_instruction_format = query_instruction_format
+        self.passage_instruction_for_rerank = passage_instruction_for_rerank
+        self.passage_instruction_format = passage_instruction_format
+        self.batch_size = batch_size
+        self.query_max_length = query_max_length
+        self.max_length = max_length
+        self.normalize = normalize
+        self.pool = None
+        settings = ConnectionSettings.taken_from(kwargs)
+        model_arguments = {name: kwargs.pop(name, None) for name in ("trust_remote_code", "cache_dir")}
+        self.kwargs = kwargs
+        for name, value in kwargs.items():
+            if not hasattr(type(self), name):
+                setattr(self, name, value)
+        self.served = ServedModel.find(checkpoint_name(model_name_or_path), settings)
+        self.target_devices = served_devices(self.served.deployment)
+        try:
+            self._compare_with_deployment(devices, **model_arguments)
+        except (DeploymentMismatchError, ValueError):
+            self.close()
+            raise
+
+    def compute_score(self, sentence_pairs: Pairs, **kwargs: Any) -> list[float]:
+        """Return one score a pair, in their order; a list for a lone pair, too, and `[]` for none.
+
+        Args:
+            sentence_pairs: pairs of query and passage, or one pair.
+            **kwargs: `batch_size=`, `query_max_length=`, `max_length=` and `normalize=` instead of the attributes, and
+                `show_progress=`.
+
+        Raises:
+            TypeError: a pair is not two `str`; it is named by its index. Or an unknown argument.
+            InvalidRequestError: the deployment refused an option, or a query that leaves its passage no room.
+        """
+        return self._scores(self.get_detailed_inputs(sentence_pairs), kwargs)
+
+    def compute_score_single_gpu(
+        self,
+        sentence_pairs: Pairs,
+        batch_size: int | None = None,
+        query_max_length: int | None = None,
+        max_length: int | None = None,
+        normalize: bool | None = None,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> list[float]:
+        """Return the scores of pairs as they are, without instructions; `device` is the server's business."""
+        pairs, _ = as_pair_list(sentence_pairs, "sentence_pairs")
+        named = {
+            "batch_size": batch_size,
+            "query_max_length": query_max_length,
+            "max_length": max_length,
+            "normalize": normalize,
+        }
+        return self._scores(pairs, {**named, **kwargs})
+
+    def rerank(
+        self, query: str, passages: Iterable[str], top_k: int | None = None, **kwargs: Any
+    ) -> list[tuple[int, float, str]]:
+        """Return the passages best for a query, the best first, each as (index, score, text).
+
+        Args:
+            query: one text.
+            passages: the candidates.
+            top_k: how many to return; None returns all.
+            **kwargs: as for `compute_score`.
+
+        Raises:
+            ValueError: the query is no `str`, or `top_k` is below 0.
+        """
+        if not isinstance(query, str) or (top_k is not None and top_k < 0):
+            raise ValueError(f"query is {query!r} and top_k {top_k!r}; expected a str, and at least 0 or None")
+        texts, _ = as_text_list(passages, "passages")
+        scores = self.compute_score([(query, text) for text in texts], **kwargs)
+        best = sorted(range(len(texts)), key=scores.__getitem__, reverse=True)
+        return [(i, scores[i], texts[i]) for i in best[:top_k]]
+
+    def get_detailed_inputs(self, sentence_pairs: Pairs) -> list[tuple[str, str]]:
+        """Return the pairs behind their instructions."""
+        pairs, _ = as_pair_list(sentence_pairs, "sentence_pairs")
+        sides = (
+            (self.query_instruction_for_rerank, self.query_instruction_format, "query_instruction_format"),
+            (self.passage_instruction_for_rerank, self.passage_instruction_format, "passage_instruction_format"),
+        )
+        for instruction, instruction_format, name in sides:
+            if instruction is not None:
+                check_instruction_format(instruction_format, name)
+        (query_instruction, query_format, _), (passage_instruction, passage_format, _) = sides
+        return [
+            (
+                query if query_instruction is None else apply_instruction(query_format, query_instruction, query),
+                passage
+                if passage_instruction is None
+                else apply_instruction(passage_format, passage_instruction, passage),
+            )
+            for query, passage in pairs
+        ]
+
+    def get_detailed_instruct(self, instruction_format: str, instruction: str, sentence: str) -> str:
+        """Return `sentence` behind its instruction."""
+        return apply_instruction(instruction_format, instruction, sentence)
+
+    def encode_multi_process(self, sentence_pairs: Pairs, pool: object = None, **kwargs: Any) -> list[float]:
+        """Return what `compute_score` returns, without instructions."""
+        return self.compute_score_single_gpu(sentence_pairs, **kwargs)
+
+    def _scores(self, pairs: list[tuple[str, str]], arguments: dict[str, Any]) -> list[float]:
+        named = {
+            name: getattr(self, name) if value is None else value
+            for name in ("batch_size", "query_max_length", "max_length", "normalize")
+            for value in [arguments.pop(name, None)]
+        }
+        show_progress = progress_wish(arguments)
+        if named["batch_size"] < 1:
+            raise ValueError(f"batch_size is {named['batch_size']}, expected at least 1")
+        if not pairs:
+            return []
+        options = RerankOptions(named["query_max_length"], self._length(named["max_length"]), named["normalize"])
+        queries, passages = [query for query, _ in pairs], [passage for _, passage in pairs]
+        scores: NDArray[np.float32] = np.empty(len(pairs), np.float32)
+
+        def add(rows: Rows, reply: InferenceReply) -> None:
+            scores[rows] = reply[SCORE.name][:, 0]
+
+        self.served.collect(
+            add,
+            self.served.plan_pairs(queries, passages, max_rows=named["batch_size"]),
+            {QUERY: queries, PASSAGE: passages},
+            [SCORE],
+            options,
+            unit="pair",
+            show_progress=show_progress,
+        )
+        listed: list[float] = scores.tolist()
+        return listed
+
+    def _length(self, asked: int) -> int:
+        most = self.served.deployment.max_length
+        return min(asked, most) if asked == DEFAULT_MAX_LENGTH else asked
+
+    def _compare_with_deployment(
+        self, devices: DeviceSpec, trust_remote_code: bool | None, cache_dir: str | None
+    ) -> None:
+        deployment, name = self.served.deployment, self.served.name
+        lengths = {"max_length": self.max_length}
+        refuse_mismatch(
+            name,
+            deployment,
+            task="rerank",
+            model_classes=self.MODEL_CLASSES,
+            pooling_method=None,
+            max_lengths=lengths,
+        )
+        warn_of_differences(
+            name,
+            deployment,
+            use_fp16=True,  # full precision is the default here, so it is no wish of the caller's
+            use_bf16=False,
+            devices=devices,
+            trust_remote_code=trust_remote_code,
+            cache_dir=cache_dir,
+            ignored=list(self.kwargs),
+        )
