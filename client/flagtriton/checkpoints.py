@@ -48,9 +48,16 @@ class EmbedderCheckpoint:
 
 @dataclass(frozen=True)
 class RerankerCheckpoint:
-    """One published reranker."""
+    """One published reranker.
+
+    Attributes:
+        hidden_size: D, where it is known.
+        max_length: tokens of the longest pair, special tokens included, where it is known.
+    """
 
     model_class: RerankerModelClass
+    hidden_size: int | None = None
+    max_length: int | None = None
     trust_remote_code: bool = False
 
 
@@ -127,15 +134,15 @@ EMBEDDERS: Final[dict[str, EmbedderCheckpoint]] = {
 """The 47 embedders, by name."""
 
 RERANKERS: Final[dict[str, RerankerCheckpoint]] = {
-    "bge-reranker-base": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
-    "bge-reranker-large": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
-    "bge-reranker-v2-m3": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
+    "bge-reranker-base": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE, 768, 512),
+    "bge-reranker-large": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE, 1024, 512),
+    "bge-reranker-v2-m3": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE, 1024, 8192),
     "bge-reranker-v2-gemma": RerankerCheckpoint(RerankerModelClass.DECODER_ONLY_BASE),
     "bge-reranker-v2-minicpm-layerwise": RerankerCheckpoint(RerankerModelClass.DECODER_ONLY_LAYERWISE),
     "bge-reranker-v2.5-gemma2-lightweight": RerankerCheckpoint(RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT),
     "jina-reranker-v2-base-multilingual": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
     "gte-multilingual-reranker-base": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
-    "bce-reranker-base_v1": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
+    "bce-reranker-base_v1": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE, 768, 512),
     "jina-reranker-v1-turbo-en": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
 }
 """The 10 rerankers, by name."""

@@ -41,15 +41,14 @@ class TokenizerSettings:
         checkpoint: local folder or hub name.
         max_length: the most tokens of a text that a request may ask for, and what it gets if it asks for none.
         model_class: FlagEmbedding's name of it, which settles what options requests have.
-        task: `embed` takes texts (and pairs, for BGE-M3), `rerank` pairs that become one row each.
         query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
         send_unweighted_ids: tell the steps behind which special tokens bear no lexical weight.
+        task: `embed` takes texts (and pairs, for BGE-M3), `rerank` pairs that become one row each.
     """
 
     checkpoint: str
     max_length: int
     model_class: str = "encoder-only-base"
-    task: str = "embed"
     revision: str | None = None
     trust_remote_code: bool = False
     query_instruction: str | None = None
@@ -57,6 +56,7 @@ class TokenizerSettings:
     passage_instruction: str | None = None
     passage_instruction_format: str = "{}{}"
     send_unweighted_ids: bool = False
+    task: str = "embed"
 
 
 @dataclass(frozen=True)

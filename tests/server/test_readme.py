@@ -29,6 +29,7 @@ def output_of(source: str, served: Served) -> list[str]:
         '"bge-m3': '"m3',
         '"bge-en-icl"': '"icl"',
         '"geevec-embeddings-1.0-lite"': '"domains"',
+        '"bge-reranker-v2-m3"': '"reranker-xlmr"',
         '"e5-mistral-7b-instruct"': '"mistral"',
     }.items():
         source = source.replace(written, here)
@@ -58,8 +59,8 @@ def test_m3s_example_for_plain_tritonclient_runs(served: Served) -> None:
     assert len([float(score) for score in scores.strip("[]").split()]) == 2  # NumPy aligns them with more spaces
 
 
-@pytest.mark.parametrize("block", python_blocks("docs/decoders.md"))
-def test_the_decoders_examples_print_what_their_comments_say(served: Served, block: str) -> None:
+@pytest.mark.parametrize("block", [*python_blocks("docs/decoders.md"), *python_blocks("docs/rerankers.md")])
+def test_the_decoders_and_rerankers_examples_print_what_their_comments_say(served: Served, block: str) -> None:
     promised = re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
     assert promised
     assert output_of(block, served) == promised

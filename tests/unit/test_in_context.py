@@ -193,9 +193,9 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
-    def encode(self, text: str, **options: Any) -> Any:
-        self.characters += len(text)
-        return self._backend.encode(text, **options)
+    def encode(self, *texts: str, **options: Any) -> Any:
+        self.characters += sum(map(len, texts))
+        return self._backend.encode(*texts, **options)
 
     def encode_batch_fast(self, texts: list[str], **options: Any) -> Any:
         self.characters += sum(map(len, texts))

@@ -17,6 +17,14 @@ from tests.unit.builders import facts, snapshot
 COMMITTED = Path(__file__).resolve().parents[2] / "model_repository"
 FOLDERS = ["tiny", "tiny_encoder", "tiny_pooler", "tiny_tokenizer"]
 
+FLAGSHIPS = (
+    "BAAI/bge-large-en-v1.5",
+    "BAAI/bge-m3",
+    "BAAI/bge-multilingual-gemma2",
+    "BAAI/bge-en-icl",
+    "BAAI/bge-reranker-v2-m3",
+)
+
 
 def tiny(name: str = "tiny", **options: str) -> list[Model]:
     return build(facts(), AddOptions(name=name, **options))
@@ -59,7 +67,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_the_committed_repository_is_what_the_tool_writes(tmp_path: Path) -> None:
-    for flagship in ("BAAI/bge-large-en-v1.5", "BAAI/bge-m3", "BAAI/bge-multilingual-gemma2", "BAAI/bge-en-icl", "BAAI/bge-reranker-v2-m3"):
+    for flagship in FLAGSHIPS:
         add_models(build(inspect_checkpoint(flagship), AddOptions()), tmp_path / "repo")
     # What Triton leaves beside a model.py that it has run is not committed.
     committed = {path: content for path, content in snapshot(COMMITTED).items() if "__pycache__" not in path}

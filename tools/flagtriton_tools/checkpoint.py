@@ -120,6 +120,8 @@ def _by_table(facts: CheckpointFacts) -> CheckpointFacts:
             known_from="the model table",
             task="rerank",
             model_class=reranker.model_class.value,
+            hidden_size=facts.hidden_size or reranker.hidden_size,
+            max_length=facts.max_length or reranker.max_length,
             trust_remote_code=reranker.trust_remote_code,
         )
     if facts.name not in EMBEDDERS:

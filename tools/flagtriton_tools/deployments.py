@@ -208,8 +208,9 @@ def _embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]
 
 def _encoder_reranker(name: str, served: Deployment, options: AddOptions) -> list[Model]:
     _refuse_colbert_options(name, options)
-    if options.pool_in_encoder:
-        raise ToolError(f"--pool-in-encoder: {name} is a reranker, whose scores are made behind the encoder")
+    for flag, said in {"--pool-in-encoder": options.pool_in_encoder, "--pooling": options.pooling_method}.items():
+        if said:
+            raise ToolError(f"{flag}: {name} is a reranker, whose own head makes its scores")
     if served.trust_remote_code:
         raise ToolError(f"{served.checkpoint} brings code of its own, whose head this version cannot serve")
     steps = [

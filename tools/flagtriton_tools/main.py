@@ -104,10 +104,11 @@ def add(checkpoint: str, repository: Path, force: bool, **chosen: Any) -> None:
     add_models(models, repository, force=force)
     served = describe(facts, options)
     known = options.pooling_method or facts.pooling_method
-    pooling = f"{served.pooling_method} pooling" + ("" if known else ", the default; --pooling chooses another")
+    pooling = f"{served.pooling_method} pooling, " if served.task == "embed" else ""
+    default = "" if known or served.task == "rerank" else "the default; --pooling chooses another, "
     _MESSAGES.print(
         f"added [bold]{escape(models[0].name)}[/] to {escape(str(repository))}: {served.task} {served.model_class}, "
-        f"{pooling}, up to {served.max_length} tokens, {served.precision} on {served.device}"
+        f"{pooling}{default}up to {served.max_length} tokens, {served.precision} on {served.device}"
     )
     _MESSAGES.print(f"serve it with: flagtriton serve --repository {escape(str(repository))}")
 
