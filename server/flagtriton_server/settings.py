@@ -43,7 +43,7 @@ class TokenizerSettings:
         model_class: FlagEmbedding's name of it, which settles what options requests have.
         query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
         send_unweighted_ids: tell the steps behind which special tokens bear no lexical weight.
-        task: `embed` takes texts (and pairs, for BGE-M3), `rerank` pairs that become one row each.
+        joins_pairs: requests bring pairs that become one row each, as a reranker reads them.
     """
 
     checkpoint: str
@@ -56,7 +56,7 @@ class TokenizerSettings:
     passage_instruction: str | None = None
     passage_instruction_format: str = "{}{}"
     send_unweighted_ids: bool = False
-    task: str = "embed"
+    joins_pairs: bool = False
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class TritonPythonModel:
         return triton_io.respond(requests, self._read, self._run)
 
     def _read(self, request: PbRequest) -> _Work:
-        if self._settings.task == "rerank":
+        if self._settings.joins_pairs:
             return self._read_rows(request)
         if triton_io.has(request, TOKEN_ID):
             return triton_io.array(request, TOKEN_ID).reshape(-1).tolist()

@@ -48,10 +48,17 @@ def test_a_pair_goes_in_and_a_score_comes_out() -> None:
 
 def test_every_step_is_told_what_it_needs() -> None:
     found = models(precision="fp32")
-    assert settings(TokenizerSettings, found["ranker_tokenizer"]).task == "rerank"
+    assert settings(TokenizerSettings, found["ranker_tokenizer"]).joins_pairs is True
     encoder = settings(EncoderSettings, found["ranker_encoder"])
     assert (encoder.rows, encoder.token_types, encoder.pooling_method) == ("first", True, None)
     assert settings(HeadSettings, found["ranker_scorer"]) == HeadSettings("org/ranker", "fp32", "cpu")
+
+
+def test_no_step_looks_like_a_deployment_of_its_own() -> None:
+    # What the SDK takes for a public ensemble has these three parameters.
+    keys = {"task", "model_class", "checkpoint"}
+    public = [name for name, model in models().items() if keys <= set(model.config.parameters)]
+    assert public == ["ranker"]
 
 
 @pytest.mark.parametrize("model_class", ["encoder-only-base", "encoder-only-m3"])
@@ -67,6 +74,8 @@ def test_an_embedders_encoder_knows_no_pairs(model_class: str) -> None:
     [
         ({"pool_in_encoder": True}, "--pool-in-encoder: ranker is a reranker"),
         ({"pooling_method": "mean"}, "--pooling: ranker is a reranker"),
+        ({"query_instruction": ""}, "ranker is a reranker, to which callers give instructions themselves"),
+        ({"passage_instruction": "p"}, "ranker is a reranker, to which callers give instructions themselves"),
         ({"colbert_dim": 8}, "--colbert-dim is 8, but ranker has no ColBERT vectors"),
         ({"trust_remote_code": True}, "brings code of its own, whose head this version cannot serve"),
     ],

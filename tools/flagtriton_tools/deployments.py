@@ -211,6 +211,8 @@ def _encoder_reranker(name: str, served: Deployment, options: AddOptions) -> lis
     for flag, said in {"--pool-in-encoder": options.pool_in_encoder, "--pooling": options.pooling_method}.items():
         if said:
             raise ToolError(f"{flag}: {name} is a reranker, whose own head makes its scores")
+    if options.query_instruction is not None or options.passage_instruction is not None:
+        raise ToolError(f"{name} is a reranker, to which callers give instructions themselves; add it without any")
     if served.trust_remote_code:
         raise ToolError(f"{served.checkpoint} brings code of its own, whose head this version cannot serve")
     steps = [

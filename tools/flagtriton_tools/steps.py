@@ -75,7 +75,7 @@ def row_tokenizer_step(name: str, served: Deployment, options: AddOptions) -> Mo
         checkpoint=served.checkpoint,
         max_length=served.max_length,
         model_class=served.model_class,
-        task=served.task,
+        joins_pairs=True,
         revision=served.revision,
         trust_remote_code=served.trust_remote_code,
     )
