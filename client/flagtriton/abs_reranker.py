@@ -19,8 +19,9 @@ from flagtriton.instructions import apply_instruction, check_instruction_format
 from flagtriton.options import RerankOptions
 from flagtriton.pools import ServedObject
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, PASSAGE, QUERY, SCORE
+from flagtriton.ranking import ranked
 from flagtriton.served import ServedModel
-from flagtriton.texts import as_pair_list, as_text_list
+from flagtriton.texts import as_pair_list
 from flagtriton.transport import InferenceReply
 from flagtriton.types import DeviceSpec
 
@@ -144,12 +145,7 @@ class AbsReranker(ServedObject):
         Raises:
             ValueError: the query is no `str`, or `top_k` is below 0.
         """
-        if not isinstance(query, str) or (top_k is not None and top_k < 0):
-            raise ValueError(f"query is {query!r} and top_k {top_k!r}; expected a str, and at least 0 or None")
-        texts, _ = as_text_list(passages, "passages")
-        scores = self.compute_score([(query, text) for text in texts], **kwargs)
-        best = sorted(range(len(texts)), key=scores.__getitem__, reverse=True)
-        return [(i, scores[i], texts[i]) for i in best[:top_k]]
+        return ranked(query, passages, top_k, lambda pairs: self.compute_score(pairs, **kwargs))
 
     def get_detailed_inputs(self, sentence_pairs: Pairs) -> list[tuple[str, str]]:
         """Return the pairs behind their instructions."""

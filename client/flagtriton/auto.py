@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from flagtriton.abs_embedder import AbsEmbedder
 from flagtriton.checkpoints import EMBEDDERS, checkpoint_name
+from flagtriton.checks import served_class
 from flagtriton.connection import ConnectionSettings
 from flagtriton.embedders import FlagLLMModel, FlagModel
-from flagtriton.errors import DeploymentMismatchError
 from flagtriton.icl import FlagICLModel
 from flagtriton.m3 import BGEM3FlagModel
 from flagtriton.pseudo_moe import FlagPseudoMoEModel
@@ -86,7 +86,7 @@ class FlagAutoModel:
         else:
             served = ServedModel.find(checkpoint_name(model_name_or_path), ConnectionSettings.taken_from(dict(kwargs)))
             kwargs["transport"] = served.transport
-            chosen, deployment = _served_class(served), served.deployment
+            chosen, deployment = served_class(served, "embed", EmbedderModelClass), served.deployment
             pooling, instruction_format = deployment.pooling_method, deployment.query_instruction_format
         return _CLASSES[chosen](
             model_name_or_path,
@@ -101,13 +101,3 @@ class FlagAutoModel:
             trust_remote_code=trust_remote_code,
             **kwargs,
         )
-
-
-def _served_class(served: ServedModel) -> EmbedderModelClass:
-    task, model_class = served.deployment.task, served.deployment.model_class
-    if task != "embed" or model_class not in {known.value for known in EmbedderModelClass}:
-        served.close()
-        raise DeploymentMismatchError(
-            f"{served.name} is served as {task} {model_class}, for which this version has no embedder class"
-        )
-    return EmbedderModelClass(model_class)

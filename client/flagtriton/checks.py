@@ -7,12 +7,23 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from flagtriton.errors import DeploymentMismatchError, DeploymentWarning
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, Deployment
-from flagtriton.types import DeviceSpec
+from flagtriton.served import ServedModel
+from flagtriton.types import DeviceSpec, EmbedderModelClass, RerankerModelClass
 
-__all__ = ["device_names", "frames_to_caller", "refuse_mismatch", "served_devices", "warn_of_differences"]
+__all__ = [
+    "device_names",
+    "frames_to_caller",
+    "refuse_mismatch",
+    "served_class",
+    "served_devices",
+    "warn_of_differences",
+]
+
+C = TypeVar("C", EmbedderModelClass, RerankerModelClass)
 
 
 def device_names(devices: DeviceSpec) -> list[str]:
@@ -33,6 +44,28 @@ def served_devices(deployment: Deployment) -> list[str]:
     """Return a deployment's devices the same way: `gpu:0,1` is `cuda:0`, `cuda:1`."""
     kind, _, numbers = deployment.device.partition(":")
     return [f"cuda:{number}" for number in numbers.split(",")] if kind == "gpu" and numbers else [kind]
+
+
+def served_class(served: ServedModel, task: str, model_classes: type[C]) -> C:
+    """Return which of a task's classes a deployment is of; close it if it is of none.
+
+    Args:
+        served: the deployment.
+        task: `embed` or `rerank`.
+        model_classes: the task's.
+
+    Raises:
+        DeploymentMismatchError: it does another task, or is of a class that this version does not know.
+    """
+    deployment = served.deployment
+    if deployment.task != task or deployment.model_class not in {known.value for known in model_classes}:
+        served.close()
+        kind = {"embed": "embedder", "rerank": "reranker"}[task]
+        raise DeploymentMismatchError(
+            f"{served.name} is served as {deployment.task} {deployment.model_class}, for which this version has no "
+            f"{kind} class"
+        )
+    return model_classes(deployment.model_class)
 
 
 def refuse_mismatch(

@@ -22,8 +22,9 @@ from flagtriton.m3_output import (
 from flagtriton.m3_replies import CollectedScores
 from flagtriton.options import ScoreOptions, check_weights
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, PASSAGE, QUERY, SCORES, score_model_name
+from flagtriton.ranking import ranked
 from flagtriton.served import ServedModel
-from flagtriton.texts import as_pair_list, as_text_list
+from flagtriton.texts import as_pair_list
 from flagtriton.types import ColBERTVectors, SparseWeights
 
 __all__ = ["M3Scorer"]
@@ -95,13 +96,12 @@ class M3Scorer(AbsEmbedder):
             top_k: how many to return; None returns all.
             **kwargs: as for `compute_score`; the score is `colbert+sparse+dense`.
         """
-        if not isinstance(query, str) or (top_k is not None and top_k < 0):
-            raise ValueError(f"query is {query!r} and top_k {top_k!r}; expected a str, and at least 0 or None")
-        texts, _ = as_text_list(passages, "passages")
-        scores = self.compute_score([(query, text) for text in texts], **kwargs)
-        combined = scores["colbert+sparse+dense"] if texts else []
-        best = sorted(range(len(texts)), key=combined.__getitem__, reverse=True)
-        return [(i, combined[i], texts[i]) for i in best[:top_k]]
+
+        def combined(pairs: list[tuple[str, str]]) -> list[float]:
+            scores = self.compute_score(pairs, **kwargs)
+            return scores["colbert+sparse+dense"] if pairs else []
+
+        return ranked(query, passages, top_k, combined)
 
     def compute_score_single_device(
         self,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final
 
 from flagtriton.abs_reranker import AbsReranker
 from flagtriton.checkpoints import RERANKERS, checkpoint_name
+from flagtriton.checks import served_class
 from flagtriton.connection import ConnectionSettings
 from flagtriton.errors import DeploymentMismatchError
 from flagtriton.protocol import DEFAULT_MAX_LENGTH
@@ -104,17 +105,7 @@ class FlagAutoReranker:
         else:
             served = ServedModel.find(checkpoint_name(model_name_or_path), ConnectionSettings.taken_from(dict(kwargs)))
             kwargs["transport"] = served.transport
-            chosen = _served_class(served)
+            chosen = served_class(served, "rerank", RerankerModelClass)
         if chosen not in _CLASSES:
             raise DeploymentMismatchError(f"this version has no SDK class for {chosen.value} yet")
         return _CLASSES[chosen](model_name_or_path, use_fp16=use_fp16, trust_remote_code=trust_remote_code, **kwargs)
-
-
-def _served_class(served: ServedModel) -> RerankerModelClass:
-    task, model_class = served.deployment.task, served.deployment.model_class
-    if task != "rerank" or model_class not in {known.value for known in RerankerModelClass}:
-        served.close()
-        raise DeploymentMismatchError(
-            f"{served.name} is served as {task} {model_class}, for which this version has no reranker class"
-        )
-    return RerankerModelClass(model_class)

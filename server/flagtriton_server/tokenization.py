@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import groupby
 
 import numpy as np
@@ -68,9 +68,6 @@ class TextTokenizer:
         self._truncation_side = truncation_side
         self._clean_up = clean_up
         self._max_length: int | None = None
-        self._before, self._after = _special_ids(backend)
-        self.pair_marks = _pair_marks(backend)
-        self._borders = _borders(backend)
         self.bare_count = lru_cache(maxsize=64)(lambda text: len(self.bare_ids([text])[0]))  # prefixes come again
 
     @classmethod
@@ -121,6 +118,21 @@ class TextTokenizer:
                 raise RequestError(f"token id {token_id} is not one of this tokenizer's")
         return [self._backend.decode([token_id], skip_special_tokens=False) for token_id in token_ids]
 
+    @cached_property
+    def pair_marks(self) -> tuple[list[int], list[int], list[int]]:
+        """What the tokenizer puts before the first text of a pair, between both, and behind the second."""
+        self._truncate_at(None)
+        return _pair_marks(self._backend)
+
+    @cached_property
+    def _marks(self) -> tuple[list[int], list[int]]:
+        self._truncate_at(None)
+        return _special_ids(self._backend)
+
+    @cached_property
+    def _borders(self) -> dict[int, str]:
+        return _borders(self._backend)
+
     def bare_ids(self, texts: list[str]) -> list[list[int]]:
         """Return each text's tokens, all of them and no special token beside them."""
         self._truncate_at(None)
@@ -139,7 +151,8 @@ class TextTokenizer:
 
     def with_special_tokens(self, ids: list[int], max_length: int) -> list[int]:
         """Return a text's tokens, cut to a length in all, between the special ones that the checkpoint puts there."""
-        return [*self._before, *self.cut(ids, max_length - self.special_count), *self._after]
+        before, after = self._marks
+        return [*before, *self.cut(ids, max_length - self.special_count), *after]
 
     def shared_head(self, text: str) -> tuple[int, list[int]]:
         """Return a place in a text, and the tokens before it, which are the same whatever follows the text.

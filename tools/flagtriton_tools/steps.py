@@ -54,7 +54,6 @@ __all__ = [
     "colbert_step",
     "encoder_step",
     "pooler_step",
-    "row_tokenizer_step",
     "scorer_step",
     "sparse_step",
     "tokenizer_step",
@@ -69,29 +68,13 @@ _QUEUE = QueuePolicy(max_queue_size=4096, timeout_us=60_000_000)
 _WARMUP_TOKENS = (16, 256)
 
 
-def row_tokenizer_step(name: str, served: Deployment, options: AddOptions) -> Model:
-    """Return the step that joins a pair into one row of token ids."""
-    settings = TokenizerSettings(
-        checkpoint=served.checkpoint,
-        max_length=served.max_length,
-        model_class=served.model_class,
-        joins_pairs=True,
-        revision=served.revision,
-        trust_remote_code=served.trust_remote_code,
-    )
-    config = step_config(
-        inputs=[QUERY, PASSAGE],
-        outputs=[INPUT_IDS, TOKEN_COUNT, PASSAGE_START],
-        max_batch_size=options.max_batch_size,
-        device=Device(count=options.tokenizer_instances),
-        parameters=write_parameters(settings),
-        queue_policy=_QUEUE,
-    )
-    return Model(f"{name}_tokenizer", config, "tokenizer")
-
-
 def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs: bool = False) -> Model:
-    """Return the step that makes token ids; with `pairs` it takes pairs, and decodes ids, too."""
+    """Return the step that makes token ids; with `pairs` it takes pairs, and decodes ids, too.
+
+    A reranker's takes pairs alone, and joins each into one row.
+    """
+    joins = served.task == "rerank"
+    further = [*PAIR_TENSORS, UNWEIGHTED_IDS, TOKEN] if pairs else [PASSAGE_START] if joins else []
     settings = TokenizerSettings(
         checkpoint=served.checkpoint,
         max_length=served.max_length,
@@ -103,10 +86,11 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
         passage_instruction=served.passage_instruction,
         passage_instruction_format=served.passage_instruction_format,
         send_unweighted_ids=pairs,
+        joins_pairs=joins,
     )
     config = step_config(
-        inputs=[TEXT, QUERY, PASSAGE, TOKEN_ID] if pairs else [TEXT],
-        outputs=[INPUT_IDS, TOKEN_COUNT, *([*PAIR_TENSORS, UNWEIGHTED_IDS, TOKEN] if pairs else [])],
+        inputs=[TEXT, QUERY, PASSAGE, TOKEN_ID] if pairs else [QUERY, PASSAGE] if joins else [TEXT],
+        outputs=[INPUT_IDS, TOKEN_COUNT, *further],
         max_batch_size=options.max_batch_size,
         device=Device(count=options.tokenizer_instances),
         parameters=write_parameters(settings),
@@ -118,10 +102,8 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
 
 def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
     """Return the step that runs the checkpoint; `rows` of a text's hidden states leave it."""
-    device, pairs = (
-        replace(Device.parse(options.device, options.instances), shard=options.shard),
-        served.task == "rerank",
-    )
+    device = replace(Device.parse(options.device, options.instances), shard=options.shard)
+    pairs = served.task == "rerank"
     settings = EncoderSettings(
         checkpoint=served.checkpoint,
         max_length=served.max_length,

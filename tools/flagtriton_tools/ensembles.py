@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the steps of each model class are chained: a deployment's folders, the public ensemble first. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from flagtriton.parameters import write_parameters
+from flagtriton.protocol import (
+    COLBERT_LENGTHS,
+    COLBERT_VECS,
+    DENSE_VECS,
+    HIDDEN_STATES,
+    INPUT_IDS,
+    PASSAGE,
+    PASSAGE_IDS,
+    PASSAGE_START,
+    PASSAGE_STATES,
+    QUERY,
+    QUERY_IDS,
+    QUERY_STATES,
+    SCORE,
+    SCORES,
+    SPARSE_IDS,
+    SPARSE_WEIGHTS,
+    TEXT,
+    TOKEN_COUNT,
+    UNWEIGHTED_IDS,
+    Deployment,
+    Tensor,
+    score_model_name,
+)
+from flagtriton_server.settings import rows_needed
+from flagtriton_tools.add_options import AddOptions, Model
+from flagtriton_tools.errors import ToolError
+from flagtriton_tools.pbtxt import EnsembleStep, ensemble_config
+from flagtriton_tools.steps import (
+    PAIR_TENSORS,
+    classifier_step,
+    colbert_step,
+    encoder_step,
+    pooler_step,
+    scorer_step,
+    sparse_step,
+    tokenizer_step,
+)
+
+__all__ = ["BUILDERS", "PART_OF"]
+
+PART_OF = "part_of"
+"""The parameter by which a further ensemble names the deployment that it belongs to."""
+
+
+def _embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
+    _refuse_colbert_options(name, options)
+    rows, pools = rows_needed(served.pooling_method), options.pool_in_encoder
+    tokenizer = tokenizer_step(name, served, options)
+    encoder = encoder_step(name, served, options, rows=rows)
+    pooler = pooler_step(name, served, options, rows=rows)
+    chain = [
+        EnsembleStep(tokenizer.name, _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT)),
+        EnsembleStep(encoder.name, _same(INPUT_IDS), _same(DENSE_VECS if pools else HIDDEN_STATES)),
+        EnsembleStep(pooler.name, _same(HIDDEN_STATES, INPUT_IDS), _same(DENSE_VECS)),
+    ]
+    ensemble = ensemble_config(
+        inputs=[TEXT],
+        outputs=[DENSE_VECS, TOKEN_COUNT],
+        max_batch_size=options.max_batch_size,
+        steps=chain[:2] if pools else chain,
+        parameters=write_parameters(served),
+    )
+    return [Model(name, ensemble), tokenizer, encoder, *([] if pools else [pooler])]
+
+
+def _encoder_reranker(name: str, served: Deployment, options: AddOptions) -> list[Model]:
+    _refuse_colbert_options(name, options)
+    for flag, said in {"--pool-in-encoder": options.pool_in_encoder, "--pooling": options.pooling_method}.items():
+        if said:
+            raise ToolError(f"{flag}: {name} is a reranker, whose own head makes its scores")
+    if options.query_instruction is not None or options.passage_instruction is not None:
+        raise ToolError(f"{name} is a reranker, to which callers give instructions themselves; add it without any")
+    if served.trust_remote_code:
+        raise ToolError(f"{served.checkpoint} brings code of its own, whose head this version cannot serve")
+    steps = [
+        tokenizer_step(name, served, options),
+        encoder_step(name, served, options, rows="first"),
+        classifier_step(name, served, options),
+    ]
+    ensemble = ensemble_config(
+        inputs=[QUERY, PASSAGE],
+        outputs=[SCORE, TOKEN_COUNT],
+        max_batch_size=options.max_batch_size,
+        steps=[
+            EnsembleStep(steps[0].name, _same(QUERY, PASSAGE), _same(INPUT_IDS, TOKEN_COUNT, PASSAGE_START)),
+            EnsembleStep(steps[1].name, _same(INPUT_IDS, PASSAGE_START), _same(HIDDEN_STATES)),
+            EnsembleStep(steps[2].name, _same(HIDDEN_STATES), _same(SCORE)),
+        ],
+        parameters=write_parameters(served),
+    )
+    return [Model(name, ensemble), *steps]
+
+
+def _m3_embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
+    if options.pool_in_encoder:
+        raise ToolError(f"--pool-in-encoder: {name} needs its hidden states behind the encoder, for sparse and ColBERT")
+    served = replace(
+        served,
+        colbert_dim=options.colbert_dim or served.hidden_size,
+        colbert_dtype=options.colbert_dtype or "fp32",
+    )
+    steps = [
+        tokenizer_step(name, served, options, pairs=True),
+        encoder_step(name, served, options, rows="all"),
+        pooler_step(name, served, options, rows="all"),
+        sparse_step(name, served, options),
+        colbert_step(name, served, options),
+        scorer_step(name, served, options),
+    ]
+    embed, score = _m3_embed_ensemble(name, served, options), _m3_score_ensemble(name, options)
+    return [Model(name, embed), Model(score_model_name(name), score), *steps]
+
+
+def _m3_embed_ensemble(name: str, served: Deployment, options: AddOptions) -> ModelConfig:
+    states = _same(HIDDEN_STATES, INPUT_IDS)
+    colbert = replace(COLBERT_VECS, datatype=(served.colbert_dtype or "").upper())
+    return ensemble_config(
+        inputs=[TEXT],
+        outputs=[DENSE_VECS, SPARSE_IDS, SPARSE_WEIGHTS, colbert, COLBERT_LENGTHS, TOKEN_COUNT],
+        max_batch_size=options.max_batch_size,
+        steps=[
+            EnsembleStep(f"{name}_tokenizer", _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT, UNWEIGHTED_IDS)),
+            EnsembleStep(f"{name}_encoder", _same(INPUT_IDS), _same(HIDDEN_STATES)),
+            EnsembleStep(f"{name}_pooler", states, _same(DENSE_VECS)),
+            EnsembleStep(f"{name}_sparse", {**states, **_same(UNWEIGHTED_IDS)}, _same(SPARSE_IDS, SPARSE_WEIGHTS)),
+            EnsembleStep(f"{name}_colbert", states, _same(COLBERT_VECS, COLBERT_LENGTHS)),
+        ],
+        parameters=write_parameters(served),
+    )
+
+
+def _m3_score_ensemble(name: str, options: AddOptions) -> ModelConfig:
+    encoder = f"{name}_encoder"
+    return ensemble_config(
+        inputs=[QUERY, PASSAGE],
+        outputs=list(SCORES.values()),
+        max_batch_size=options.max_batch_size,
+        steps=[
+            EnsembleStep(f"{name}_tokenizer", _same(QUERY, PASSAGE), _same(*PAIR_TENSORS, UNWEIGHTED_IDS)),
+            EnsembleStep(encoder, {INPUT_IDS.name: QUERY_IDS.name}, {HIDDEN_STATES.name: QUERY_STATES.name}),
+            EnsembleStep(encoder, {INPUT_IDS.name: PASSAGE_IDS.name}, {HIDDEN_STATES.name: PASSAGE_STATES.name}),
+            EnsembleStep(
+                f"{name}_scorer",
+                _same(QUERY_STATES, PASSAGE_STATES, *PAIR_TENSORS, UNWEIGHTED_IDS),
+                _same(*SCORES.values()),
+            ),
+        ],
+        parameters={PART_OF: name},
+    )
+
+
+def _refuse_colbert_options(name: str, options: AddOptions) -> None:
+    for flag, value in {"--colbert-dim": options.colbert_dim, "--colbert-dtype": options.colbert_dtype}.items():
+        if value is not None:
+            raise ToolError(f"{flag} is {value}, but {name} has no ColBERT vectors; encoder-only-m3 has")
+
+
+def _same(*tensors: Tensor) -> dict[str, str]:
+    return {tensor.name: tensor.name for tensor in tensors}
+
+
+BUILDERS: dict[tuple[str, str], Callable[[str, Deployment, AddOptions], list[Model]]] = {
+    ("embed", "encoder-only-base"): _embedder,
+    ("embed", "encoder-only-m3"): _m3_embedder,
+    ("embed", "decoder-only-base"): _embedder,
+    ("embed", "decoder-only-icl"): _embedder,
+    ("embed", "decoder-only-pseudo_moe"): _embedder,
+    ("rerank", "encoder-only-base"): _encoder_reranker,
+}
