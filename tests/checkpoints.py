@@ -117,6 +117,7 @@ def make_reranker(folder: Path, make: Callable[[Path], Path], *, labels: int = 1
 
 
 _DECODERS: dict[str, dict[str, Any]] = {
+    "gemma": {"head_dim": 16},
     "gemma2": {"head_dim": 12, "query_pre_attn_scalar": 12, "sliding_window": 32},
     "llama": {},
     "mistral": {"sliding_window": 32},
@@ -134,6 +135,7 @@ def make_decoder(
     padding_side: str = "left",
     positions: int = 512,
     added: Sequence[str] = (),
+    head: bool = False,
 ) -> Path:
     """Write a decoder's checkpoint with a byte-level BPE tokenizer; return its folder.
 
@@ -144,8 +146,9 @@ def make_decoder(
         padding_side: what the tokenizer says of itself.
         positions: tokens of the longest text.
         added: further special tokens, whose ids stand behind all others, as bge-en-icl's `<instruct>` does.
+        head: with its output layer, as an LLM reranker has it.
     """
-    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -180,7 +183,7 @@ def make_decoder(
         eos_token_id=2,
         **_DECODERS[family],
     )
-    return _save(AutoModel.from_config(config), folder)
+    return _save((AutoModelForCausalLM if head else AutoModel).from_config(config), folder)
 
 
 def cuts_left(checkpoint: Path, folder: Path) -> Path:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One real server for the whole run: thirteen deployments: BERT, XLM-RoBERTa, BGE-M3, decoders, rerankers."""
+"""One real server for the whole run: sixteen deployments: BERT, XLM-RoBERTa, BGE-M3, decoders, rerankers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from flagtriton_tools.server_process import RunningServer
 from flagtriton_tools.serving import ServeOptions, free_ports
 from tests.checkpoints import cuts_left, make_bert, make_decoder, make_m3, make_reranker, make_xlm_roberta
 from tests.domain_model import make_domain_model
+from tests.layered_checkpoints import make_layerwise, make_lightweight
 
 ICL_TOKENS = ("<instruct>", "<query>", "<response>")
 DOMAINS = {
@@ -29,6 +30,7 @@ DOMAINS = {
     "trust_remote_code": True,
     "pool_in_encoder": True,
 }
+LLM_RERANKER = {"task": "rerank", "model_class": "decoder-only-base"}
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -90,6 +92,9 @@ def served(
         "domains": (make_domain_model(folder / "domains"), DOMAINS),
         "reranker-bert": (make_reranker(folder / "reranker-bert", make_bert), {}),
         "reranker-xlmr": (make_reranker(folder / "reranker-xlmr", make_xlm_roberta), {}),
+        "reranker-gemma": (make_decoder(folder / "reranker-gemma", "gemma", positions=2048, head=True), LLM_RERANKER),
+        "reranker-layerwise": (make_layerwise(folder / "reranker-layerwise"), {}),
+        "reranker-lightweight": (make_lightweight(folder / "reranker-lightweight"), {}),
         "m3": (m3, {}),
         "m3-narrow": (narrow, {"pooling_method": "mean", "colbert_dim": 16, "colbert_dtype": "fp16"}),
     }

@@ -25,6 +25,7 @@ from flagtriton.errors import (
     ServerUnavailableError,
 )
 from flagtriton.icl import FlagICLModel
+from flagtriton.llm_rerankers import FlagLLMReranker, LayerWiseFlagLLMReranker, LightWeightFlagLLMReranker
 from flagtriton.m3 import BGEM3FlagModel
 from flagtriton.m3_output import M3Output
 from flagtriton.pseudo_moe import FlagPseudoMoEModel
@@ -46,11 +47,14 @@ __all__ = [
     "FlagAutoReranker",
     "FlagICLModel",
     "FlagLLMModel",
+    "FlagLLMReranker",
     "FlagModel",
     "FlagPseudoMoEModel",
     "FlagReranker",
     "FlagTritonError",
     "InvalidRequestError",
+    "LayerWiseFlagLLMReranker",
+    "LightWeightFlagLLMReranker",
     "M3Output",
     "MissingExtraError",
     "ModelNotServedError",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +16,26 @@ from flagtriton.connection import ConnectionSettings
 from flagtriton.dispatch import Rows
 from flagtriton.errors import DeploymentMismatchError
 from flagtriton.instructions import apply_instruction, check_instruction_format
-from flagtriton.options import RerankOptions
 from flagtriton.pools import ServedObject
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, PASSAGE, QUERY, SCORE
 from flagtriton.ranking import ranked
+from flagtriton.rerank_options import RerankOptions
 from flagtriton.served import ServedModel
 from flagtriton.texts import as_pair_list
 from flagtriton.transport import InferenceReply
 from flagtriton.types import DeviceSpec
 
-__all__ = ["AbsReranker", "Pairs"]
+__all__ = ["AbsReranker", "Pairs", "Scores"]
 
 Pairs: TypeAlias = Iterable[Sequence[str]] | Sequence[str]
 """Pairs of query and passage (tuples, lists, a two-column array), or one pair."""
+
+Scores: TypeAlias = list[float] | list[list[float]]
+"""One score a pair, in their order; where several layers were asked for, such a list for each, in theirs."""
+
+_OPTIONS = ("query_max_length", "max_length", "normalize")
+_BYTES_OF_A_REQUEST = 4_194_304
+"""Replies are small whatever the texts are; only what waits for an answer is to stay small."""
 
 
 class AbsReranker(ServedObject):
@@ -56,6 +63,8 @@ class AbsReranker(ServedObject):
     """
 
     MODEL_CLASSES: ClassVar[tuple[str, ...]]
+    OPTIONS: ClassVar[tuple[str, ...]] = ()
+    """The attributes of this class alone that are options of a request, which calls may override."""
 
     def __init__(
         self,
@@ -84,7 +93,7 @@ class AbsReranker(ServedObject):
         self.normalize = normalize
         self.pool = None
         settings = ConnectionSettings.taken_from(kwargs)
-        model_arguments = {name: kwargs.pop(name, None) for name in ("trust_remote_code", "cache_dir")}
+        model_arguments = {name: kwargs.pop(name, None) for name in ("trust_remote_code", "cache_dir", "use_bf16")}
         self.kwargs = kwargs
         for name, value in kwargs.items():
             if not hasattr(type(self), name):
@@ -97,13 +106,13 @@ class AbsReranker(ServedObject):
             self.close()
             raise
 
-    def compute_score(self, sentence_pairs: Pairs, **kwargs: Any) -> list[float]:
+    def compute_score(self, sentence_pairs: Pairs, **kwargs: Any) -> Scores:
         """Return one score a pair, in their order; a list for a lone pair, too, and `[]` for none.
 
         Args:
             sentence_pairs: pairs of query and passage, or one pair.
-            **kwargs: `batch_size=`, `query_max_length=`, `max_length=` and `normalize=` instead of the attributes, and
-                `show_progress=`.
+            **kwargs: `batch_size=`, `query_max_length=`, `max_length=`, `normalize=` and what else the class describes
+                as an attribute for every call, instead of the attributes; and `show_progress=`.
 
         Raises:
             TypeError: a pair is not two `str`; it is named by its index. Or an unknown argument.
@@ -120,7 +129,7 @@ class AbsReranker(ServedObject):
         normalize: bool | None = None,
         device: str | None = None,
         **kwargs: Any,
-    ) -> list[float]:
+    ) -> Scores:
         """Return the scores of pairs as they are, without instructions; `device` is the server's business."""
         pairs, _ = as_pair_list(sentence_pairs, "sentence_pairs")
         named = {
@@ -136,6 +145,9 @@ class AbsReranker(ServedObject):
     ) -> list[tuple[int, float, str]]:
         """Return the passages best for a query, the best first, each as (index, score, text).
 
+        They travel in one request, as long as there are no more than the deployment takes in one (1,024 unless it was
+        added with another `--max-batch-size`).
+
         Args:
             query: one text.
             passages: the candidates.
@@ -143,9 +155,17 @@ class AbsReranker(ServedObject):
             **kwargs: as for `compute_score`.
 
         Raises:
-            ValueError: the query is no `str`, or `top_k` is below 0.
+            ValueError: the query is no `str`, `top_k` is below 0, or scores of several layers are asked for.
         """
-        return ranked(query, passages, top_k, lambda pairs: self.compute_score(pairs, **kwargs))
+        kwargs.setdefault("batch_size", self.served.max_batch_size)
+
+        def scores_of(pairs: list[tuple[str, str]]) -> Sequence[float]:
+            scores = self.compute_score(pairs, **kwargs)
+            if scores and isinstance(scores[0], list):
+                raise ValueError(f"rerank got the scores of {len(scores)} layers; name one in cutoff_layers")
+            return cast(list[float], scores)
+
+        return ranked(query, passages, top_k, scores_of)
 
     def get_detailed_inputs(self, sentence_pairs: Pairs) -> list[tuple[str, str]]:
         """Return the pairs behind their instructions."""
@@ -172,46 +192,54 @@ class AbsReranker(ServedObject):
         """Return `sentence` behind its instruction."""
         return apply_instruction(instruction_format, instruction, sentence)
 
-    def encode_multi_process(self, sentence_pairs: Pairs, pool: object = None, **kwargs: Any) -> list[float]:
+    def encode_multi_process(self, sentence_pairs: Pairs, pool: object = None, **kwargs: Any) -> Scores:
         """Return what `compute_score` returns, without instructions."""
         return self.compute_score_single_gpu(sentence_pairs, **kwargs)
 
-    def _scores(self, pairs: list[tuple[str, str]], arguments: dict[str, Any]) -> list[float]:
+    def _scores(self, pairs: list[tuple[str, str]], arguments: dict[str, Any]) -> Scores:
         named = {
             name: getattr(self, name) if value is None else value
-            for name in ("batch_size", "query_max_length", "max_length", "normalize")
+            for name in ("batch_size", *_OPTIONS, *self.OPTIONS)
             for value in [arguments.pop(name, None)]
         }
         show_progress = progress_wish(arguments)
-        if named["batch_size"] < 1:
-            raise ValueError(f"batch_size is {named['batch_size']}, expected at least 1")
+        batch_size = named.pop("batch_size")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        options = self._options(named)
         if not pairs:
             return []
-        options = RerankOptions(named["query_max_length"], self._length(named["max_length"]), named["normalize"])
         queries, passages = [query for query, _ in pairs], [passage for _, passage in pairs]
-        scores: NDArray[np.float32] = np.empty(len(pairs), np.float32)
+        scores: NDArray[np.float32] = np.empty((0, 0), np.float32)
 
         def add(rows: Rows, reply: InferenceReply) -> None:
-            scores[rows] = reply[SCORE.name][:, 0]
+            nonlocal scores
+            if not len(scores):
+                scores = np.empty((len(pairs), reply[SCORE.name].shape[1]), np.float32)
+            scores[rows] = reply[SCORE.name]
 
         self.served.collect(
             add,
-            self.served.plan_pairs(queries, passages, max_rows=named["batch_size"]),
+            self.served.plan_pairs(queries, passages, max_rows=batch_size, max_bytes=_BYTES_OF_A_REQUEST),
             {QUERY: queries, PASSAGE: passages},
             [SCORE],
             options,
             unit="pair",
             show_progress=show_progress,
         )
-        listed: list[float] = scores.tolist()
-        return listed
+        by_layer: list[list[float]] = scores.T.tolist()
+        return by_layer if len(by_layer) > 1 else by_layer[0]
+
+    def _options(self, named: dict[str, Any]) -> RerankOptions:
+        """Return the options of a call, whose values are the caller's or the attributes'."""
+        return RerankOptions(**{**named, "max_length": self._length(named["max_length"])})
 
     def _length(self, asked: int) -> int:
         most = self.served.deployment.max_length
         return min(asked, most) if asked == DEFAULT_MAX_LENGTH else asked
 
     def _compare_with_deployment(
-        self, devices: DeviceSpec, trust_remote_code: bool | None, cache_dir: str | None
+        self, devices: DeviceSpec, *, use_bf16: bool | None, trust_remote_code: bool | None, cache_dir: str | None
     ) -> None:
         deployment, name = self.served.deployment, self.served.name
         lengths = {"max_length": self.max_length}
@@ -227,7 +255,7 @@ class AbsReranker(ServedObject):
             name,
             deployment,
             use_fp16=True,  # full precision is the default here, so it is no wish of the caller's
-            use_bf16=False,
+            use_bf16=bool(use_bf16),
             devices=devices,
             trust_remote_code=trust_remote_code,
             cache_dir=cache_dir,

@@ -19,8 +19,10 @@ __all__ = [
     "a_whole_number",
     "checked",
     "different",
+    "numbers_in",
     "one_of",
     "tokens",
+    "whole_numbers",
 ]
 
 OptionValue: TypeAlias = str | int | bool
@@ -73,6 +75,34 @@ def a_whole_number(least: int, most: int | None, unit: str) -> Check:
             raise OptionError(f"option {name!r} is {value!r}; expected a whole number {allowed} ({unit})")
 
     return check
+
+
+def whole_numbers(least: int) -> Check:
+    """Return a check for integers of at least `least`: a string such as `8,16`, or one integer."""
+
+    def check(name: str, value: object) -> None:
+        try:
+            numbers = numbers_in(value)
+        except ValueError:
+            numbers = ()
+        if not numbers or min(numbers) < least:
+            raise OptionError(
+                f"option {name!r} is {value!r}; expected whole numbers of at least {least}, separated by commas, "
+                "such as '8,16'"
+            )
+
+    return check
+
+
+def numbers_in(value: object) -> tuple[int, ...]:
+    """Return the numbers of such an option, in their order.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise ValueError(value)
+    return tuple(int(number) for number in str(value).split(","))
 
 
 def tokens(least: int, most: int) -> Check:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a request, which travel as Triton request parameters: made by the SDK, checked by the steps."""
+"""The options of a request, which travel as Triton request parameters: made by the SDK, checked by the steps.
+
+A reranker's are in `rerank_options`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from flagtriton.option_checks import (
 )
 from flagtriton.texts import check_encodable
 
-__all__ = ["EmbedOptions", "OptionError", "OptionValue", "RerankOptions", "ScoreOptions", "check_weights"]
+__all__ = ["EmbedOptions", "OptionError", "OptionValue", "ScoreOptions", "check_weights"]
 
 
 def _a_format(check_format: Callable[[str, str], None]) -> Check:
@@ -183,45 +186,6 @@ class ScoreOptions:
         )
         if "weights" in given:
             given["weights"] = _weights(given["weights"])
-        return cls(**given)
-
-
-@dataclass(frozen=True)
-class RerankOptions:
-    """The options of one request to a reranker.
-
-    Attributes:
-        query_max_length: tokens of a query that are read; None is three quarters of `max_length`.
-        max_length: tokens of a pair, special tokens included; None is the deployment's own.
-        normalize: send the sigmoid of each score.
-        truncate: `END` cuts longer passages (and queries), `NONE` refuses them.
-    """
-
-    query_max_length: int | None = None
-    max_length: int | None = None
-    normalize: bool = False
-    truncate: str = "END"
-
-    def to_parameters(self) -> dict[str, OptionValue]:
-        """Return the options that differ from their defaults, by name."""
-        return different(self)
-
-    @classmethod
-    def from_parameters(cls, parameters: Mapping[str, Any], *, min_length: int, max_length: int) -> RerankOptions:
-        """Return the options of a request; the arguments are those of `EmbedOptions.from_parameters`.
-
-        Raises:
-            OptionError: names the option, what came, and what is allowed.
-        """
-        given = checked(
-            parameters,
-            {
-                "query_max_length": tokens(1, max_length),
-                "max_length": tokens(min_length, max_length),
-                "normalize": a_boolean,
-                "truncate": one_of("END", "NONE"),
-            },
-        )
         return cls(**given)
 
 

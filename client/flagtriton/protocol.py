@@ -18,7 +18,9 @@ __all__ = [
     "DENSE_VECS",
     "HIDDEN_STATES",
     "INPUT_IDS",
+    "LAYER_SCORES",
     "PASSAGE",
+    "PASSAGE_END",
     "PASSAGE_IDS",
     "PASSAGE_ROWS",
     "PASSAGE_START",
@@ -121,10 +123,14 @@ SCORES = {
 """FlagEmbedding's names of the scores, in its order, and the tensors they come in."""
 
 SCORE = Tensor("score", "FP32", (1,))
-"""A reranker's score of a pair: a logit, or its sigmoid."""
+"""A reranker's score of a pair: a logit, or its sigmoid. `LAYER_SCORES` where a request may ask for several layers'."""
+
+LAYER_SCORES = Tensor("score", "FP32", (-1,))
+"""`[P, K]` scores of a pair at K layers, in their order."""
 
 PASSAGE_START = Tensor("passage_start", "INT32", (1,))
-"""At which token of its row in `input_ids` a pair's passage begins."""
+PASSAGE_END = Tensor("passage_end", "INT32", (1,))
+"""At which token of its row in `input_ids` a pair's passage begins, and at which what follows it."""
 
 TOKEN_ID = Tensor("token_id", "INT32", (1,))
 TOKEN = Tensor("token", "BYTES", (1,))

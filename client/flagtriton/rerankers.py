@@ -9,7 +9,7 @@ from flagtriton.abs_reranker import AbsReranker
 from flagtriton.checkpoints import RERANKERS, checkpoint_name
 from flagtriton.checks import served_class
 from flagtriton.connection import ConnectionSettings
-from flagtriton.errors import DeploymentMismatchError
+from flagtriton.llm_rerankers import FlagLLMReranker, LayerWiseFlagLLMReranker, LightWeightFlagLLMReranker
 from flagtriton.protocol import DEFAULT_MAX_LENGTH
 from flagtriton.served import ServedModel
 from flagtriton.types import DeviceSpec, RerankerModelClass
@@ -62,7 +62,12 @@ class FlagReranker(AbsReranker):
         )
 
 
-_CLASSES: Final[dict[RerankerModelClass, type[AbsReranker]]] = {RerankerModelClass.ENCODER_ONLY_BASE: FlagReranker}
+_CLASSES: Final[dict[RerankerModelClass, type[AbsReranker]]] = {
+    RerankerModelClass.ENCODER_ONLY_BASE: FlagReranker,
+    RerankerModelClass.DECODER_ONLY_BASE: FlagLLMReranker,
+    RerankerModelClass.DECODER_ONLY_LAYERWISE: LayerWiseFlagLLMReranker,
+    RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT: LightWeightFlagLLMReranker,
+}
 
 
 class FlagAutoReranker:
@@ -106,6 +111,4 @@ class FlagAutoReranker:
             served = ServedModel.find(checkpoint_name(model_name_or_path), ConnectionSettings.taken_from(dict(kwargs)))
             kwargs["transport"] = served.transport
             chosen = served_class(served, "rerank", RerankerModelClass)
-        if chosen not in _CLASSES:
-            raise DeploymentMismatchError(f"this version has no SDK class for {chosen.value} yet")
         return _CLASSES[chosen](model_name_or_path, use_fp16=use_fp16, trust_remote_code=trust_remote_code, **kwargs)

@@ -21,9 +21,10 @@ from flagtriton.errors import (
     ModelNotServedError,
     ServerUnavailableError,
 )
-from flagtriton.options import EmbedOptions, OptionValue, RerankOptions, ScoreOptions
+from flagtriton.options import EmbedOptions, OptionValue, ScoreOptions
 from flagtriton.parameters import ParameterError, read_parameters
 from flagtriton.protocol import TEXT, Deployment, Tensor
+from flagtriton.rerank_options import RerankOptions
 from flagtriton.texts import text_sizes, text_tensor
 from flagtriton.transport import InferenceReply, RetryPolicy, Transport
 
@@ -125,11 +126,13 @@ class ServedModel:
         max_rows = min(max_rows, self.max_batch_size)
         return plan_requests(text_sizes(texts), max_rows=max_rows, max_bytes=_BYTES_PER_REQUEST, max_area=max_area)
 
-    def plan_pairs(self, queries: Sequence[str], passages: Sequence[str], *, max_rows: int) -> list[Rows]:
+    def plan_pairs(
+        self, queries: Sequence[str], passages: Sequence[str], *, max_rows: int, max_bytes: int = _BYTES_PER_REQUEST
+    ) -> list[Rows]:
         """Return which pairs travel together; `batching` describes the limits."""
         sizes = text_sizes(queries), text_sizes(passages)
         max_rows = min(max_rows, self.max_batch_size)
-        return plan_pairs(queries, *sizes, max_rows=max_rows, max_bytes=_BYTES_PER_REQUEST)
+        return plan_pairs(queries, *sizes, max_rows=max_rows, max_bytes=max_bytes)
 
     def collect(
         self,

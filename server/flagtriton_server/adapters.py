@@ -7,16 +7,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["merge_adapter"]
+__all__ = ["adapter_heads", "merge_adapter"]
 
 _OF_A_HEADED_MODEL = "base_model.model.model."
 _OF_A_BARE_MODEL = "base_model.model."
+_HEAD = "lm_head."
 
 
 def merge_adapter(module: nn.Module, adapter: str) -> nn.Module:
     """Return the module with an adapter's weights added to its own; nothing of PEFT stays in it.
 
-    An adapter that was trained on a model with a language-model head fits the bare model, too.
+    An adapter that was trained on a model with a language-model head fits the bare model, too; a head that was trained
+    along with it is left to `adapter_heads`.
 
     Args:
         module: a transformers model.
@@ -28,12 +30,11 @@ def merge_adapter(module: nn.Module, adapter: str) -> nn.Module:
     """
     try:
         from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
-        from peft.utils import load_peft_weights
     except ImportError as error:
-        raise ValueError(f"the adapter {adapter} needs peft: pip install 'flagtriton[peft]'") from error
+        raise _lacks_peft(adapter) from error
     config = PeftConfig.from_pretrained(adapter)
     config.inference_mode = True
-    weights = _as_of_bare_model(load_peft_weights(adapter, device="cpu"), module)
+    weights = _as_of_bare_model(_read(adapter), module)
     wrapped = get_peft_model(module, config)
     outcome = set_peft_model_state_dict(wrapped, weights)
     lacking = {
@@ -50,7 +51,39 @@ def merge_adapter(module: nn.Module, adapter: str) -> nn.Module:
     return merged
 
 
+def adapter_heads(adapter: str) -> dict[str, Tensor]:
+    """Return the heads that were trained along with an adapter, by the names they have in the model: `lm_head.…`.
+
+    Args:
+        adapter: local folder or hub name.
+
+    Raises:
+        ValueError: peft is not installed.
+        OSError: there is no such adapter.
+    """
+    weights = _read(adapter)
+    prefix = f"{_OF_A_BARE_MODEL}{_HEAD}"
+    return {name.removeprefix(_OF_A_BARE_MODEL): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def _read(adapter: str) -> dict[str, Tensor]:
+    try:
+        from peft.utils import load_peft_weights
+    except ImportError as error:
+        raise _lacks_peft(adapter) from error
+    weights: dict[str, Tensor] = load_peft_weights(adapter, device="cpu")
+    return weights
+
+
+def _lacks_peft(adapter: str) -> ValueError:
+    return ValueError(f"the adapter {adapter} needs peft: pip install 'flagtriton[peft]'")
+
+
 def _as_of_bare_model(weights: dict[str, Tensor], module: nn.Module) -> dict[str, Any]:
     if "model" in dict(module.named_children()):
         return weights
-    return {name.replace(_OF_A_HEADED_MODEL, _OF_A_BARE_MODEL, 1): tensor for name, tensor in weights.items()}
+    return {
+        name.replace(_OF_A_HEADED_MODEL, _OF_A_BARE_MODEL, 1): tensor
+        for name, tensor in weights.items()
+        if not name.startswith(f"{_OF_A_BARE_MODEL}{_HEAD}")
+    }

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,8 +14,8 @@ from flagtriton.protocol import PAST_END
 from flagtriton_server.forward import LoadedEncoder, forward
 from flagtriton_server.packing import plan_micro_batches, token_indices
 from flagtriton_server.pooling import Pooling, last_token_pool, mean_pool
+from flagtriton_server.ragged_texts import RaggedTexts
 from flagtriton_server.rejection import RequestError
-from flagtriton_server.sharing import Segments, find_families, plan_segments, whole_texts
 
 __all__ = ["check_token_ids", "encode", "encode_pooled"]
 
@@ -58,7 +57,7 @@ def encode(
         requests: `[B, T]` token ids each, `PAST_END` behind a row's tokens; B and T are each request's own.
         token_budget: tokens of one forward pass.
     """
-    texts = _Texts.of(requests)
+    texts = RaggedTexts.of(requests)
     heights = [max(1, -(-int(part.sum()) // len(part))) for part in texts.by_request(texts.lengths)]  # R of each
     sizes = [height * rows for height, rows in zip(heights, texts.row_counts, strict=True)]
     places = np.concatenate(
@@ -93,11 +92,12 @@ def encode_pooled(
         second_parts: `[B, 1]` at which token of each text its second part begins, which has a type of its own; None
             is one part.
     """
-    texts = _Texts.of(requests)
+    texts = RaggedTexts.of(requests)
     token_types = None if second_parts is None else texts.types(np.concatenate(second_parts).reshape(-1))
     dtype = torch.float32 if pool is mean_pool else encoder.precision.computed
     vectors = torch.zeros(len(texts.lengths), encoder.hidden_size, dtype=dtype, device=encoder.device)
-    for batch in _segments(encoder, texts, token_budget, pool):
+    shared_within = encoder.shared_within if pool is last_token_pool else 0  # no other reads the last token alone
+    for batch in texts.segments(token_budget, shared_within=shared_within, padded=not encoder.packed):
         places = token_indices(batch.starts, batch.lengths)
         types = None if token_types is None else token_types[places]
         states = forward(encoder, texts.input_ids[places], batch.lengths, batch.parents, types)
@@ -106,45 +106,3 @@ def encode_pooled(
         rows, segments = (torch.from_numpy(index).to(encoder.device) for index in (batch.rows[own], own))
         vectors[rows] = pooled[segments]
     return list(vectors.cpu().split(texts.row_counts))
-
-
-def _segments(encoder: LoadedEncoder, texts: _Texts, token_budget: int, pool: Pooling) -> Iterable[Segments]:
-    """Return what goes through each forward pass; texts share prefixes where pooling reads their last token alone."""
-    families = []
-    if encoder.shared_within and pool is last_token_pool:
-        families = find_families(texts.input_ids, texts.lengths, encoder.shared_within)
-    if families:
-        return plan_segments(texts.lengths, families, token_budget)
-    starts = np.cumsum(texts.lengths) - texts.lengths
-    batches = plan_micro_batches(texts.lengths, token_budget, padded=not encoder.packed)
-    return [whole_texts(batch, starts, texts.lengths) for batch in batches]
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """The texts of all requests, one after another."""
-
-    input_ids: NDArray[np.int64]  # [N]
-    lengths: NDArray[np.int64]  # [B]
-    row_counts: list[int]  # texts of each request
-
-    @classmethod
-    def of(cls, requests: Sequence[NDArray[np.int32]]) -> _Texts:
-        own = [ids != PAST_END for ids in requests]
-        tokens = np.concatenate([ids[mask] for ids, mask in zip(requests, own, strict=True)])
-        lengths = np.concatenate([mask.sum(axis=1) for mask in own])
-        return cls(tokens.astype(np.int64), lengths, [len(ids) for ids in requests])
-
-    def tokens(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the `[n]` token ids of some texts, end to end in that order."""
-        starts = np.cumsum(self.lengths) - self.lengths
-        return self.input_ids[token_indices(starts[batch], self.lengths[batch])]
-
-    def types(self, starts: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Return `[N]` 1 for every token from the `[B]` place on at which its text's second part begins, else 0."""
-        positions = token_indices(np.zeros_like(self.lengths), self.lengths)
-        return (positions >= np.repeat(starts, self.lengths)).astype(np.int64)
-
-    def by_request(self, per_text: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Cut `[B]` numbers into those of each request."""
-        return np.split(per_text, np.cumsum(self.row_counts)[:-1])

@@ -25,7 +25,14 @@ from flagtriton_server.sharing import LEAST_SHARED
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["choose_precision", "encoder_precision", "load_encoder", "share_cores"]
+__all__ = [
+    "check_positions",
+    "check_weights",
+    "choose_precision",
+    "encoder_precision",
+    "load_encoder",
+    "share_cores",
+]
 
 _MOST_KERNEL_TOKENS = 1_024
 """Batches longer than this take so long by themselves that their kernels can be built when they first come."""
@@ -76,7 +83,7 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
     source = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
     config = AutoConfig.from_pretrained(settings.checkpoint, **source)
     config.use_cache = False  # a decoder would keep keys and values for tokens that never come
-    _check_positions(settings, config.to_dict())
+    check_positions(settings.checkpoint, settings.max_length, config.to_dict())
     device = devices[0]
     precision = choose_precision(settings.precision, device)
     _check_fit(settings, config, precision, devices)
@@ -148,7 +155,7 @@ def _load_module(
         trust_remote_code=settings.trust_remote_code,
         **loading_arguments(devices),
     )
-    _check_weights(settings.checkpoint, report["missing_keys"])
+    check_weights(settings.checkpoint, report["missing_keys"])
     if settings.peft is not None:
         module = merge_adapter(module, settings.peft)
     if not settings.trust_remote_code and getattr(module, "pooler", None) is not None:
@@ -163,17 +170,18 @@ def share_cores(instances: int) -> int:
     return threads
 
 
-def _check_positions(settings: EncoderSettings, config: dict[str, Any]) -> None:
+def check_positions(checkpoint: str, max_length: int, config: dict[str, Any]) -> None:
+    """Raise `ValueError` where a deployment takes more tokens than its checkpoint has positions for."""
     capacity = position_capacity(config)
-    if capacity is not None and settings.max_length > capacity:
+    if capacity is not None and max_length > capacity:
         raise ValueError(
-            f"{settings.checkpoint} has positions for {capacity} tokens, but the deployment's max_length is "
-            f"{settings.max_length}; add it again with --force --max-length {capacity}"
+            f"{checkpoint} has positions for {capacity} tokens, but the deployment's max_length is {max_length}; "
+            f"add it again with --force --max-length {capacity}"
         )
 
 
-def _check_weights(checkpoint: str, missing: Iterable[str]) -> None:
-    """Refuse a checkpoint whose missing weights transformers has made up at random."""
+def check_weights(checkpoint: str, missing: Iterable[str]) -> None:
+    """Raise `ValueError` for a checkpoint whose missing weights transformers has made up at random."""
     lacking = sorted(name for name in missing if not name.startswith("pooler."))
     if lacking:
         raise ValueError(f"{checkpoint} lacks {len(lacking)} weights of its architecture, {lacking[0]} the first")

@@ -13,7 +13,7 @@ from flagtriton.protocol import PASSAGE_START, Tensor
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.tokenization import TextTokenizer, ragged
 
-__all__ = ["RerankBatch", "encode_pairs"]
+__all__ = ["RerankBatch", "distinct_ids", "encode_pairs"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def encode_pairs(tokenizer: TextTokenizer, batch: RerankBatch) -> dict[Tensor, N
     """
     before, between, after = tokenizer.pair_marks
     marks = len(before) + len(between) + len(after)
-    queries, passages = _distinct_ids(tokenizer, batch.queries), tokenizer.bare_ids(batch.passages)
+    queries, passages = distinct_ids(tokenizer, batch.queries), tokenizer.bare_ids(batch.passages)
     rows, starts = [], []
     for index, (whole_query, whole_passage) in enumerate(zip(queries, passages, strict=True)):
         query = tokenizer.cut(whole_query, batch.query_max_length)
@@ -67,7 +67,8 @@ def encode_pairs(tokenizer: TextTokenizer, batch: RerankBatch) -> dict[Tensor, N
     return {**ragged(rows), PASSAGE_START: np.array(starts, dtype=np.int32)[:, None]}
 
 
-def _distinct_ids(tokenizer: TextTokenizer, texts: Sequence[str]) -> list[list[int]]:
+def distinct_ids(tokenizer: TextTokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """Return each text's tokens, without special ones; a text that repeats is tokenised once."""
     distinct = list(dict.fromkeys(texts))
     ids = dict(zip(distinct, tokenizer.bare_ids(distinct), strict=True))
     return [ids[text] for text in texts]

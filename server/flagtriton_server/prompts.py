@@ -6,9 +6,10 @@ from __future__ import annotations
 from flagtriton.examples import examples_prefix
 from flagtriton.instructions import apply_instruction
 from flagtriton.options import EmbedOptions
+from flagtriton.rerank_options import RerankOptions
 from flagtriton_server.settings import TokenizerSettings
 
-__all__ = ["example_text", "instructed"]
+__all__ = ["example_text", "instructed", "pairs_instructed"]
 
 
 def instructed(texts: list[str], options: EmbedOptions, settings: TokenizerSettings) -> list[str]:
@@ -23,6 +24,26 @@ def instructed(texts: list[str], options: EmbedOptions, settings: TokenizerSetti
     formats = {"query": settings.query_instruction_format, "passage": settings.passage_instruction_format}
     instruction_format = options.instruction_format or formats[options.input_type]
     return [apply_instruction(instruction_format, instruction, text) for text in texts]
+
+
+def pairs_instructed(
+    queries: list[str], passages: list[str], options: RerankOptions, settings: TokenizerSettings
+) -> tuple[list[str], list[str]]:
+    """Return both sides of a reranker's pairs behind the instructions of the request, or else of the deployment.
+
+    An empty instruction leaves texts as they are.
+    """
+    query = settings.query_instruction if options.query_instruction is None else options.query_instruction
+    passage = settings.passage_instruction if options.passage_instruction is None else options.passage_instruction
+    sides = (
+        (queries, query, settings.query_instruction_format),
+        (passages, passage, settings.passage_instruction_format),
+    )
+    instructed_queries, instructed_passages = (
+        [apply_instruction(instruction_format, instruction, text) for text in texts] if instruction else texts
+        for texts, instruction, instruction_format in sides
+    )
+    return instructed_queries, instructed_passages
 
 
 def example_text(options: EmbedOptions, settings: TokenizerSettings) -> str:

@@ -16,7 +16,9 @@ __all__ = [
     "ColbertSettings",
     "EncoderSettings",
     "HeadSettings",
+    "LayeredSettings",
     "PoolerSettings",
+    "RerankerHeadSettings",
     "ScorerSettings",
     "TokenizerSettings",
     "attention_path",
@@ -91,6 +93,23 @@ class EncoderSettings:
 
 
 @dataclass(frozen=True)
+class LayeredSettings:
+    """The encoder step of a reranker whose layers are scored one by one.
+
+    Attributes:
+        model_class: `decoder-only-layerwise` or `decoder-only-lightweight`; what else is as in `EncoderSettings`.
+    """
+
+    checkpoint: str
+    model_class: str
+    max_length: int
+    token_budget: int
+    precision: str = "auto"
+    revision: str | None = None
+    peft: str | None = None
+
+
+@dataclass(frozen=True)
 class PoolerSettings:
     """The pooler step.
 
@@ -122,6 +141,19 @@ class HeadSettings:
     precision: str = "auto"
     device: str = "cpu"
     revision: str | None = None
+
+
+@dataclass(frozen=True)
+class RerankerHeadSettings(HeadSettings):
+    """The step that makes a reranker's scores.
+
+    Attributes:
+        model_class: FlagEmbedding's name of it, which settles what kind of head the checkpoint has.
+        peft: an adapter, local folder or hub name, that may bring a head of its own.
+    """
+
+    model_class: str = "encoder-only-base"
+    peft: str | None = None
 
 
 @dataclass(frozen=True)

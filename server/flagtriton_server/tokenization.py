@@ -51,6 +51,8 @@ class TextTokenizer:
         truncation_side: `right` or `left`, the end at which longer texts are cut.
         unweighted_ids: of the special tokens that bear no lexical weight.
         clean_up: what the checkpoint wants done to every text made of tokens; None is nothing.
+        bos_id: of the token that begins a text; None where there is none.
+        pad_id: of the token that rows are filled up with, likewise.
     """
 
     def __init__(
@@ -59,12 +61,16 @@ class TextTokenizer:
         truncation_side: str = "right",
         unweighted_ids: Sequence[int] = (),
         clean_up: Callable[[str], str] | None = None,
+        *,
+        bos_id: int | None = None,
+        pad_id: int | None = None,
     ) -> None:
         self._backend = backend
         self._backend.no_padding()
         self._backend.no_truncation()
         self.special_count: int = backend.num_special_tokens_to_add(False)
         self.unweighted_ids = np.array([*unweighted_ids] or [PAST_END], dtype=np.int32)
+        self.bos_id, self.pad_id = bos_id, pad_id
         self._truncation_side = truncation_side
         self._clean_up = clean_up
         self._max_length: int | None = None
@@ -90,7 +96,14 @@ class TextTokenizer:
         backend = tokenizer.backend_tokenizer
         cleans_up = tokenizer.clean_up_tokenization_spaces and not isinstance(backend.model, BPE)  # as transformers 5
         clean_up = tokenizer.clean_up_tokenization if cleans_up else None
-        return cls(backend, tokenizer.truncation_side, unweighted_ids, clean_up)
+        return cls(
+            backend,
+            tokenizer.truncation_side,
+            unweighted_ids,
+            clean_up,
+            bos_id=tokenizer.bos_token_id,
+            pad_id=tokenizer.pad_token_id,
+        )
 
     def encode(self, batches: Sequence[TextBatch]) -> list[dict[Tensor, NDArray[np.int32]] | RequestError]:
         """Return `input_ids` `[B, T]` and `token_count` `[B, 1]`, int32, for the texts of each request.

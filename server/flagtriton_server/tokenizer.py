@@ -9,15 +9,17 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.options import EmbedOptions, RerankOptions, ScoreOptions
+from flagtriton.options import EmbedOptions, ScoreOptions
 from flagtriton.protocol import PASSAGE, QUERY, TEXT, TOKEN, TOKEN_ID, UNWEIGHTED_IDS, Tensor
+from flagtriton.rerank_options import RerankOptions
 from flagtriton.texts import text_tensor
 from flagtriton.types import EmbedderModelClass
 from flagtriton_server import triton_io
 from flagtriton_server.in_context import QueryBatch, encode_queries
 from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
 from flagtriton_server.pairs import DistinctTexts, PairBatch
-from flagtriton_server.prompts import example_text, instructed
+from flagtriton_server.prompted_pairs import PROMPTS, PromptedBatch, encode_prompted_pairs, first_ids
+from flagtriton_server.prompts import example_text, instructed, pairs_instructed
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.settings import TokenizerSettings, read_settings
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
@@ -49,6 +51,8 @@ class TritonPythonModel:
                 f"max_length is {self._settings.max_length}, but {self._settings.checkpoint} puts "
                 f"{self._tokenizer.special_count} special tokens to every text; add it again with a greater one"
             )
+        if self._settings.model_class in PROMPTS and self._settings.joins_pairs:
+            self._first_ids = first_ids(self._tokenizer, self._settings.model_class, self._settings.checkpoint)
         self._limits = {
             "min_length": max(1, self._tokenizer.special_count),
             "max_length": self._settings.max_length,
@@ -82,12 +86,24 @@ class TritonPythonModel:
         return PairBatch(queries, passages, options, self._settings.max_length)
 
     def _read_rows(self, request: PbRequest) -> RerankBatch:
-        limits = {"min_length": sum(map(len, self._tokenizer.pair_marks)) + 2, "max_length": self._settings.max_length}
-        options = RerankOptions.from_parameters(triton_io.options(request), **limits)
-        queries, passages = (triton_io.texts(request, side) for side in (QUERY, PASSAGE))
-        max_length = options.max_length or self._settings.max_length
-        query_max_length = options.query_max_length or max_length * 3 // 4
-        return RerankBatch(queries, passages, query_max_length, max_length, options.truncate == "NONE")
+        settings = self._settings
+        prompt = PROMPTS.get(settings.model_class)
+        marks = 0 if prompt is not None else sum(map(len, self._tokenizer.pair_marks))
+        options = RerankOptions.from_parameters(
+            triton_io.options(request),
+            min_length=marks + 2,
+            max_length=settings.max_length,
+            model_class=settings.model_class,
+        )
+        texts = triton_io.texts(request, QUERY), triton_io.texts(request, PASSAGE)
+        queries, passages = pairs_instructed(*texts, options, settings)
+        max_length = options.max_length or settings.max_length
+        lengths = options.query_max_length or max_length * 3 // 4, max_length
+        refuse_longer = options.truncate == "NONE"
+        if prompt is None:
+            return RerankBatch(queries, passages, *lengths, refuse_longer)
+        prompt = prompt if options.prompt is None else options.prompt
+        return PromptedBatch(queries, passages, *lengths, refuse_longer, prompt, self._first_ids, settings.max_length)
 
     def _run(self, work: list[_Work]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
         batches = [batch for item in work for batch in _text_batches(item)]
@@ -105,6 +121,8 @@ class TritonPythonModel:
         try:
             if isinstance(work, QueryBatch):
                 return encode_queries(self._tokenizer, work)
+            if isinstance(work, PromptedBatch):
+                return encode_prompted_pairs(self._tokenizer, work)
             if isinstance(work, RerankBatch):
                 return encode_pairs(self._tokenizer, work)
             if isinstance(work, list):

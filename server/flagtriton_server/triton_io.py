@@ -14,8 +14,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from flagtriton.options import EmbedOptions, OptionError, RerankOptions, ScoreOptions
+from flagtriton.options import EmbedOptions, OptionError, ScoreOptions
 from flagtriton.protocol import Tensor as TensorSpec
+from flagtriton.rerank_options import RerankOptions
 from flagtriton_server.rejection import RequestError
 
 __all__ = [
@@ -109,9 +110,10 @@ def score_options(request: PbRequest) -> ScoreOptions:
     return ScoreOptions.from_parameters(options(request), min_length=1, max_length=_NO_LIMIT)
 
 
-def rerank_options(request: PbRequest) -> RerankOptions:
-    """Return the options of a request to a reranker; as `embed_options`."""
-    return RerankOptions.from_parameters(options(request), min_length=1, max_length=_NO_LIMIT)
+def rerank_options(request: PbRequest, model_class: str) -> RerankOptions:
+    """Return the options of a request to a reranker of some class; as `embed_options`."""
+    limits = {"min_length": 1, "max_length": _NO_LIMIT}
+    return RerankOptions.from_parameters(options(request), **limits, model_class=model_class)
 
 
 def log_info(message: str) -> None:

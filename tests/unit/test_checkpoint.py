@@ -164,7 +164,19 @@ def test_a_classifier_is_a_reranker(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("architecture", ["GemmaForCausalLM", "BertForMaskedLM"])
 def test_a_language_model_may_be_either(tmp_path: Path, architecture: str) -> None:
-    assert classified(tmp_path, architectures=[architecture]) == (None, None)
+    assert classified(tmp_path, architectures=[architecture])[0] is None
+
+
+def test_a_decoders_class_is_the_same_for_both_tasks(tmp_path: Path) -> None:
+    found = classified(tmp_path, architectures=["GemmaForCausalLM"], model_type="gemma")
+    assert found == (None, "decoder-only-base")
+
+
+@pytest.mark.parametrize("name", ["LayerWiseMiniCPM", "CostWiseGemma"])
+def test_layered_rerankers_need_none_of_the_code_that_they_bring(tmp_path: Path, name: str) -> None:
+    config = {"architectures": [f"{name}ForCausalLM"], "auto_map": {"AutoConfig": "code.Config"}}
+    assert classified(tmp_path, **config)[0] == "rerank"
+    assert not inspect_checkpoint(str(tmp_path / "tiny")).trust_remote_code
 
 
 @pytest.mark.parametrize("architectures", [[], None])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
-from flagtriton_server.settings import EncoderSettings, HeadSettings, TokenizerSettings, read_settings
+from flagtriton_server.settings import EncoderSettings, RerankerHeadSettings, TokenizerSettings, read_settings
 from flagtriton_tools.checkpoint import CheckpointFacts, inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, Model, build
 from flagtriton_tools.errors import ToolError
@@ -36,7 +36,7 @@ def test_an_ensemble_and_three_steps_stand_for_it() -> None:
         "ranker": None,
         "ranker_tokenizer": "tokenizer",
         "ranker_encoder": "encoder",
-        "ranker_scorer": "classifier",
+        "ranker_scorer": "reranker_scorer",
     }
 
 
@@ -51,7 +51,7 @@ def test_every_step_is_told_what_it_needs() -> None:
     assert settings(TokenizerSettings, found["ranker_tokenizer"]).joins_pairs is True
     encoder = settings(EncoderSettings, found["ranker_encoder"])
     assert (encoder.rows, encoder.token_types, encoder.pooling_method) == ("first", True, None)
-    assert settings(HeadSettings, found["ranker_scorer"]) == HeadSettings("org/ranker", "fp32", "cpu")
+    assert settings(RerankerHeadSettings, found["ranker_scorer"]) == RerankerHeadSettings("org/ranker", "fp32", "cpu")
 
 
 def test_no_step_looks_like_a_deployment_of_its_own() -> None:
@@ -74,8 +74,8 @@ def test_an_embedders_encoder_knows_no_pairs(model_class: str) -> None:
     [
         ({"pool_in_encoder": True}, "--pool-in-encoder: ranker is a reranker"),
         ({"pooling_method": "mean"}, "--pooling: ranker is a reranker"),
-        ({"query_instruction": ""}, "ranker is a reranker, to which callers give instructions themselves"),
-        ({"passage_instruction": "p"}, "ranker is a reranker, to which callers give instructions themselves"),
+        ({"query_instruction": ""}, "ranker is an encoder reranker, to which callers give instructions themselves"),
+        ({"passage_instruction": "p"}, "ranker is an encoder reranker, to which callers give instructions themselves"),
         ({"colbert_dim": 8}, "--colbert-dim is 8, but ranker has no ColBERT vectors"),
         ({"trust_remote_code": True}, "brings code of its own, whose head this version cannot serve"),
     ],

@@ -23,6 +23,9 @@ FLAGSHIPS = (
     "BAAI/bge-multilingual-gemma2",
     "BAAI/bge-en-icl",
     "BAAI/bge-reranker-v2-m3",
+    "BAAI/bge-reranker-v2-gemma",
+    "BAAI/bge-reranker-v2-minicpm-layerwise",
+    "BAAI/bge-reranker-v2.5-gemma2-lightweight",
 )
 
 

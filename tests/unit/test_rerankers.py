@@ -18,9 +18,10 @@ from flagtriton import (
     ModelNotServedError,
     RerankerModelClass,
 )
-from flagtriton.options import OptionError, RerankOptions
+from flagtriton.options import OptionError
 from flagtriton.parameters import write_parameters
 from flagtriton.protocol import Deployment
+from flagtriton.rerank_options import RerankOptions
 from flagtriton.transport import InferenceReply, ModelConfig
 from flagtriton.transport.fake import FakeTransport, Request
 
@@ -175,14 +176,14 @@ def test_another_class_is_refused_as_in_flagembedding(model_class: Any) -> None:
         FlagAutoReranker.from_finetuned(NAME, model_class, transport=served())
 
 
-def test_a_class_that_this_version_lacks_is_a_mismatch() -> None:
-    with pytest.raises(DeploymentMismatchError, match="no SDK class for decoder-only-layerwise yet"):
-        FlagAutoReranker.from_finetuned("bge-reranker-v2-minicpm-layerwise", transport=served())
-
-
 def test_options_are_read_back_as_they_were_sent() -> None:
     options = RerankOptions(9, 80, normalize=True, truncate="NONE")
-    assert RerankOptions.from_parameters(options.to_parameters(), min_length=5, max_length=100) == options
+    assert (
+        RerankOptions.from_parameters(
+            options.to_parameters(), min_length=5, max_length=100, model_class="encoder-only-base"
+        )
+        == options
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,4 +191,4 @@ def test_options_are_read_back_as_they_were_sent() -> None:
 )
 def test_a_bad_option_is_named(given: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=f"option '{next(iter(given))}'"):
-        RerankOptions.from_parameters(given, min_length=5, max_length=100)
+        RerankOptions.from_parameters(given, min_length=5, max_length=100, model_class="encoder-only-base")

@@ -10,6 +10,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 __all__ = ["AddOptions", "Model"]
 
 
+_DEFAULT_ROWS = 256
+
+
 @dataclass(frozen=True)
 class AddOptions:
     """What the user said; None where the checkpoint's facts decide."""
@@ -23,7 +26,7 @@ class AddOptions:
     shard: bool = False
     precision: str = "auto"
     max_length: int | None = None
-    max_batch_size: int = 256
+    max_batch_size: int | None = None
     token_budget: int | None = None
     tokenizer_instances: int = 1
     pool_in_encoder: bool = False
@@ -36,6 +39,11 @@ class AddOptions:
     trust_remote_code: bool | None = None
     revision: str | None = None
     peft: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of one request at most, to every step of the deployment."""
+        return self.max_batch_size or _DEFAULT_ROWS
 
 
 @dataclass(frozen=True)

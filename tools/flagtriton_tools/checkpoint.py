@@ -41,6 +41,12 @@ _POOLINGS = {
 _HIDDEN_SIZES = ("hidden_size", "dim", "d_model", "n_embd")
 """What architectures call D."""
 
+_LAYERED = {
+    "LayerWiseMiniCPMForCausalLM": "decoder-only-layerwise",
+    "CostWiseGemmaForCausalLM": "decoder-only-lightweight",
+}
+"""Rerankers whose checkpoints bring code that is not needed here, by their architecture."""
+
 _M3_HEADS = ("sparse_linear", "colbert_linear")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _NO_LIMIT = 10**9
@@ -155,8 +161,9 @@ def _local(path: Path) -> CheckpointFacts:
     by_table = _by_table(facts)
     if by_table.task is not None:
         return by_table
-    facts = replace(facts, trust_remote_code="auto_map" in config)
     task, model_class = _classify(path, config)
+    own_code = "auto_map" in config and model_class not in _LAYERED.values()
+    facts = replace(facts, trust_remote_code=own_code)
     names = _pooling_names(path)
     method = _POOLINGS.get(names[0]) if len(names) == 1 else None
     unknown = ", ".join(names) if names and method is None else None
@@ -195,8 +202,11 @@ def _classify(path: Path, config: dict[str, Any]) -> tuple[str | None, str | Non
         return "embed", "encoder-only-m3"  # should one be missing, loading it will say so
     if architecture.endswith("ForSequenceClassification"):
         return "rerank", "encoder-only-base"
-    if architecture.endswith(("ForCausalLM", "ForMaskedLM")):
-        return None, None  # both embedders and rerankers are saved so
+    if architecture in _LAYERED:
+        return "rerank", _LAYERED[architecture]
+    decoder = config.get("model_type") in ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
+    if architecture.endswith(("ForCausalLM", "ForMaskedLM")):  # both embedders and rerankers are saved so
+        return None, "decoder-only-base" if decoder and architecture.endswith("ForCausalLM") else None
     encoder = config.get("model_type") in (
         "bert",
         "roberta",
@@ -205,7 +215,6 @@ def _classify(path: Path, config: dict[str, Any]) -> tuple[str | None, str | Non
         "distilbert",
         "camembert",
     )
-    decoder = config.get("model_type") in ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
     if architecture.endswith("Model"):
         return "embed", "encoder-only-base" if encoder else "decoder-only-base" if decoder else None
     return None, None

@@ -7,22 +7,22 @@ Pure: nothing is written here. A model class is one entry of `ensembles.BUILDERS
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from flagtriton.instructions import check_instruction_format
 from flagtriton.protocol import (
     DEFAULT_MAX_LENGTH,
     Deployment,
 )
-from flagtriton.types import EmbedderModelClass
+from flagtriton.rerank_options import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION
+from flagtriton.types import EmbedderModelClass, RerankerModelClass
 from flagtriton_server.settings import attention_path
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.checkpoint import CheckpointFacts, adapter_source
 from flagtriton_tools.ensembles import BUILDERS, PART_OF
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import Device
-from flagtriton_tools.steps import (
-    TOKEN_BUDGETS,
-)
+from flagtriton_tools.steps import LAYERED, TOKEN_BUDGETS
 
 __all__ = ["PART_OF", "TOKEN_BUDGETS", "AddOptions", "Model", "build", "describe"]
 
@@ -31,6 +31,9 @@ _DEFAULT_POOLING = "cls"
 """FlagEmbedding's, where nothing else is said or known."""
 
 _LAST_TOKEN = "last_token"
+
+_PAIRS_OF_A_REQUEST = 1024
+"""Where nothing else is said: a query's candidates are to travel together."""
 
 
 def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
@@ -61,14 +64,14 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
         precision=options.precision,
         device=_device(options),
         shard=options.shard,
-        attention=attention_path(facts.model_type, trust_remote_code) if facts.model_type else None,
+        attention=_attention(facts, model_class, trust_remote_code),
         hidden_size=facts.hidden_size,
         revision=options.revision,
         trust_remote_code=trust_remote_code,
         peft=None if options.peft is None else adapter_source(options.peft),
-        query_instruction=options.query_instruction,
+        query_instruction=_instruction(options.query_instruction, QUERY_INSTRUCTION, task, model_class),
         query_instruction_format=_format("query", options.query_instruction_format, _query_format(facts, model_class)),
-        passage_instruction=options.passage_instruction,
+        passage_instruction=_instruction(options.passage_instruction, PASSAGE_INSTRUCTION, task, model_class),
         passage_instruction_format=_format("passage", options.passage_instruction_format, "{}{}"),
     )
 
@@ -87,9 +90,24 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
     if builder is None:
         served = ", ".join(f"{task} {model_class}" for task, model_class in BUILDERS)
         raise ToolError(f"{facts.source} is {deployment.task} {deployment.model_class}; this version serves {served}")
-    if deployment.task == "rerank" and facts.labels not in (None, 1):
+    classifies = deployment.task == "rerank" and deployment.model_class == RerankerModelClass.ENCODER_ONLY_BASE.value
+    if classifies and facts.labels not in (None, 1):
         raise ToolError(f"{facts.source} has a head for {facts.labels} labels; a reranker has one, which is its score")
+    if deployment.task == "rerank" and options.max_batch_size is None:
+        options = replace(options, max_batch_size=_PAIRS_OF_A_REQUEST)
     return builder(name, deployment, options)
+
+
+def _attention(facts: CheckpointFacts, model_class: str, trust_remote_code: bool) -> str | None:
+    if model_class in LAYERED:
+        return "packed"
+    return attention_path(facts.model_type, trust_remote_code) if facts.model_type else None
+
+
+def _instruction(asked: str | None, default: str, task: str, model_class: str) -> str | None:
+    """Return what is put before texts: an LLM reranker's class has an instruction of its own."""
+    llm_reranker = task == "rerank" and model_class.startswith("decoder-only")
+    return default if asked is None and llm_reranker else asked
 
 
 def _device(options: AddOptions) -> str:

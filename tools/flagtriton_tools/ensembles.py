@@ -15,9 +15,9 @@ from flagtriton.protocol import (
     DENSE_VECS,
     HIDDEN_STATES,
     INPUT_IDS,
+    LAYER_SCORES,
     PASSAGE,
     PASSAGE_IDS,
-    PASSAGE_START,
     PASSAGE_STATES,
     QUERY,
     QUERY_IDS,
@@ -33,22 +33,28 @@ from flagtriton.protocol import (
     Tensor,
     score_model_name,
 )
+from flagtriton.types import RerankerModelClass
 from flagtriton_server.settings import rows_needed
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import EnsembleStep, ensemble_config
 from flagtriton_tools.steps import (
+    LAYERED,
     PAIR_TENSORS,
-    classifier_step,
     colbert_step,
     encoder_step,
+    layered_encoder_step,
+    part_tensors,
     pooler_step,
+    reranker_scorer_step,
     scorer_step,
     sparse_step,
     tokenizer_step,
 )
 
 __all__ = ["BUILDERS", "PART_OF"]
+
+_LLMS = (RerankerModelClass.DECODER_ONLY_BASE.value, *LAYERED)
 
 PART_OF = "part_of"
 """The parameter by which a further ensemble names the deployment that it belongs to."""
@@ -68,39 +74,52 @@ def _embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]
     ensemble = ensemble_config(
         inputs=[TEXT],
         outputs=[DENSE_VECS, TOKEN_COUNT],
-        max_batch_size=options.max_batch_size,
+        max_batch_size=options.rows,
         steps=chain[:2] if pools else chain,
         parameters=write_parameters(served),
     )
     return [Model(name, ensemble), tokenizer, encoder, *([] if pools else [pooler])]
 
 
-def _encoder_reranker(name: str, served: Deployment, options: AddOptions) -> list[Model]:
+def _reranker(name: str, served: Deployment, options: AddOptions) -> list[Model]:
     _refuse_colbert_options(name, options)
-    for flag, said in {"--pool-in-encoder": options.pool_in_encoder, "--pooling": options.pooling_method}.items():
-        if said:
-            raise ToolError(f"{flag}: {name} is a reranker, whose own head makes its scores")
-    if options.query_instruction is not None or options.passage_instruction is not None:
-        raise ToolError(f"{name} is a reranker, to which callers give instructions themselves; add it without any")
-    if served.trust_remote_code:
-        raise ToolError(f"{served.checkpoint} brings code of its own, whose head this version cannot serve")
-    steps = [
-        tokenizer_step(name, served, options),
-        encoder_step(name, served, options, rows="first"),
-        classifier_step(name, served, options),
-    ]
+    _refuse_of_reranker(name, served, options)
+    layered = served.model_class in LAYERED
+    if layered:
+        encoder = layered_encoder_step(name, served, options)
+    else:
+        encoder = encoder_step(name, served, options, rows="last" if served.model_class in _LLMS else "first")
+    steps = [tokenizer_step(name, served, options), encoder, reranker_scorer_step(name, served, options)]
+    scores, parts = LAYER_SCORES if layered else SCORE, part_tensors(served)
     ensemble = ensemble_config(
         inputs=[QUERY, PASSAGE],
-        outputs=[SCORE, TOKEN_COUNT],
-        max_batch_size=options.max_batch_size,
+        outputs=[scores, TOKEN_COUNT],
+        max_batch_size=options.rows,
         steps=[
-            EnsembleStep(steps[0].name, _same(QUERY, PASSAGE), _same(INPUT_IDS, TOKEN_COUNT, PASSAGE_START)),
-            EnsembleStep(steps[1].name, _same(INPUT_IDS, PASSAGE_START), _same(HIDDEN_STATES)),
-            EnsembleStep(steps[2].name, _same(HIDDEN_STATES), _same(SCORE)),
+            EnsembleStep(steps[0].name, _same(QUERY, PASSAGE), _same(INPUT_IDS, TOKEN_COUNT, *parts)),
+            EnsembleStep(steps[1].name, _same(INPUT_IDS, *parts), _same(HIDDEN_STATES)),
+            EnsembleStep(steps[2].name, _same(HIDDEN_STATES), _same(scores)),
         ],
         parameters=write_parameters(served),
     )
     return [Model(name, ensemble), *steps]
+
+
+def _refuse_of_reranker(name: str, served: Deployment, options: AddOptions) -> None:
+    """Refuse options that mean nothing to a reranker, or to one of this class."""
+    for flag, said in {"--pool-in-encoder": options.pool_in_encoder, "--pooling": options.pooling_method}.items():
+        if said:
+            raise ToolError(f"{flag}: {name} is a reranker, whose own head makes its scores")
+    if served.trust_remote_code:
+        raise ToolError(f"{served.checkpoint} brings code of its own, whose head this version cannot serve")
+    if served.model_class in LAYERED and served.shard:
+        raise ToolError(f"--shard: {name} is {served.model_class}, which runs on one device; give each GPU an instance")
+    if served.model_class in _LLMS:
+        return
+    if options.query_instruction is not None or options.passage_instruction is not None:
+        raise ToolError(f"{name} is an encoder reranker, to which callers give instructions themselves")
+    if served.peft is not None:
+        raise ToolError(f"--peft: {name} is an encoder reranker; adapters are for LLM rerankers and decoder embedders")
 
 
 def _m3_embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
@@ -129,7 +148,7 @@ def _m3_embed_ensemble(name: str, served: Deployment, options: AddOptions) -> Mo
     return ensemble_config(
         inputs=[TEXT],
         outputs=[DENSE_VECS, SPARSE_IDS, SPARSE_WEIGHTS, colbert, COLBERT_LENGTHS, TOKEN_COUNT],
-        max_batch_size=options.max_batch_size,
+        max_batch_size=options.rows,
         steps=[
             EnsembleStep(f"{name}_tokenizer", _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT, UNWEIGHTED_IDS)),
             EnsembleStep(f"{name}_encoder", _same(INPUT_IDS), _same(HIDDEN_STATES)),
@@ -146,7 +165,7 @@ def _m3_score_ensemble(name: str, options: AddOptions) -> ModelConfig:
     return ensemble_config(
         inputs=[QUERY, PASSAGE],
         outputs=list(SCORES.values()),
-        max_batch_size=options.max_batch_size,
+        max_batch_size=options.rows,
         steps=[
             EnsembleStep(f"{name}_tokenizer", _same(QUERY, PASSAGE), _same(*PAIR_TENSORS, UNWEIGHTED_IDS)),
             EnsembleStep(encoder, {INPUT_IDS.name: QUERY_IDS.name}, {HIDDEN_STATES.name: QUERY_STATES.name}),
@@ -177,5 +196,8 @@ BUILDERS: dict[tuple[str, str], Callable[[str, Deployment, AddOptions], list[Mod
     ("embed", "decoder-only-base"): _embedder,
     ("embed", "decoder-only-icl"): _embedder,
     ("embed", "decoder-only-pseudo_moe"): _embedder,
-    ("rerank", "encoder-only-base"): _encoder_reranker,
+    ("rerank", "encoder-only-base"): _reranker,
+    ("rerank", "decoder-only-base"): _reranker,
+    ("rerank", "decoder-only-layerwise"): _reranker,
+    ("rerank", "decoder-only-lightweight"): _reranker,
 }

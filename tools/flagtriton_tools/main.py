@@ -63,7 +63,11 @@ def cli() -> None:
 @click.option("--shard", is_flag=True, help="One instance over all GPUs of --device, for models too big for one.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "fp16", "bf16"]), default="auto", show_default=True)
 @click.option("--max-length", type=click.IntRange(2), help="Tokens of a text.  [default: all the checkpoint has]")
-@click.option("--max-batch-size", type=click.IntRange(1), default=256, show_default=True, help="Texts of a request.")
+@click.option(
+    "--max-batch-size",
+    type=click.IntRange(1),
+    help="Texts of a request.  [default: 256; pairs for a reranker: 1024]",
+)
 @click.option(
     "--token-budget",
     type=click.IntRange(16),
@@ -97,6 +101,7 @@ def add(checkpoint: str, repository: Path, force: bool, **chosen: Any) -> None:
     flagtriton add BAAI/bge-m3 --repository repo --max-length 8192 --colbert-dtype fp16
     flagtriton add BAAI/bge-en-icl --repository repo --device gpu:0,1 --shard
     flagtriton add Qwen/Qwen3-Embedding-0.6B --repository repo --peft ./my-lora
+    flagtriton add BAAI/bge-reranker-v2-gemma --repository repo --device gpu:0
     """
     facts = inspect_checkpoint(checkpoint)
     options = AddOptions(**chosen)

@@ -32,7 +32,8 @@ _SUMMARIES = {
     "sparse": "Hidden states to lexical weights.",
     "colbert": "Hidden states to ColBERT vectors.",
     "scorer": "Hidden states of pairs to scores.",
-    "classifier": "Hidden states of pairs to a reranker's scores.",
+    "layered_encoder": "Ragged token ids to hidden states at several layers.",
+    "reranker_scorer": "Hidden states of pairs to a reranker's scores.",
 }
 
 

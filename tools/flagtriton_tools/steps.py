@@ -14,7 +14,9 @@ from flagtriton.protocol import (
     DENSE_VECS,
     HIDDEN_STATES,
     INPUT_IDS,
+    LAYER_SCORES,
     PASSAGE,
+    PASSAGE_END,
     PASSAGE_IDS,
     PASSAGE_ROWS,
     PASSAGE_START,
@@ -35,12 +37,14 @@ from flagtriton.protocol import (
     Deployment,
     Tensor,
 )
-from flagtriton.types import EmbedderModelClass
+from flagtriton.types import EmbedderModelClass, RerankerModelClass
 from flagtriton_server.settings import (
     ColbertSettings,
     EncoderSettings,
     HeadSettings,
+    LayeredSettings,
     PoolerSettings,
+    RerankerHeadSettings,
     ScorerSettings,
     TokenizerSettings,
 )
@@ -48,12 +52,14 @@ from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.pbtxt import Device, QueuePolicy, step_config
 
 __all__ = [
+    "LAYERED",
     "PAIR_TENSORS",
     "TOKEN_BUDGETS",
-    "classifier_step",
     "colbert_step",
     "encoder_step",
+    "layered_encoder_step",
     "pooler_step",
+    "reranker_scorer_step",
     "scorer_step",
     "sparse_step",
     "tokenizer_step",
@@ -63,6 +69,9 @@ TOKEN_BUDGETS = {"cpu": 4_096, "gpu": 65_536}
 """Tokens of one forward pass: what fills a GPU, and on a processor what its matrix kernels do best with."""
 
 PAIR_TENSORS = (QUERY_IDS, PASSAGE_IDS, QUERY_ROWS, PASSAGE_ROWS)
+
+LAYERED = (RerankerModelClass.DECODER_ONLY_LAYERWISE.value, RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT.value)
+"""The classes whose requests may ask for the scores of several layers."""
 
 _QUEUE = QueuePolicy(max_queue_size=4096, timeout_us=60_000_000)
 _WARMUP_TOKENS = (16, 256)
@@ -74,7 +83,7 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
     A reranker's takes pairs alone, and joins each into one row.
     """
     joins = served.task == "rerank"
-    further = [*PAIR_TENSORS, UNWEIGHTED_IDS, TOKEN] if pairs else [PASSAGE_START] if joins else []
+    further = [*PAIR_TENSORS, UNWEIGHTED_IDS, TOKEN] if pairs else part_tensors(served) if joins else []
     settings = TokenizerSettings(
         checkpoint=served.checkpoint,
         max_length=served.max_length,
@@ -91,7 +100,7 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
     config = step_config(
         inputs=[TEXT, QUERY, PASSAGE, TOKEN_ID] if pairs else [QUERY, PASSAGE] if joins else [TEXT],
         outputs=[INPUT_IDS, TOKEN_COUNT, *further],
-        max_batch_size=options.max_batch_size,
+        max_batch_size=options.rows,
         device=Device(count=options.tokenizer_instances),
         parameters=write_parameters(settings),
         queue_policy=_QUEUE,
@@ -103,11 +112,11 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
 def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
     """Return the step that runs the checkpoint; `rows` of a text's hidden states leave it."""
     device = replace(Device.parse(options.device, options.instances), shard=options.shard)
-    pairs = served.task == "rerank"
+    pairs = has_token_types(served)
     settings = EncoderSettings(
         checkpoint=served.checkpoint,
         max_length=served.max_length,
-        token_budget=options.token_budget or TOKEN_BUDGETS["gpu" if device.gpus else "cpu"],
+        token_budget=_token_budget(device, options),
         precision=_precision(served),
         rows=rows,
         pooling_method=served.pooling_method if options.pool_in_encoder else None,
@@ -118,15 +127,26 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         token_types=pairs,
         pseudo_moe=_is_pseudo_moe(served),
     )
-    config = step_config(
-        inputs=[INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS],
-        outputs=[DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES],
-        max_batch_size=options.max_batch_size,
-        device=device,
-        parameters=write_parameters(settings),
-        warmup_tokens=[tokens for tokens in _WARMUP_TOKENS if tokens <= served.max_length],
+    inputs = [INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS]
+    output = DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES
+    return _encoder(name, "encoder", inputs, output, settings, options, device)
+
+
+def layered_encoder_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that runs a layered reranker's checkpoint as deep as requests ask."""
+    device = Device.parse(options.device, options.instances)
+    settings = LayeredSettings(
+        checkpoint=served.checkpoint,
+        model_class=served.model_class,
+        max_length=served.max_length,
+        token_budget=_token_budget(device, options),
+        precision=_precision(served),
+        revision=served.revision,
+        peft=served.peft,
     )
-    return Model(f"{name}_encoder", config, "encoder")
+    return _encoder(
+        name, "layered_encoder", [INPUT_IDS, *part_tensors(served)], HIDDEN_STATES, settings, options, device
+    )
 
 
 def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
@@ -158,11 +178,12 @@ def colbert_step(name: str, served: Deployment, options: AddOptions) -> Model:
     return _behind_encoder(name, "colbert", [HIDDEN_STATES, INPUT_IDS], outputs, settings, options, device)
 
 
-def classifier_step(name: str, served: Deployment, options: AddOptions) -> Model:
-    """Return the step that makes scores of pairs' first token vectors."""
-    settings = HeadSettings(**_head(served))
-    model = _behind_encoder(name, "scorer", [HIDDEN_STATES], [SCORE], settings, options, Device())
-    return replace(model, step="classifier")
+def reranker_scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that makes a reranker's scores; so little work that a processor does it for any encoder."""
+    settings = RerankerHeadSettings(**_head(served), model_class=served.model_class, peft=served.peft)
+    scores = LAYER_SCORES if served.model_class in LAYERED else SCORE
+    model = _behind_encoder(name, "scorer", [HIDDEN_STATES], [scores], settings, options, Device())
+    return replace(model, step="reranker_scorer")
 
 
 def scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
@@ -172,6 +193,42 @@ def scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
     return _behind_encoder(
         name, "scorer", inputs, list(SCORES.values()), settings, options, Device.parse(options.device, 1)
     )
+
+
+def part_tensors(served: Deployment) -> list[Tensor]:
+    """Return the tensors that tell a reranker's encoder which of a row's tokens are the passage's, if it asks."""
+    if served.model_class in LAYERED:
+        return [PASSAGE_START, PASSAGE_END]
+    return [PASSAGE_START] if has_token_types(served) else []
+
+
+def has_token_types(served: Deployment) -> bool:
+    """Return whether rows are pairs, both sides of which may have a type of their own."""
+    return served.task == "rerank" and served.model_class == RerankerModelClass.ENCODER_ONLY_BASE.value
+
+
+def _encoder(
+    name: str,
+    step: str,
+    inputs: Sequence[Tensor],
+    output: Tensor,
+    settings: EncoderSettings | LayeredSettings,
+    options: AddOptions,
+    device: Device,
+) -> Model:
+    config = step_config(
+        inputs=inputs,
+        outputs=[output],
+        max_batch_size=options.rows,
+        device=device,
+        parameters=write_parameters(settings),
+        warmup_tokens=[tokens for tokens in _WARMUP_TOKENS if tokens <= settings.max_length],
+    )
+    return Model(f"{name}_encoder", config, step)
+
+
+def _token_budget(device: Device, options: AddOptions) -> int:
+    return options.token_budget or TOKEN_BUDGETS["gpu" if device.gpus else "cpu"]
 
 
 def _behind_encoder(
@@ -186,7 +243,7 @@ def _behind_encoder(
     config = step_config(
         inputs=inputs,
         outputs=outputs,
-        max_batch_size=options.max_batch_size,
+        max_batch_size=options.rows,
         device=device,
         parameters=write_parameters(settings),
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.classification`: the head alone gives what the checkpoint's own class gives."""
+"""`flagtriton_server.reranker_heads`: the head alone gives what the checkpoint's own class gives."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from flagtriton_server.classification import load_classifier
+from flagtriton.rerank_options import RerankOptions
 from flagtriton_server.loading import choose_precision
-from flagtriton_server.settings import HeadSettings
+from flagtriton_server.reranker_heads import load_reranker_head
+from flagtriton_server.settings import RerankerHeadSettings
 from tests.checkpoints import make_bert, make_reranker, make_xlm_roberta
 
 CPU = torch.device("cpu")
@@ -26,16 +27,16 @@ def test_the_head_is_the_checkpoints_own(make: Callable[[Path], Path], tmp_path:
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
     input_ids = torch.tensor([[2, 7, 8, 3], [2, 9, 11, 3]])
     states = model.base_model(input_ids=input_ids).last_hidden_state[:, 0]  # [P, D]
-    scores = load_classifier(HeadSettings(str(checkpoint)), FP32, CPU)(states)
-    assert scores.shape == (2,)
+    scores = load_reranker_head(RerankerHeadSettings(str(checkpoint)), FP32, CPU)(states.unsqueeze(1), RerankOptions())
+    assert scores.shape == (2, 1)
     assert scores.dtype == torch.float32
-    torch.testing.assert_close(scores, model(input_ids=input_ids).logits[:, 0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(scores, model(input_ids=input_ids).logits, rtol=0, atol=1e-6)
 
 
 def test_a_head_for_several_labels_is_refused(tmp_path: Path) -> None:
     checkpoint = make_reranker(tmp_path / "three", make_bert, labels=3)
     with pytest.raises(ValueError, match="has a head for 3 labels; a reranker has one"):
-        load_classifier(HeadSettings(str(checkpoint)), FP32, CPU)
+        load_reranker_head(RerankerHeadSettings(str(checkpoint)), FP32, CPU)
 
 
 def test_a_checkpoint_without_a_head_is_refused(tmp_path: Path) -> None:
@@ -43,4 +44,4 @@ def test_a_checkpoint_without_a_head_is_refused(tmp_path: Path) -> None:
     config = (checkpoint / "config.json").read_text(encoding="utf-8")
     (checkpoint / "config.json").write_text(config.replace("{", '{"id2label": {"0": "score"},', 1), encoding="utf-8")
     with pytest.raises(ValueError, match=r"lacks .*; it is no reranker of this class"):
-        load_classifier(HeadSettings(str(checkpoint)), FP32, CPU)
+        load_reranker_head(RerankerHeadSettings(str(checkpoint)), FP32, CPU)

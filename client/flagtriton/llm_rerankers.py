@@ -1,0 +1,342 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rerankers that ask a language model about each pair, each with FlagEmbedding's constructor."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from flagtriton.abs_reranker import AbsReranker, Pairs, Scores
+from flagtriton.checkpoints import checkpoint_name
+from flagtriton.checks import frames_to_caller
+from flagtriton.errors import DeploymentMismatchError
+from flagtriton.protocol import DEFAULT_MAX_LENGTH
+from flagtriton.rerank_options import (
+    DEFAULT_COMPRESS_LAYERS,
+    PASSAGE_INSTRUCTION,
+    QUERY_INSTRUCTION,
+    RerankOptions,
+)
+from flagtriton.types import DeviceSpec, RerankerModelClass
+
+__all__ = ["FlagLLMReranker", "LayerWiseFlagLLMReranker", "LightWeightFlagLLMReranker"]
+
+_WITHOUT_EFFECT = ("use_dataloader", "num_workers")
+"""Arguments of calls that settle how FlagEmbedding reads its own input."""
+
+
+class FlagLLMReranker(AbsReranker):
+    """A decoder-only reranker whose score is its logit for "Yes" (bge-reranker-v2-gemma).
+
+    `AbsReranker` describes the other arguments. `max_length` is that of a passage, and of query and passage together:
+    the prompt comes on top of it.
+
+    Args:
+        peft_path: the adapter that the deployment has merged into its weights; None takes what is served.
+        use_bf16: compared with the deployment's precision.
+        query_instruction_for_rerank: put before queries; the model was trained with "A: ".
+        passage_instruction_for_rerank: put before passages; likewise "B: ".
+        cache_dir: has no effect: the server loads the weights.
+        trust_remote_code: compared with the deployment's.
+        prompt: what the model is asked behind each pair; None is the one it was trained with. Calls may override it.
+
+    Raises:
+        DeploymentMismatchError: `peft_path` is another adapter than the deployment's; and as `AbsReranker`.
+    """
+
+    MODEL_CLASSES: ClassVar[tuple[str, ...]] = (RerankerModelClass.DECODER_ONLY_BASE.value,)
+    OPTIONS: ClassVar[tuple[str, ...]] = ("prompt",)
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        peft_path: str | None = None,
+        use_fp16: bool = False,
+        use_bf16: bool = False,
+        query_instruction_for_rerank: str | None = QUERY_INSTRUCTION,
+        query_instruction_format: str = "{}{}",
+        passage_instruction_for_rerank: str | None = PASSAGE_INSTRUCTION,
+        passage_instruction_format: str = "{}{}",
+        cache_dir: str | None = None,
+        trust_remote_code: bool | None = False,
+        devices: DeviceSpec = None,
+        prompt: str | None = None,
+        batch_size: int = 128,
+        query_max_length: int | None = None,
+        max_length: int = DEFAULT_MAX_LENGTH,
+        normalize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model_name_or_path,
+            use_fp16=use_fp16,
+            use_bf16=use_bf16,
+            query_instruction_for_rerank=query_instruction_for_rerank,
+            query_instruction_format=query_instruction_format,
+            passage_instruction_for_rerank=passage_instruction_for_rerank,
+            passage_instruction_format=passage_instruction_format,
+            cache_dir=cache_dir,
+            trust_remote_code=trust_remote_code,
+            devices=devices,
+            batch_size=batch_size,
+            query_max_length=query_max_length,
+            max_length=max_length,
+            normalize=normalize,
+            **kwargs,
+        )
+        self.peft_path, self.prompt = peft_path, prompt
+        self._refuse_another_adapter()
+
+    def compute_score_single_gpu(  # type: ignore[override]
+        self,
+        sentence_pairs: Pairs,
+        batch_size: int | None = None,
+        query_max_length: int | None = None,
+        max_length: int | None = None,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        use_dataloader: bool = False,
+        num_workers: int | None = None,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> Scores:
+        """Return the scores of pairs as they are, without instructions.
+
+        `device`, `use_dataloader` and `num_workers` have no effect here.
+        """
+        return super().compute_score_single_gpu(
+            sentence_pairs, batch_size, query_max_length, max_length, normalize, prompt=prompt, **kwargs
+        )
+
+    def _scores(self, pairs: list[tuple[str, str]], arguments: dict[str, Any]) -> Scores:
+        for name in _WITHOUT_EFFECT:
+            arguments.pop(name, None)
+        return super()._scores(pairs, arguments)
+
+    def _options(self, named: dict[str, Any]) -> RerankOptions:
+        # Instructions are before the texts already, so the deployment is to put none there.
+        return super()._options({**named, "query_instruction": "", "passage_instruction": ""})
+
+    def _refuse_another_adapter(self) -> None:
+        asked, served = self.peft_path, self.served.deployment.peft
+        if asked is not None and (served is None or checkpoint_name(asked) != checkpoint_name(served)):
+            self.close()
+            raise DeploymentMismatchError(
+                f"peft_path is {asked!r}, but {self.served.name} is served with {served or 'no adapter'}; deploy it "
+                f"so: flagtriton add {self.served.deployment.checkpoint} --repository REPOSITORY --peft {asked}"
+            )
+
+
+class LayerWiseFlagLLMReranker(FlagLLMReranker):
+    """A reranker each of whose later layers has a head (bge-reranker-v2-minicpm-layerwise).
+
+    `FlagLLMReranker` describes the other arguments. The network stops at the deepest layer that is asked for. Scores of
+    several layers come as one list a layer, in ascending order of the layers.
+
+    Args:
+        cutoff_layers: whose scores to return; None is the last one's. Calls may override it.
+    """
+
+    MODEL_CLASSES: ClassVar[tuple[str, ...]] = (RerankerModelClass.DECODER_ONLY_LAYERWISE.value,)
+    OPTIONS: ClassVar[tuple[str, ...]] = ("prompt", "cutoff_layers")
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        peft_path: str | None = None,
+        use_fp16: bool = False,
+        use_bf16: bool = False,
+        query_instruction_for_rerank: str | None = QUERY_INSTRUCTION,
+        query_instruction_format: str = "{}{}",
+        passage_instruction_for_rerank: str | None = PASSAGE_INSTRUCTION,
+        passage_instruction_format: str = "{}{}",
+        cache_dir: str | None = None,
+        trust_remote_code: bool | None = False,
+        devices: DeviceSpec = None,
+        cutoff_layers: int | list[int] | None = None,
+        prompt: str | None = None,
+        batch_size: int = 128,
+        query_max_length: int | None = None,
+        max_length: int = DEFAULT_MAX_LENGTH,
+        normalize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model_name_or_path,
+            peft_path=peft_path,
+            use_fp16=use_fp16,
+            use_bf16=use_bf16,
+            query_instruction_for_rerank=query_instruction_for_rerank,
+            query_instruction_format=query_instruction_format,
+            passage_instruction_for_rerank=passage_instruction_for_rerank,
+            passage_instruction_format=passage_instruction_format,
+            cache_dir=cache_dir,
+            trust_remote_code=trust_remote_code,
+            devices=devices,
+            prompt=prompt,
+            batch_size=batch_size,
+            query_max_length=query_max_length,
+            max_length=max_length,
+            normalize=normalize,
+            **kwargs,
+        )
+        self.cutoff_layers = cutoff_layers
+
+    def compute_score_single_gpu(  # type: ignore[override]
+        self,
+        sentence_pairs: Pairs,
+        batch_size: int | None = None,
+        query_max_length: int | None = None,
+        max_length: int | None = None,
+        cutoff_layers: int | list[int] | None = None,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        use_dataloader: bool = False,
+        num_workers: int | None = None,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> Scores:
+        """Return the scores of pairs as they are, without instructions; as `FlagLLMReranker`'s."""
+        return AbsReranker.compute_score_single_gpu(
+            self,
+            sentence_pairs,
+            batch_size,
+            query_max_length,
+            max_length,
+            normalize,
+            prompt=prompt,
+            cutoff_layers=cutoff_layers,
+            **kwargs,
+        )
+
+    def _options(self, named: dict[str, Any]) -> RerankOptions:
+        layers = named["cutoff_layers"]
+        return super()._options(
+            {**named, "cutoff_layers": None if layers is None else _layers("cutoff_layers", layers)}
+        )
+
+
+class LightWeightFlagLLMReranker(LayerWiseFlagLLMReranker):
+    """A layerwise reranker that also merges a passage's tokens on the way (bge-reranker-v2.5-gemma2-lightweight).
+
+    `LayerWiseFlagLLMReranker` describes the other arguments. As in FlagEmbedding, a layer's head goes by its place
+    among the layers that are asked for: `cutoff_layers=[28]` is scored by the first head.
+
+    Args:
+        compress_layers: before which layers tokens are merged; 0 and those that do not run have no effect.
+        compress_ratio: neighbouring tokens of a passage that become one; 1 leaves them. Calls may override both.
+    """
+
+    MODEL_CLASSES: ClassVar[tuple[str, ...]] = (RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT.value,)
+    OPTIONS: ClassVar[tuple[str, ...]] = ("prompt", "cutoff_layers", "compress_layers", "compress_ratio")
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        peft_path: str | None = None,
+        use_fp16: bool = False,
+        use_bf16: bool = False,
+        query_instruction_for_rerank: str | None = QUERY_INSTRUCTION,
+        query_instruction_format: str = "{}{}",
+        passage_instruction_for_rerank: str | None = PASSAGE_INSTRUCTION,
+        passage_instruction_format: str = "{}{}",
+        cache_dir: str | None = None,
+        trust_remote_code: bool | None = False,
+        devices: DeviceSpec = None,
+        cutoff_layers: int | list[int] | None = None,
+        compress_layers: list[int] = [*DEFAULT_COMPRESS_LAYERS],  # noqa: B006 - FlagEmbedding's, never changed here
+        compress_ratio: int = 1,
+        prompt: str | None = None,
+        batch_size: int = 128,
+        query_max_length: int | None = None,
+        max_length: int = DEFAULT_MAX_LENGTH,
+        normalize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            model_name_or_path,
+            peft_path=peft_path,
+            use_fp16=use_fp16,
+            use_bf16=use_bf16,
+            query_instruction_for_rerank=query_instruction_for_rerank,
+            query_instruction_format=query_instruction_format,
+            passage_instruction_for_rerank=passage_instruction_for_rerank,
+            passage_instruction_format=passage_instruction_format,
+            cache_dir=cache_dir,
+            trust_remote_code=trust_remote_code,
+            devices=devices,
+            cutoff_layers=cutoff_layers,
+            prompt=prompt,
+            batch_size=batch_size,
+            query_max_length=query_max_length,
+            max_length=max_length,
+            normalize=normalize,
+            **kwargs,
+        )
+        self.compress_layers, self.compress_ratio = compress_layers, compress_ratio
+
+    def compute_score_single_gpu(  # type: ignore[override]
+        self,
+        sentence_pairs: Pairs,
+        batch_size: int | None = None,
+        query_max_length: int | None = None,
+        max_length: int | None = None,
+        cutoff_layers: int | list[int] | None = None,
+        compress_layer: list[int] | None = None,
+        compress_layers: list[int] | None = None,
+        compress_ratio: int | None = None,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> Scores:
+        """Return the scores of pairs as they are, without instructions; as `FlagLLMReranker`'s.
+
+        `compress_layer` is an older name of `compress_layers`, and wins where both come.
+        """
+        return AbsReranker.compute_score_single_gpu(
+            self,
+            sentence_pairs,
+            batch_size,
+            query_max_length,
+            max_length,
+            normalize,
+            prompt=prompt,
+            cutoff_layers=cutoff_layers,
+            compress_layer=compress_layer,
+            compress_layers=compress_layers,
+            compress_ratio=compress_ratio,
+            **kwargs,
+        )
+
+    def _scores(self, pairs: list[tuple[str, str]], arguments: dict[str, Any]) -> Scores:
+        older = arguments.pop("compress_layer", None)
+        if older is not None:
+            warnings.warn(
+                "compress_layer is called compress_layers now", DeprecationWarning, stacklevel=frames_to_caller()
+            )
+            arguments["compress_layers"] = older
+        return super()._scores(pairs, arguments)
+
+    def _options(self, named: dict[str, Any]) -> RerankOptions:
+        layers, ratio = named["compress_layers"], named["compress_ratio"]
+        return super()._options(
+            {
+                **named,
+                "compress_layers": DEFAULT_COMPRESS_LAYERS if layers is None else _layers("compress_layers", layers),
+                "compress_ratio": 1 if ratio is None else ratio,
+            }
+        )
+
+
+def _layers(argument: str, layers: int | Sequence[int]) -> tuple[int, ...]:
+    """Return layers as a request names them.
+
+    Raises:
+        ValueError: there are none, or one is no whole number of at least 0.
+    """
+    listed = [layers] if isinstance(layers, int) else list(layers)
+    if not listed or not all(type(layer) is not bool and int(layer) == layer and layer >= 0 for layer in listed):
+        raise ValueError(f"{argument} is {layers!r}, expected whole numbers of at least 0, one at least")
+    return tuple(int(layer) for layer in listed)

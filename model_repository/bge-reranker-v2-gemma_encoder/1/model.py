@@ -1,0 +1,3 @@
+"""Ragged token ids to hidden states."""
+
+from flagtriton_server.encoder import TritonPythonModel as TritonPythonModel

@@ -1,0 +1,3 @@
+"""Text to ragged token ids."""
+
+from flagtriton_server.tokenizer import TritonPythonModel as TritonPythonModel

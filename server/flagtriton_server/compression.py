@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Neighbouring tokens of a passage become one, their mean, in the middle of a network; queries and prompts stay.
+
+The lightweight reranker's token compression, `flagembedding-behaviour.md` §13.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flagtriton_server.packing import token_indices
+
+__all__ = ["Parts", "merged"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts of each of S texts that lie end to end: query, passage, prompt.
+
+    Attributes:
+        before: `[S]` tokens before the passage.
+        passage: `[S]` tokens of it; may be 0.
+        behind: `[S]` tokens behind it.
+    """
+
+    before: NDArray[np.int64]
+    passage: NDArray[np.int64]
+    behind: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """`[S]` tokens of each text."""
+        lengths: NDArray[np.int64] = self.before + self.passage + self.behind
+        return lengths
+
+    def of_rows(self, rows: NDArray[np.int64]) -> Parts:
+        """Return the parts of some texts, in that order."""
+        return Parts(self.before[rows], self.passage[rows], self.behind[rows])
+
+    def compressed(self, ratio: int) -> Parts:
+        """Return the parts of the texts once each passage's tokens have become one for every `ratio`."""
+        return Parts(self.before, -(-self.passage // ratio), self.behind)
+
+    def targets(self, ratio: int) -> NDArray[np.int64]:
+        """Return `[N]` which token of the compressed texts each token goes into."""
+        lengths, after = self.lengths, self.compressed(ratio).lengths
+        places = token_indices(np.zeros_like(lengths), lengths)  # [N] of a token in its own text
+        before, passage = np.repeat(self.before, lengths), np.repeat(self.passage, lengths)
+        passed: NDArray[np.int64] = np.clip(places - before, 0, passage)  # tokens of the passage before this one
+        inside = passed < passage
+        become = np.where(inside, passed // ratio, -(-passed // ratio))
+        starts = np.repeat(np.cumsum(after) - after, lengths)
+        return starts + places - passed + become
+
+
+def merged(x: Tensor, parts: Parts, ratio: int) -> Tensor:
+    """Return the compressed texts' token vectors, `[N', D]`: of several that become one, the mean, summed in float32.
+
+    Args:
+        x: `[N, D]` token vectors of the texts.
+        parts: of each text.
+        ratio: tokens that become one; the last of a passage may be fewer.
+    """
+    targets = parts.targets(ratio)
+    count = int(parts.compressed(ratio).lengths.sum())
+    counts = torch.from_numpy(np.bincount(targets, minlength=count)).to(x.device)
+    sums = x.new_zeros(count, x.shape[1], dtype=torch.float32)
+    sums.index_add_(0, torch.from_numpy(targets).to(x.device), x.float())
+    return (sums / counts[:, None]).to(x.dtype)

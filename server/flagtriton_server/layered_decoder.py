@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decoder of layered rerankers, MiniCPM's or Gemma-2's, one layer at a time over texts that lie end to end.
+
+Written from the papers' mathematics (Hu et al., "MiniCPM", 2024; Gemma Team, "Gemma 2", 2024) and
+`flagembedding-behaviour.md` §12.3 and §13.5. Parameters have the names that the released checkpoints give them.
+Attention scores are not soft-capped: the lightweight reranker's are not in FlagEmbedding, with which it was trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PretrainedConfig, PreTrainedModel
+
+from flagtriton_server.attention import AttentionSpec, PackedTexts, packed_attention
+from flagtriton_server.layered_spec import LayeredSpec
+
+__all__ = ["LayerHeads", "LayeredDecoder", "Rotation", "rotation"]
+
+Rotation: TypeAlias = tuple[Tensor, Tensor]
+"""Cosines and sines of the rotary angles, `[N, 1, d]` float32 each."""
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": functional.silu,
+    "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
+}
+
+
+class LayeredDecoder(PreTrainedModel):  # type: ignore[misc]
+    """The network without its heads; `PreTrainedModel` reads the weights.
+
+    Args:
+        config: transformers' own; nothing but its defaults is used.
+        spec: the architecture.
+    """
+
+    config_class = PretrainedConfig
+    base_model_prefix = "model"
+    _keys_to_ignore_on_load_unexpected = (r"^lm_head\.",)
+
+    def __init__(self, config: PretrainedConfig, spec: LayeredSpec) -> None:
+        super().__init__(config)
+        self.spec = spec
+        self.embed_tokens = nn.Embedding(spec.vocab_size, spec.hidden_size)
+        self.layers = nn.ModuleList([_Layer(spec, index) for index in range(spec.layers)])
+        self.norm = _RMSNorm(spec)
+        self.post_init()
+
+    def embedded(self, input_ids: Tensor) -> Tensor:
+        """Return `[N, D]`, what enters the first layer, for token ids `[N]`."""
+        vectors = self.embed_tokens(input_ids)
+        scale = torch.tensor(self.spec.embedding_scale, dtype=vectors.dtype)  # rounded as the vectors are
+        return vectors * scale.to(vectors.device)
+
+    def through(self, layer: int, x: Tensor, angles: Rotation, texts: PackedTexts) -> Tensor:
+        """Return `[N, D]`, what leaves one layer, for what entered it.
+
+        Args:
+            layer: which, from 0.
+            x: `[N, D]`.
+            angles: of each token's place in its text.
+            texts: where each begins.
+        """
+        return self.layers[layer](x, angles, texts)
+
+
+class LayerHeads(PreTrainedModel):  # type: ignore[misc]
+    """The heads, under the names that the released checkpoints give them.
+
+    Args:
+        config: as of `LayeredDecoder`.
+        spec: says how many there are.
+    """
+
+    config_class = PretrainedConfig
+    _keys_to_ignore_on_load_unexpected = (r"^model\.", r"^lm_head\.weight$")
+
+    def __init__(self, config: PretrainedConfig, spec: LayeredSpec) -> None:
+        super().__init__(config)
+        self.lm_head = nn.ModuleList([_Head(spec) for _ in spec.head_layers])
+        self.post_init()
+
+
+def rotation(positions: Tensor, spec: LayeredSpec) -> Rotation:
+    """Return the rotary angles' cosines and sines for `[N]` positions (Su et al., "RoFormer", 2021)."""
+    halves = torch.arange(0, spec.head_dim, 2, dtype=torch.float32, device=positions.device) / spec.head_dim
+    angles = positions[:, None].float() * spec.rope_theta**-halves  # [N, d / 2]
+    both = torch.cat([angles, angles], dim=-1)[:, None]
+    return both.cos(), both.sin()
+
+
+class _Head(nn.Module):  # type: ignore[misc]
+    def __init__(self, spec: LayeredSpec) -> None:
+        super().__init__()
+        self.linear_head = nn.Linear(spec.hidden_size, 1, bias=False)
+
+
+class _RMSNorm(nn.Module):  # type: ignore[misc]
+    """Root-mean-square normalisation in float32."""
+
+    def __init__(self, spec: LayeredSpec) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(spec.hidden_size))
+        self.eps, self.around_one = spec.norm_eps, spec.gemma_norms
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = functional.rms_norm(x.float(), x.shape[-1:], eps=self.eps)
+        if self.around_one:
+            return (normed * (1 + self.weight.float())).to(x.dtype)
+        return normed.to(x.dtype) * self.weight
+
+
+class _Attention(nn.Module):  # type: ignore[misc]
+    def __init__(self, spec: LayeredSpec, index: int) -> None:
+        super().__init__()
+        linear = partial(nn.Linear, bias=spec.projection_bias)
+        self.q_proj = linear(spec.hidden_size, spec.heads * spec.head_dim)
+        self.k_proj = linear(spec.hidden_size, spec.kv_heads * spec.head_dim)
+        self.v_proj = linear(spec.hidden_size, spec.kv_heads * spec.head_dim)
+        self.o_proj = linear(spec.heads * spec.head_dim, spec.hidden_size)
+        self.head_dim = spec.head_dim
+        window = spec.window if index % 2 == 0 else None
+        self.kind = AttentionSpec(causal=True, scale=spec.attention_scale, window=window)
+
+    def forward(self, x: Tensor, angles: Rotation, texts: PackedTexts) -> Tensor:
+        query, key, value = (
+            projection(x).unflatten(-1, (-1, self.head_dim)) for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )  # [N, H, d], [N, Hkv, d] twice
+        query, key = _rotated(query, angles), _rotated(key, angles)
+        return self.o_proj(packed_attention(query, key, value, texts, self.kind).flatten(1))
+
+
+class _FeedForward(nn.Module):  # type: ignore[misc]
+    """The gated kind (Shazeer, "GLU Variants Improve Transformer", 2020)."""
+
+    def __init__(self, spec: LayeredSpec) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(spec.hidden_size, spec.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(spec.hidden_size, spec.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(spec.intermediate_size, spec.hidden_size, bias=False)
+        self.activation = _ACTIVATIONS[spec.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.activation(self.gate_proj(x)).mul_(self.up_proj(x)))
+
+
+class _Layer(nn.Module):  # type: ignore[misc]
+    def __init__(self, spec: LayeredSpec, index: int) -> None:
+        super().__init__()
+        self.self_attn = _Attention(spec, index)
+        self.mlp = _FeedForward(spec)
+        self.input_layernorm = _RMSNorm(spec)
+        self.post_attention_layernorm = _RMSNorm(spec)
+        if spec.gemma_norms:
+            self.pre_feedforward_layernorm = _RMSNorm(spec)
+            self.post_feedforward_layernorm = _RMSNorm(spec)
+        self.gemma_norms, self.branch_scale = spec.gemma_norms, spec.branch_scale
+
+    def forward(self, x: Tensor, angles: Rotation, texts: PackedTexts) -> Tensor:
+        mixed = self.self_attn(self.input_layernorm(x), angles, texts)
+        if self.gemma_norms:
+            x = x + self.post_attention_layernorm(mixed)
+            return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        x = x + mixed * self.branch_scale
+        return x + self.mlp(self.post_attention_layernorm(x)) * self.branch_scale
+
+
+def _rotated(x: Tensor, angles: Rotation) -> Tensor:
+    """Return `[N, H, d]` turned by each token's angles, computed in float32."""
+    cosines, sines = angles
+    first, second = x.float().chunk(2, dim=-1)
+    return (x.float() * cosines + torch.cat([-second, first], dim=-1) * sines).to(x.dtype)

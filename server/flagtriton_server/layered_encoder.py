@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The encoder step of layered rerankers: rows of token ids to vectors at the layers that are asked for. Glue only."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flagtriton.protocol import HIDDEN_STATES, INPUT_IDS, PASSAGE_END, PASSAGE_START, Tensor
+from flagtriton_server import triton_io
+from flagtriton_server.encoding import check_token_ids
+from flagtriton_server.hidden_states import to_bytes
+from flagtriton_server.layered_encoding import LayeredRequest, check_parts, encode_layers
+from flagtriton_server.layered_loading import load_decoder
+from flagtriton_server.loading import share_cores
+from flagtriton_server.memory import keep_freed_memory
+from flagtriton_server.placement import instance_devices
+from flagtriton_server.settings import LayeredSettings, instance_count, read_settings
+from flagtriton_server.triton_io import PbRequest, PbResponse
+
+__all__ = ["TritonPythonModel"]
+
+
+class TritonPythonModel:
+    """Triton's entry point."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the checkpoint onto this instance's device."""
+        self._settings = read_settings(LayeredSettings, args["model_config"])
+        (device,) = instance_devices(args)
+        threads = share_cores(instance_count(args["model_config"]))
+        self._decoder = load_decoder(self._settings, device)
+        keep_freed_memory()
+        triton_io.log_info(
+            f"{self._settings.checkpoint} on {device} in {self._decoder.precision.name}, packed, "
+            f"{threads} threads, {self._settings.token_budget} tokens a pass"
+        )
+
+    def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
+        """Run all requests' rows through the model, those of like options together."""
+        return triton_io.respond(requests, self._read, self._run)
+
+    def _read(self, request: PbRequest) -> LayeredRequest:
+        input_ids = triton_io.array(request, INPUT_IDS)
+        starts, ends = triton_io.array(request, PASSAGE_START), triton_io.array(request, PASSAGE_END)
+        spec = self._decoder.spec
+        check_token_ids(input_ids, spec.vocab_size, self._settings.max_length)
+        check_parts(input_ids, starts, ends)
+        options = triton_io.rerank_options(request, self._settings.model_class)
+        return LayeredRequest.of(spec, input_ids, starts, ends, options)
+
+    def _run(self, work: list[LayeredRequest]) -> list[dict[Tensor, NDArray[np.uint8]]]:
+        vectors = encode_layers(self._decoder, work, self._settings.token_budget)
+        return [{HIDDEN_STATES: to_bytes(of_request)} for of_request in vectors]

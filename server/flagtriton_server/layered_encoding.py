@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of token ids to the vectors of their last tokens at several layers, going no deeper than anyone asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flagtriton.rerank_options import RerankOptions
+from flagtriton_server.attention import PackedTexts
+from flagtriton_server.compression import Parts, merged
+from flagtriton_server.layered_decoder import rotation
+from flagtriton_server.layered_loading import LoadedDecoder
+from flagtriton_server.layered_spec import LayeredSpec
+from flagtriton_server.packing import packed_length, token_counts, token_indices
+from flagtriton_server.ragged_texts import RaggedTexts
+from flagtriton_server.rejection import RequestError
+from flagtriton_server.sharing import Segments
+
+__all__ = ["Depth", "LayeredRequest", "check_parts", "encode_layers"]
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How deep a request's rows go, and what happens to them on the way; those of one depth share forward passes.
+
+    Attributes:
+        deepest: layers that run.
+        ratio: tokens of a passage that become one; 1 leaves them.
+        merging_layers: before which layers that happens.
+    """
+
+    deepest: int
+    ratio: int = 1
+    merging_layers: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, layers: Sequence[int], options: RerankOptions) -> Depth:
+        """Return that of a request for scores of some layers; compressing nothing is the same however it is said."""
+        deepest = max(layers)
+        merging = tuple(sorted({layer for layer in options.compress_layers if 0 < layer < deepest}))
+        if options.compress_ratio == 1 or not merging:
+            return cls(deepest)
+        return cls(deepest, options.compress_ratio, merging)
+
+
+@dataclass(frozen=True)
+class LayeredRequest:
+    """The rows of one request.
+
+    Attributes:
+        input_ids: `[P, T]`, `PAST_END` behind a row's tokens.
+        passage_starts: `[P, 1]` where each row's passage begins.
+        passage_ends: `[P, 1]` where what follows it begins.
+        layers: whose vectors are wanted, K of them in ascending order.
+        depth: how far the rows go.
+    """
+
+    input_ids: NDArray[np.int32]
+    passage_starts: NDArray[np.int32]
+    passage_ends: NDArray[np.int32]
+    layers: tuple[int, ...]
+    depth: Depth
+
+    @classmethod
+    def of(
+        cls,
+        spec: LayeredSpec,
+        input_ids: NDArray[np.int32],
+        passage_starts: NDArray[np.int32],
+        passage_ends: NDArray[np.int32],
+        options: RerankOptions,
+    ) -> LayeredRequest:
+        """Return a request with what its options say.
+
+        Raises:
+            RequestError: it asks for a layer without a head.
+        """
+        layers = spec.chosen_layers(options.cutoff_layers)
+        return cls(input_ids, passage_starts, passage_ends, layers, Depth.of(layers, options))
+
+
+def check_parts(input_ids: NDArray[np.int32], starts: NDArray[np.int32], ends: NDArray[np.int32]) -> None:
+    """Refuse places of passages that lie outside their rows.
+
+    Raises:
+        RequestError: names the first such row.
+    """
+    lengths = token_counts(input_ids)[:, None]
+    wrong = np.flatnonzero((starts < 0) | (starts > ends) | (ends > lengths))
+    if len(wrong):
+        row = int(wrong[0])
+        raise RequestError(
+            f"row {row} has {lengths[row, 0]} tokens, but its passage is said to be tokens {starts[row, 0]} to "
+            f"{ends[row, 0]}"
+        )
+
+
+@torch.inference_mode()
+def encode_layers(decoder: LoadedDecoder, requests: Sequence[LayeredRequest], token_budget: int) -> list[Tensor]:
+    """Return every request's vectors, `[P, K, D]` on the processor in the decoder's dtype, behind the last RMSNorm.
+
+    Requests of one depth go through the network together, whatever layers on the way they want.
+
+    Args:
+        decoder: the network.
+        requests: at least one.
+        token_budget: tokens of one forward pass.
+    """
+    answers: dict[int, Tensor] = {}
+    for depth in dict.fromkeys(request.depth for request in requests):
+        members = [place for place, request in enumerate(requests) if request.depth == depth]
+        wanted = sorted({layer for place in members for layer in requests[place].layers})
+        states = _at_depth(decoder, [requests[place] for place in members], depth, wanted, token_budget)
+        parts = states.cpu().split([len(requests[place].input_ids) for place in members])
+        for place, part in zip(members, parts, strict=True):
+            answers[place] = part[:, [wanted.index(layer) for layer in requests[place].layers]]
+    return [answers[place] for place in range(len(requests))]
+
+
+def _at_depth(
+    decoder: LoadedDecoder, requests: Sequence[LayeredRequest], depth: Depth, layers: list[int], token_budget: int
+) -> Tensor:
+    """Return `[B, K, D]` for the rows of all these requests."""
+    texts = RaggedTexts.of([request.input_ids for request in requests])
+    starts, ends = (
+        np.concatenate(of).reshape(-1).astype(np.int64)
+        for of in zip(*[(request.passage_starts, request.passage_ends) for request in requests], strict=True)
+    )
+    parts = Parts(starts, ends - starts, texts.lengths - ends)
+    shape = len(texts.lengths), len(layers), decoder.spec.hidden_size
+    states = torch.zeros(shape, dtype=decoder.precision.computed, device=decoder.device)
+    shared_within = decoder.shared_within if depth.ratio == 1 else 0
+    for batch in texts.segments(token_budget, shared_within=shared_within):
+        last = _through(decoder, texts, batch, parts.of_rows(batch.rows) if depth.ratio > 1 else None, depth, layers)
+        own = np.flatnonzero(batch.rows >= 0)  # the others are prefixes
+        rows, segments = (torch.from_numpy(index).to(decoder.device) for index in (batch.rows[own], own))
+        states[rows] = last[segments]
+    return states
+
+
+def _through(
+    decoder: LoadedDecoder,
+    texts: RaggedTexts,
+    batch: Segments,
+    parts: Parts | None,
+    depth: Depth,
+    layers: list[int],
+) -> Tensor:
+    """Return `[S, K, D]` the vectors of S segments' last tokens."""
+    device, module = decoder.device, decoder.module
+    lengths, parents = batch.lengths, batch.parents
+    ids = torch.from_numpy(texts.input_ids[token_indices(batch.starts, lengths)]).to(device)
+    x = module.embedded(_filled_up(ids))
+    packed, angles = _laid_out(decoder, lengths, parents, len(x))
+    captured = []
+    for layer in range(depth.deepest + 1):
+        if layer in layers:
+            last = torch.from_numpy(np.cumsum(lengths) - 1).to(device)
+            captured.append(module.norm(x[last]))
+        if layer == depth.deepest:
+            break
+        if layer in depth.merging_layers and parts is not None:
+            x = _filled_up(merged(x[: int(lengths.sum())], parts, depth.ratio))
+            parts = parts.compressed(depth.ratio)
+            lengths = parts.lengths
+            packed, angles = _laid_out(decoder, lengths, parents, len(x))
+        x = module.through(layer, x, angles, packed)
+    return torch.stack(captured, dim=1)
+
+
+def _laid_out(
+    decoder: LoadedDecoder, lengths: NDArray[np.int64], parents: NDArray[np.int64], filled: int
+) -> tuple[PackedTexts, tuple[Tensor, Tensor]]:
+    """Return where segments begin, and their tokens' angles, for `filled` rows of which the last belong to none."""
+    before = np.where(parents < 0, 0, lengths[parents])
+    positions = np.zeros(filled, dtype=np.int64)
+    positions[: int(lengths.sum())] = token_indices(before, lengths)
+    packed = PackedTexts(lengths, decoder.device, parents if (parents >= 0).any() else None)
+    return packed, rotation(torch.from_numpy(positions).to(decoder.device), decoder.spec)
+
+
+def _filled_up(rows: Tensor) -> Tensor:
+    """Return rows with zeros behind them, up to a number that a processor has kernels for."""
+    if rows.device.type == "cuda":
+        return rows
+    filled = rows.new_zeros(packed_length(len(rows)), *rows.shape[1:])
+    filled[: len(rows)] = rows
+    return filled

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A layered reranker's checkpoint to its decoder on a device. No code that comes with the checkpoint is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PretrainedConfig
+
+from flagtriton_server.adapters import merge_adapter
+from flagtriton_server.forward import Precision
+from flagtriton_server.layered_decoder import LayeredDecoder, LayerHeads
+from flagtriton_server.layered_spec import LayeredSpec
+from flagtriton_server.loading import check_positions, check_weights, choose_precision
+from flagtriton_server.placement import check_fit, loading_arguments, weights_bytes
+from flagtriton_server.settings import LayeredSettings
+
+__all__ = ["LoadedDecoder", "load_decoder", "load_layer_heads", "read_spec"]
+
+
+@dataclass(frozen=True)
+class LoadedDecoder:
+    """A layered reranker ready to run.
+
+    Attributes:
+        shared_within: texts of up to so many tokens may share a prefix, as long as none is compressed.
+    """
+
+    module: LayeredDecoder
+    spec: LayeredSpec
+    device: torch.device
+    precision: Precision
+    shared_within: int
+
+
+def read_spec(checkpoint: str, revision: str | None, model_class: str) -> LayeredSpec:
+    """Return the architecture of a local folder or hub name.
+
+    Raises:
+        OSError: the checkpoint is not there or has no `config.json`.
+        ValueError: it is none of this class.
+    """
+    config, _ = PretrainedConfig.get_config_dict(checkpoint, revision=revision or "main")
+    return LayeredSpec.of(config, model_class)
+
+
+@torch.inference_mode()
+def load_decoder(settings: LayeredSettings, device: torch.device) -> LoadedDecoder:
+    """Return the checkpoint's decoder, without its heads.
+
+    Raises:
+        OSError: the checkpoint is not there or lacks a file.
+        ValueError: it is of another architecture, lacks weights, they do not fit the device, or it has fewer positions
+            than the deployment's `max_length`.
+    """
+    spec = read_spec(settings.checkpoint, settings.revision, settings.model_class)
+    check_positions(settings.checkpoint, settings.max_length, {"max_position_embeddings": spec.positions})
+    precision = choose_precision(settings.precision, device)
+    with torch.device("meta"):
+        needed = weights_bytes(LayeredDecoder(PretrainedConfig(), spec), precision.computed)
+    check_fit(settings.checkpoint, needed, precision.name, [device])
+    module, report = LayeredDecoder.from_pretrained(
+        settings.checkpoint,
+        spec,
+        config=PretrainedConfig(),
+        dtype=precision.stored,
+        output_loading_info=True,
+        revision=settings.revision or "main",
+        **loading_arguments([device]),
+    )
+    check_weights(settings.checkpoint, report["missing_keys"])
+    if settings.peft is not None:
+        module = merge_adapter(module, settings.peft)
+    module = module.to(device=device, dtype=precision.computed).eval()
+    within = settings.max_length if spec.window is None else min(settings.max_length, spec.window)
+    return LoadedDecoder(module, spec, device, precision, within)
+
+
+def load_layer_heads(checkpoint: str, revision: str | None, spec: LayeredSpec, dtype: torch.dtype) -> torch.Tensor:
+    """Return `[H, D]`, a row of weights for each layer that has a head, in the order of the layers.
+
+    Raises:
+        OSError: the checkpoint is not there.
+        ValueError: it lacks a head.
+    """
+    heads, report = LayerHeads.from_pretrained(
+        checkpoint, spec, config=PretrainedConfig(), dtype=dtype, output_loading_info=True, revision=revision or "main"
+    )
+    check_weights(checkpoint, report["missing_keys"])
+    return torch.cat([head.linear_head.weight for head in heads.lm_head]).detach().clone()

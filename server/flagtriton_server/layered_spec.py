@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The architecture of a layered reranker, read from its `config.json`: MiniCPM or Gemma-2. Imports no torch.
+
+Both are decoders whose every later layer may be scored by a head; `flagembedding-behaviour.md` §12.3 and §13.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flagtriton.types import RerankerModelClass
+from flagtriton_server.rejection import RequestError
+
+__all__ = ["LayeredSpec"]
+
+_LAYERWISE = RerankerModelClass.DECODER_ONLY_LAYERWISE.value
+
+
+@dataclass(frozen=True)
+class LayeredSpec:
+    """What the decoder computes. Sizes are in components, scales are factors.
+
+    Attributes:
+        layers: of the whole network.
+        kv_heads: heads of keys and values, which divides `heads`.
+        activation: `silu` or `gelu_pytorch_tanh`, of the gate in the feed-forward part.
+        norm_eps: added to the mean of squares.
+        gemma_norms: RMSNorm multiplies by 1 + weight, in float32, and each branch has a second one behind it.
+        embedding_scale: of the token embeddings.
+        branch_scale: of what attention and the feed-forward part add.
+        attention_scale: of the scores before the softmax.
+        rope_theta: the base of the rotary angles.
+        window: tokens that every second layer, the first included, sees at most; None is all.
+        positions: tokens the model was made for; None is not known.
+        head_layers: the layers that have a head, in order; `cutoff_layers` chooses among them.
+        heads_by_place: head i scores the i-th of the layers that are asked for, rather than the i-th that has one.
+        softcap: scores s become `softcap * tanh(s / softcap)`; None leaves them.
+        projection_bias: the projections of attention have one.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    activation: str
+    norm_eps: float
+    gemma_norms: bool
+    embedding_scale: float
+    branch_scale: float
+    attention_scale: float
+    rope_theta: float
+    window: int | None
+    positions: int | None
+    head_layers: tuple[int, ...]
+    heads_by_place: bool
+    softcap: float | None
+    projection_bias: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], model_class: str) -> LayeredSpec:
+        """Return what a `config.json` of a class describes.
+
+        Raises:
+            ValueError: it lacks an entry, or asks for something that the class's released checkpoints have not.
+        """
+        try:
+            return _minicpm(config) if model_class == _LAYERWISE else _gemma2(config)
+        except KeyError as error:
+            raise ValueError(f"config.json has no {error}, which {model_class} needs") from error
+
+    def chosen_layers(self, asked: Iterable[int] | None) -> tuple[int, ...]:
+        """Return the layers to score, in ascending order and each once; None asks for the last.
+
+        Raises:
+            RequestError: one of them has no head; names those that have.
+        """
+        chosen = tuple(sorted({self.layers} if asked is None else set(asked)))
+        without = [layer for layer in chosen if layer not in self.head_layers]
+        if without:
+            first, *_, last = self.head_layers if len(self.head_layers) > 1 else self.head_layers * 2
+            step = f" in steps of {self._step}" if self._step > 1 else ""
+            raise RequestError(
+                f"option 'cutoff_layers' has {without[0]}, where this model has no head; its heads are at layers "
+                f"{first} to {last}{step}"
+            )
+        return chosen
+
+    def heads_of(self, layers: tuple[int, ...]) -> list[int]:
+        """Return which head scores each of the chosen layers."""
+        return list(range(len(layers))) if self.heads_by_place else [self.head_layers.index(layer) for layer in layers]
+
+    @property
+    def _step(self) -> int:
+        return self.head_layers[1] - self.head_layers[0] if len(self.head_layers) > 1 else 1
+
+
+def _minicpm(config: Mapping[str, Any]) -> LayeredSpec:
+    _expect(config, head_type="simple", head_multi=True, rope_scaling=None, hidden_act="silu")
+    layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+    head_dim = int(config["hidden_size"]) // heads
+    return LayeredSpec(
+        **_sizes(config),
+        kv_heads=int(config.get("num_key_value_heads") or heads),
+        head_dim=head_dim,
+        activation="silu",
+        gemma_norms=False,
+        embedding_scale=float(config.get("scale_emb", 1)),
+        branch_scale=float(config.get("scale_depth", 1)) / math.sqrt(layers),
+        attention_scale=head_dim**-0.5,
+        window=None,
+        head_layers=tuple(range(int(config.get("start_layer", 8)), layers + 1)),
+        heads_by_place=False,
+        softcap=None,
+    )
+
+
+def _gemma2(config: Mapping[str, Any]) -> LayeredSpec:
+    _expect({"layer_wise": False, **config}, layer_wise=True, hidden_activation="gelu_pytorch_tanh", rope_scaling=None)
+    layers = int(config["num_hidden_layers"])
+    return LayeredSpec(
+        **_sizes(config),
+        kv_heads=int(config["num_key_value_heads"]),
+        head_dim=int(config["head_dim"]),
+        activation="gelu_pytorch_tanh",
+        gemma_norms=True,
+        embedding_scale=float(config["hidden_size"]) ** 0.5,
+        branch_scale=1.0,
+        attention_scale=float(config["query_pre_attn_scalar"]) ** -0.5,
+        window=config.get("sliding_window", 4096),
+        head_layers=tuple(range(int(config["start_layer"]), layers + 1, int(config["layer_sep"]))),
+        heads_by_place=True,
+        softcap=config.get("final_logit_softcapping", 30.0),
+    )
+
+
+def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries that both families name alike."""
+    return {
+        "vocab_size": int(config["vocab_size"]),
+        "hidden_size": int(config["hidden_size"]),
+        "intermediate_size": int(config["intermediate_size"]),
+        "layers": int(config["num_hidden_layers"]),
+        "heads": int(config["num_attention_heads"]),
+        "norm_eps": float(config.get("rms_norm_eps", 1e-6)),
+        "rope_theta": float((config.get("rope_parameters") or config).get("rope_theta", 10_000)),
+        "positions": config.get("max_position_embeddings"),
+        "projection_bias": bool(config.get("attention_bias", False)),
+    }
+
+
+def _expect(config: Mapping[str, Any], **values: object) -> None:
+    """Refuse variants that no released checkpoint of the class is, and that would be computed wrongly."""
+    for name, value in values.items():
+        if name in config and config[name] != value:
+            raise ValueError(f"config.json has {name} {config[name]!r}; this version serves {value!r} alone")

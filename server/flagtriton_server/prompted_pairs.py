@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pairs of query and passage as an LLM reranker reads them: both, and a question about them, joined as token ids.
+
+`flagembedding-behaviour.md` §11.2: a beginning-of-text token, the query, a line break, the passage, a line break, the
+prompt. Each part is tokenised by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flagtriton.protocol import PASSAGE_END, PASSAGE_START, Tensor
+from flagtriton.types import RerankerModelClass
+from flagtriton_server.pair_tokens import RerankBatch, distinct_ids
+from flagtriton_server.rejection import RequestError
+from flagtriton_server.tokenization import TextTokenizer, ragged
+
+__all__ = ["PROMPTS", "PromptedBatch", "encode_prompted_pairs", "first_ids"]
+
+_YES_OR_NO: Final = (
+    "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
+    "prediction of either 'Yes' or 'No'."
+)
+PROMPTS: Final[dict[str, str]] = {
+    RerankerModelClass.DECODER_ONLY_BASE.value: _YES_OR_NO,
+    RerankerModelClass.DECODER_ONLY_LAYERWISE.value: _YES_OR_NO,
+    RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT.value: "Predict whether passage B contains an answer to query A.",
+}
+"""What each class was trained to be asked, and is where a request brings no prompt."""
+
+_LINE_BREAK = "\n"
+
+
+@dataclass(frozen=True)
+class PromptedBatch(RerankBatch):
+    """The pairs of one request, and what is asked about each.
+
+    `max_length` is that of a passage, and of query and passage with the first line break: the prompt comes on top.
+
+    Attributes:
+        prompt: may be empty.
+        first: tokens before each query: the beginning of text, or none.
+        most: tokens of a whole row that the model has positions for.
+    """
+
+    prompt: str = ""
+    first: tuple[int, ...] = ()
+    most: int = 0
+
+
+def first_ids(tokenizer: TextTokenizer, model_class: str, checkpoint: str) -> tuple[int, ...]:
+    """Return what a class puts before each query.
+
+    Raises:
+        ValueError: a token that the class must have, and the tokenizer has not.
+    """
+    bos = tokenizer.bos_id
+    if model_class == RerankerModelClass.DECODER_ONLY_BASE.value:
+        return () if bos is None or bos == tokenizer.pad_id else (bos,)
+    if bos is None:
+        raise ValueError(f"the tokenizer of {checkpoint} has no beginning-of-text token, which {model_class} needs")
+    return (bos,)
+
+
+def encode_prompted_pairs(tokenizer: TextTokenizer, batch: PromptedBatch) -> dict[Tensor, NDArray[np.int32]]:
+    """Return `input_ids` `[P, T]`, and `token_count`, `passage_start` and `passage_end`, `[P, 1]` each, int32.
+
+    A query that repeats is tokenised once.
+
+    Raises:
+        RequestError: a query leaves its passage no room, or a text would be cut that must not be.
+    """
+    line_break, prompt = tokenizer.bare_ids([_LINE_BREAK, batch.prompt])
+    tail = [*line_break, *prompt]
+    most = min(batch.max_length + len(tail), batch.most - len(tail))  # of all that stands before the tail
+    rows, starts, ends = [], [], []
+    queries, passages = distinct_ids(tokenizer, batch.queries), tokenizer.bare_ids(batch.passages)
+    for index, (whole_query, whole_passage) in enumerate(zip(queries, passages, strict=True)):
+        query = [*batch.first, *tokenizer.cut(whole_query, batch.query_max_length), *line_break]
+        room = most - len(query)
+        if (room < 1 and whole_passage) or room < 0:
+            raise RequestError(
+                f"query {index} takes {len(query)} tokens, which with {len(tail)} of the prompt leave its passage none "
+                f"of {most + len(tail)}; send a smaller query_max_length, a greater max_length, or a shorter prompt"
+            )
+        passage = tokenizer.cut(whole_passage, min(batch.max_length, room))
+        if batch.refuse_longer and (len(whole_query) > batch.query_max_length or len(passage) < len(whole_passage)):
+            raise RequestError(
+                f"pair {index} has {len(whole_query)} and {len(whole_passage)} tokens, more than query_max_length "
+                f"{batch.query_max_length} or max_length {batch.max_length} allow, and truncate=NONE; shorten it, "
+                "raise them, or send truncate=END"
+            )
+        rows.append([*query, *passage, *tail])
+        starts.append(len(query))
+        ends.append(len(query) + len(passage))
+    places = {PASSAGE_START: starts, PASSAGE_END: ends}
+    return {**ragged(rows), **{tensor: np.array(of, dtype=np.int32)[:, None] for tensor, of in places.items()}}

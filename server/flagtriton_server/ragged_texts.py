@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The texts of several requests, one after another, and which of them share a forward pass. Pure arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flagtriton.protocol import PAST_END
+from flagtriton_server.packing import plan_micro_batches, token_indices
+from flagtriton_server.sharing import Segments, find_families, plan_segments, whole_texts
+
+__all__ = ["RaggedTexts"]
+
+
+@dataclass(frozen=True)
+class RaggedTexts:
+    """The texts of all requests, one after another.
+
+    Attributes:
+        input_ids: `[N]`.
+        lengths: `[B]` tokens of each text.
+        row_counts: texts of each request.
+    """
+
+    input_ids: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    row_counts: list[int]
+
+    @classmethod
+    def of(cls, requests: Sequence[NDArray[np.int32]]) -> RaggedTexts:
+        """Return those of `[B, T]` token ids each, `PAST_END` behind a row's tokens."""
+        own = [ids != PAST_END for ids in requests]
+        tokens = np.concatenate([ids[mask] for ids, mask in zip(requests, own, strict=True)])
+        lengths = np.concatenate([mask.sum(axis=1) for mask in own])
+        return cls(tokens.astype(np.int64), lengths, [len(ids) for ids in requests])
+
+    def segments(self, token_budget: int, *, shared_within: int = 0, padded: bool = False) -> Iterable[Segments]:
+        """Return what goes through each forward pass.
+
+        Args:
+            token_budget: tokens of one pass.
+            shared_within: texts of up to so many tokens share prefixes; 0 is none.
+            padded: each text costs as much as the longest beside it.
+        """
+        families = find_families(self.input_ids, self.lengths, shared_within) if shared_within else []
+        if families:
+            return plan_segments(self.lengths, families, token_budget)
+        starts = np.cumsum(self.lengths) - self.lengths
+        batches = plan_micro_batches(self.lengths, token_budget, padded=padded)
+        return [whole_texts(batch, starts, self.lengths) for batch in batches]
+
+    def tokens(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the `[n]` token ids of some texts, end to end in that order."""
+        starts = np.cumsum(self.lengths) - self.lengths
+        return self.input_ids[token_indices(starts[batch], self.lengths[batch])]
+
+    def types(self, starts: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return `[N]` 1 for every token from the `[B]` place on at which its text's second part begins, else 0."""
+        positions = token_indices(np.zeros_like(self.lengths), self.lengths)
+        return (positions >= np.repeat(starts, self.lengths)).astype(np.int64)
+
+    def by_request(self, per_text: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Cut `[B]` numbers into those of each request."""
+        return np.split(per_text, np.cumsum(self.row_counts)[:-1])

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes scores of a pair's vectors, for each class of rerankers: its head, read from the checkpoint.
+
+Only the rows of weights that a score needs are kept: of an LLM's vocabulary the one for "Yes".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from flagtriton.rerank_options import RerankOptions
+from flagtriton.types import RerankerModelClass
+from flagtriton_server.adapters import adapter_heads
+from flagtriton_server.forward import Precision
+from flagtriton_server.rejection import RequestError
+from flagtriton_server.settings import RerankerHeadSettings
+from flagtriton_server.tokenization import TextTokenizer
+
+__all__ = ["RerankerHead", "load_reranker_head"]
+
+RerankerHead: TypeAlias = Callable[[Tensor, RerankOptions], Tensor]
+"""Takes vectors `[P, K, D]` of pairs at K layers and the options they were made with; returns logits `[P, K]`, float32.
+
+All classes but the layered ones have one layer to score, the last."""
+
+_ANSWER = "Yes"
+
+
+def load_reranker_head(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
+    """Return a checkpoint's head.
+
+    Args:
+        settings: which checkpoint, and the class it is of.
+        precision: the encoder's; a head is rounded as its weights are.
+        device: where the head computes.
+
+    Raises:
+        OSError: the checkpoint is not there.
+        ValueError: it has no such head, or one for several labels, or no token for "Yes".
+    """
+    loaders = {
+        RerankerModelClass.ENCODER_ONLY_BASE.value: _classification_head,
+        RerankerModelClass.DECODER_ONLY_BASE.value: _vocabulary_head,
+        RerankerModelClass.DECODER_ONLY_LAYERWISE.value: _layer_heads,
+        RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT.value: _layer_heads,
+    }
+    return loaders[settings.model_class](settings, precision, device)
+
+
+def _classification_head(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
+    """Return a classification head over the first token.
+
+    The checkpoint's own class is loaded without its layers, so that the head is read as transformers reads it and
+    little more; what it has of embeddings stays mapped from its file and is never touched.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.from_pretrained(settings.checkpoint, revision=settings.revision or "main")
+    if config.num_labels != 1:
+        raise ValueError(f"{settings.checkpoint} has a head for {config.num_labels} labels; a reranker has one")
+    model = _without_layers(AutoModelForSequenceClassification, settings, config, precision.stored)
+    head = _BertHead(model.bert.pooler, model.classifier) if hasattr(model, "bert") else model.classifier
+    head = head.to(device=device, dtype=precision.computed)
+
+    def score(states: Tensor, _: RerankOptions) -> Tensor:
+        return head(states.to(device=device, dtype=precision.computed)).float()  # it reads [P, 1, D]'s first row
+
+    return score
+
+
+class _BertHead(nn.Module):  # type: ignore[misc]
+    """BERT's pooler and the linear layer behind it; RoBERTa's head has both in one."""
+
+    def __init__(self, pooler: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.pooler, self.classifier = pooler, classifier
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.classifier(self.pooler(states))
+
+
+def _vocabulary_head(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
+    """Return the logit of "Yes" as the next token.
+
+    The checkpoint's own class computes it, from its output layer on: what it does to logits (Gemma-2 caps them) stays
+    its own affair. All else is taken out of it, and of the output layer all rows but one.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(settings.checkpoint, revision=settings.revision or "main")
+    model = _without_layers(AutoModelForCausalLM, settings, config, "auto")  # unrounded, so that its file stays mapped
+    model.set_output_embeddings(_one_row(model.get_output_embeddings(), _answer_id(settings), settings))
+    setattr(model, model.base_model_prefix, _PassedThrough())
+    model = model.to(precision.stored).to(device=device, dtype=precision.computed)
+
+    def score(states: Tensor, _: RerankOptions) -> Tensor:
+        logits = model(inputs_embeds=states.to(device=device, dtype=precision.computed)).logits  # [P, 1, 1]
+        return logits.squeeze(-1).float()
+
+    return score
+
+
+class _PassedThrough(nn.Module):  # type: ignore[misc]
+    """Stands where a model's layers were, whose work is done already."""
+
+    def forward(self, inputs_embeds: Tensor, **_: object) -> Any:  # noqa: ANN401 - transformers' own
+        from transformers.modeling_outputs import BaseModelOutputWithPast
+
+        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+
+def _one_row(output: nn.Linear, row: int, settings: RerankerHeadSettings) -> nn.Linear:
+    weight = output.weight
+    for name, tensor in _heads_of_adapter(settings).items():
+        if name != "lm_head.weight":
+            raise ValueError(f"the adapter {settings.peft} has {name}; of a head it may bring lm_head.weight alone")
+        weight = tensor
+    linear = nn.Linear(weight.shape[1], 1, bias=output.bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight[row : row + 1].clone(), requires_grad=False)
+    if output.bias is not None:
+        linear.bias = nn.Parameter(output.bias[row : row + 1].clone(), requires_grad=False)
+    return linear
+
+
+def _answer_id(settings: RerankerHeadSettings) -> int:
+    """Return the first token of "Yes"."""
+    tokenizer = TextTokenizer.from_checkpoint(settings.checkpoint, settings.revision, trust_remote_code=False)
+    (ids,) = tokenizer.bare_ids([_ANSWER])
+    begins = tokenizer.texts_of([ids[:1]])[0].strip() if ids else ""
+    if not begins or not _ANSWER.startswith(begins):
+        raise ValueError(
+            f'the tokenizer of {settings.checkpoint} has no token for "{_ANSWER}" (it makes {begins!r} of it), whose '
+            "logit is an LLM reranker's score; is it the checkpoint's own?"
+        )
+    return ids[0]
+
+
+def _layer_heads(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
+    """Return the heads of a layered reranker, one row of weights for each layer that has one."""
+    from flagtriton_server.layered_loading import load_layer_heads, read_spec
+
+    spec = read_spec(settings.checkpoint, settings.revision, settings.model_class)
+    heads = load_layer_heads(settings.checkpoint, settings.revision, spec, precision.stored)
+    for name, tensor in _heads_of_adapter(settings).items():
+        heads[int(name.split(".")[1])] = tensor
+    weights = heads.to(precision.stored).to(device=device, dtype=torch.float32)  # [H, D]
+
+    def score(states: Tensor, options: RerankOptions) -> Tensor:
+        layers = spec.chosen_layers(options.cutoff_layers)
+        if states.shape[1] != len(layers):
+            raise RequestError(f"hidden_states is of {states.shape[1]} layers, but the options ask for {len(layers)}")
+        chosen = weights[spec.heads_of(layers)]  # [K, D]
+        logits = torch.einsum("pkd,kd->pk", states.to(device=device, dtype=torch.float32), chosen)
+        return logits if spec.softcap is None else torch.tanh(logits / spec.softcap) * spec.softcap
+
+    return score
+
+
+def _heads_of_adapter(settings: RerankerHeadSettings) -> dict[str, Tensor]:
+    return {} if settings.peft is None else adapter_heads(settings.peft)
+
+
+def _without_layers(auto_class: Any, settings: RerankerHeadSettings, config: Any, dtype: Any) -> Any:  # noqa: ANN401
+    config.num_hidden_layers = 0
+    model, report = auto_class.from_pretrained(
+        settings.checkpoint,
+        config=config,
+        dtype=dtype,
+        output_loading_info=True,
+        revision=settings.revision or "main",
+    )
+    if report["missing_keys"]:
+        raise ValueError(f"{settings.checkpoint} lacks {min(report['missing_keys'])}; it is no reranker of this class")
+    return model.eval()

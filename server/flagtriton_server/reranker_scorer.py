@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scorer step of rerankers: a pair's vectors to its scores. Glue only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flagtriton.protocol import HIDDEN_STATES, SCORE, Tensor
+from flagtriton.rerank_options import RerankOptions
+from flagtriton_server import triton_io
+from flagtriton_server.hidden_states import from_bytes
+from flagtriton_server.loading import encoder_precision
+from flagtriton_server.placement import instance_devices
+from flagtriton_server.rejection import RequestError
+from flagtriton_server.reranker_heads import load_reranker_head
+from flagtriton_server.settings import RerankerHeadSettings, read_settings
+from flagtriton_server.triton_io import PbRequest, PbResponse
+
+__all__ = ["TritonPythonModel"]
+
+
+class TritonPythonModel:
+    """Triton's entry point."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the head.
+
+        Raises:
+            ValueError: the checkpoint has none, one for several labels, or no token for an LLM's answer.
+        """
+        self._settings = read_settings(RerankerHeadSettings, args["model_config"])
+        precision = encoder_precision(self._settings.precision, self._settings.device)
+        self._dtype = precision.computed
+        torch.set_num_threads(1)  # small products: threads would only take the encoder's cores
+        self._logits = load_reranker_head(self._settings, precision, instance_devices(args)[0])
+
+    def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
+        """Score every request's pairs."""
+        return triton_io.respond(requests, self._read, self._run)
+
+    def _read(self, request: PbRequest) -> tuple[torch.Tensor, RerankOptions]:
+        states = triton_io.array(request, HIDDEN_STATES)  # [P, K, D * itemsize]
+        layers = np.full(len(states), states.shape[1], dtype=np.int64)
+        vectors = from_bytes(states, layers, self._dtype).unflatten(0, (len(states), -1))
+        return vectors, triton_io.rerank_options(request, self._settings.model_class)
+
+    @torch.inference_mode()
+    def _run(self, work: list[tuple[torch.Tensor, RerankOptions]]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+        return [self._scores(*item) for item in work]
+
+    def _scores(self, vectors: torch.Tensor, options: RerankOptions) -> dict[Tensor, NDArray[Any]] | RequestError:
+        try:
+            logits = self._logits(vectors, options).cpu()
+        except RequestError as error:
+            return error
+        return {SCORE: (logits.sigmoid() if options.normalize else logits).numpy()}
