@@ -130,11 +130,10 @@ def _answer_id(settings: RerankerHeadSettings) -> int:
     """Return the first token of "Yes"."""
     tokenizer = TextTokenizer.from_checkpoint(settings.checkpoint, settings.revision, trust_remote_code=False)
     (ids,) = tokenizer.bare_ids([_ANSWER])
-    begins = tokenizer.texts_of([ids[:1]])[0].strip() if ids else ""
-    if not begins or not _ANSWER.startswith(begins):
+    if not ids or tokenizer.unk_id in ids:
         raise ValueError(
-            f'the tokenizer of {settings.checkpoint} has no token for "{_ANSWER}" (it makes {begins!r} of it), whose '
-            "logit is an LLM reranker's score; is it the checkpoint's own?"
+            f'the tokenizer of {settings.checkpoint} has no token for "{_ANSWER}", whose logit is an LLM reranker\'s '
+            "score; is it the checkpoint's own?"
         )
     return ids[0]
 

@@ -53,6 +53,7 @@ class TextTokenizer:
         clean_up: what the checkpoint wants done to every text made of tokens; None is nothing.
         bos_id: of the token that begins a text; None where there is none.
         pad_id: of the token that rows are filled up with, likewise.
+        unk_id: of the token that stands for what the tokenizer does not know, likewise.
     """
 
     def __init__(
@@ -64,13 +65,14 @@ class TextTokenizer:
         *,
         bos_id: int | None = None,
         pad_id: int | None = None,
+        unk_id: int | None = None,
     ) -> None:
         self._backend = backend
         self._backend.no_padding()
         self._backend.no_truncation()
         self.special_count: int = backend.num_special_tokens_to_add(False)
         self.unweighted_ids = np.array([*unweighted_ids] or [PAST_END], dtype=np.int32)
-        self.bos_id, self.pad_id = bos_id, pad_id
+        self.bos_id, self.pad_id, self.unk_id = bos_id, pad_id, unk_id
         self._truncation_side = truncation_side
         self._clean_up = clean_up
         self._max_length: int | None = None
@@ -103,6 +105,7 @@ class TextTokenizer:
             clean_up,
             bos_id=tokenizer.bos_token_id,
             pad_id=tokenizer.pad_token_id,
+            unk_id=tokenizer.unk_token_id,
         )
 
     def encode(self, batches: Sequence[TextBatch]) -> list[dict[Tensor, NDArray[np.int32]] | RequestError]:

@@ -61,6 +61,25 @@ def test_m3s_outputs_and_scores_are_measured_on_a_running_server(
     assert {task: len(seconds) for task, seconds in ours["seconds"].items()} == dict.fromkeys(tasks, 2)
 
 
+def test_a_reranker_is_measured_beside_the_reference(
+    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--url", served.grpc_url, "--model", "reranker-gemma", str(served.checkpoints["reranker-gemma"])]
+    arguments = ["--texts", "32", "--rounds", "2", "--peer", "flagembedding", "--peer-batch", "16"]
+    found = measured(capsys, "--rerank", *where, *arguments, "--out", str(tmp_path))
+    names = {result["name"]: {task: len(s) for task, s in result["seconds"].items()} for result in found["results"]}
+    assert names == {"flagtriton": {"one query": 2}, "flagembedding-reranker (batch 16)": {"one query": 2}}
+
+
+def test_a_layered_rerankers_shorter_ways_are_measured(
+    served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "reranker-lightweight"
+    where = ["--url", served.grpc_url, "--model", name, str(served.checkpoints[name])]
+    found = measured(capsys, "--rerank", *where, "--texts", "32", "--rounds", "1", "--out", str(tmp_path))
+    assert list(found["results"][0]["seconds"]) == ["one query", "layers 1 to 2 of 6", "4 tokens to 1 from layer 2"]
+
+
 def test_queries_behind_examples_are_measured_beside_the_reference(
     served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

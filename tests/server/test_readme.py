@@ -30,6 +30,13 @@ def output_of(source: str, served: Served) -> list[str]:
         '"bge-en-icl"': '"icl"',
         '"geevec-embeddings-1.0-lite"': '"domains"',
         '"bge-reranker-v2-m3"': '"reranker-xlmr"',
+        '"bge-reranker-v2-gemma"': '"reranker-gemma"',
+        '"bge-reranker-v2-minicpm-layerwise"': '"reranker-layerwise"',
+        '"bge-reranker-v2.5-gemma2-lightweight"': '"reranker-lightweight"',
+        "cutoff_layers=[8, 28]": "cutoff_layers=[4, 6]",  # the tests' rerankers have six layers
+        "cutoff_layers=[28]": "cutoff_layers=[6]",
+        '"8,28"': '"4,6"',
+        "compress_layers=[8, 16]": "compress_layers=[2, 4]",
         '"e5-mistral-7b-instruct"': '"mistral"',
     }.items():
         source = source.replace(written, here)

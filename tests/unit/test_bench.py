@@ -18,13 +18,15 @@ from flagtriton_server.tokenization import TextBatch, TextTokenizer
 from flagtriton_tools.bench import shapes
 from flagtriton_tools.bench.callers import fan_out
 from flagtriton_tools.bench.contest import peer_python
-from flagtriton_tools.bench.hybrid import HybridResult, hybrid_table, scored_pairs
+from flagtriton_tools.bench.hybrid import scored_pairs
 from flagtriton_tools.bench.measure import Latency, Result, compare, measure
 from flagtriton_tools.bench.memory import PeakMemory, held_mb, tree_peaks_mb
 from flagtriton_tools.bench.padding import padding_waste
 from flagtriton_tools.bench.report import draw, json_line, tables
+from flagtriton_tools.bench.rerank import shares_of_full_time
 from flagtriton_tools.bench.shapes import SHAPES, Shape, make_checkpoint
 from flagtriton_tools.bench.soak import Sample, summary
+from flagtriton_tools.bench.tasks import TaskResult, task_table
 from flagtriton_tools.bench.workload import Workload, make_texts
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.main import main
@@ -217,31 +219,38 @@ def test_the_scored_pairs_have_one_query_or_200_of_the_same_words() -> None:
     assert [passage for _, passage in pairs["one query"]][:4] == ["one two", "three", "four five six", "one two"]
 
 
-def test_a_hybrid_table_shows_medians_ratios_clock_and_memory() -> None:
-    ours = HybridResult("flagtriton", {"dense": [2.0, 4.0]}, {"dense": [1.0, 2.0]}, {"dense": 100.0})
-    peer = HybridResult("peer", {"dense": [6.0, 8.0]}, {}, {"dense": 250.0})
+def test_a_table_of_tasks_shows_medians_ratios_clock_and_memory() -> None:
+    ours = TaskResult("flagtriton", {"dense": [2.0, 4.0]}, {"dense": [1.0, 2.0]}, {"dense": 100.0})
+    peer = TaskResult("peer", {"dense": [6.0, 8.0]}, {}, {"dense": 250.0})
     console = Console(file=io.StringIO(), width=120)
-    console.print(hybrid_table([ours, peer], 7))
+    console.print(task_table([ours, peer], "7 texts"))
     shown = console.file.getvalue()
     assert "7 texts" in shown
     for expected in ("3.00", "1.50 s", "100", "2.50x (2.00 to 3.00)", "250"):
         assert expected in shown
 
 
+def test_a_layered_rerankers_tasks_are_shares_of_the_whole_networks_time() -> None:
+    ours = TaskResult("flagtriton", {"one query": [2.0, 4.0, 5.0], "layers 1 to 4 of 12": [1.0, 1.0, 2.0]})
+    (line,) = shares_of_full_time(ours)
+    assert line == "layers 1 to 4 of 12: 0.40 of the time of all layers (0.25 to 0.50)"
+
+
 def test_memory_is_watched_while_a_task_runs() -> None:
     memory = PeakMemory(os.getpid())
     with memory.watched():
-        time.sleep(1.3)  # it looks every second
+        time.sleep(0.4)  # it looks four times a second
     assert 0.5 * held_mb(os.getpid()) < memory.mb < 2 * held_mb(os.getpid())
 
 
 def test_the_memory_of_another_machine_is_not_known() -> None:
     memory = PeakMemory(None)
     with memory.watched():
-        time.sleep(1.1)
+        time.sleep(0.4)
     assert memory.mb == 0
 
 
-def test_a_hybrid_benchmark_has_one_peer(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--hybrid", "--peer", "raw"]) == 2
+@pytest.mark.parametrize("flag", ["--hybrid", "--rerank"])
+def test_a_benchmark_of_tasks_has_one_peer(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", flag, "--peer", "raw"]) == 2
     assert "flagembedding is the one peer" in capsys.readouterr().err.replace("\n", " ")

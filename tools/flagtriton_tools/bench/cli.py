@@ -46,6 +46,8 @@ _PEERS = ("flagembedding", "sentence-transformers", "infinity", "raw")
 @click.option("--soak", type=click.IntRange(1), help="So many texts in one call; watches pace and memory.")
 @click.option("--growth", is_flag=True, help="How cost grows with number and length of texts.")
 @click.option("--hybrid", is_flag=True, help="BGE-M3's three outputs and its scores of pairs; peer: flagembedding.")
+@click.option("--rerank", is_flag=True, help="One query and --texts passages through a reranker; peer: flagembedding.")
+@click.option("--peer-batch", type=click.IntRange(1), help="Of FlagEmbedding's reranker.  [default: its own, 128]")
 @click.option("--prefixes", is_flag=True, help="What it is worth to a decoder that texts which begin alike share that.")
 @click.option(
     "--example-words",
@@ -65,12 +67,14 @@ def bench_command(checkpoint: str | None, callers: str, **chosen: Any) -> None:
     flagtriton bench ./my-bge --precision fp32 --protocol http --peer infinity --callers 32
     flagtriton bench --soak 200000
     flagtriton bench --hybrid --shape m3-base --texts 500 --peer flagembedding
+    flagtriton bench --rerank --shape bge-reranker-base --texts 200 --peer flagembedding
     flagtriton bench --shape icl-small --example-words 1000 --texts 64 --median-words 12 --peer flagembedding
     flagtriton bench --prefixes --shape icl-small
     flagtriton bench --url grpc://gpu-box:8001 --model bge-m3 BAAI/bge-m3
     """
     try:
-        from flagtriton_tools.bench.command import BenchOptions, bench
+        from flagtriton_tools.bench.bench_options import BenchOptions
+        from flagtriton_tools.bench.command import bench
     except ImportError as error:
         raise ToolError(f"flagtriton bench needs {error.name}: pip install 'flagtriton[bench]'") from error
     try:
@@ -86,11 +90,14 @@ def bench_command(checkpoint: str | None, callers: str, **chosen: Any) -> None:
         raise ToolError(f"--least-words {workload.least_words} is more than --most-words {workload.most_words}")
     if chosen["hybrid"] and set(chosen["peers"]) - {"flagembedding"}:
         raise ToolError("--hybrid: flagembedding is the one peer that has BGE-M3's three outputs")
+    if chosen["rerank"] and set(chosen["peers"]) - {"flagembedding"}:
+        raise ToolError("--rerank: flagembedding is the one peer that has rerankers")
     if chosen["example_words"] and set(chosen["peers"]) - {"flagembedding"}:
         raise ToolError("--example-words: flagembedding is the one peer that takes few-shot examples")
     added = ("precision", "pooling_method", "device", "instances", "token_budget", "tokenizer_instances")
     add = AddOptions(
         name="bench",
+        task="rerank" if chosen["rerank"] else None,
         model_class=EmbedderModelClass.DECODER_ONLY_ICL.value if chosen["example_words"] else None,
         pool_in_encoder=chosen.pop("pool_in_encoder"),
         **{name: chosen.pop(name) for name in added},

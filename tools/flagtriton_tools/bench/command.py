@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,96 +19,36 @@ from rich.console import Console
 
 from flagtriton.connection import ConnectionSettings
 from flagtriton.options import EmbedOptions
-from flagtriton.protocol import TOKEN_COUNT, Deployment
+from flagtriton.protocol import TOKEN_COUNT
 from flagtriton.served import ServedModel
+from flagtriton_server.layered_loading import read_spec
 from flagtriton_server.settings import EncoderSettings
+from flagtriton_tools.bench.bench_options import BenchOptions, BenchTask
 from flagtriton_tools.bench.contest import infinity_server, library, peer_python
 from flagtriton_tools.bench.growth import draw_growth, measure_growth, to_json
-from flagtriton_tools.bench.hybrid import OursHybrid, hybrid_table, measure_hybrid, scored_pairs
+from flagtriton_tools.bench.hybrid import PASSAGES, OursHybrid, scored_pairs
 from flagtriton_tools.bench.measure import measure
 from flagtriton_tools.bench.ours import Ours, Place
 from flagtriton_tools.bench.padding import padding_waste
 from flagtriton_tools.bench.prefixes import measure_prefixes, prefix_table
 from flagtriton_tools.bench.report import draw, json_line, machine, tables
+from flagtriton_tools.bench.rerank import QUERY, OursReranker, shares_of_full_time
 from flagtriton_tools.bench.shapes import make_checkpoint
 from flagtriton_tools.bench.soak import draw_soak, soak, summary
-from flagtriton_tools.bench.workload import Workload, make_examples, make_texts
+from flagtriton_tools.bench.tasks import OurTasks, TaskResult, measure_tasks, task_table
+from flagtriton_tools.bench.workload import make_texts
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.demo import minilm_checkpoint
-from flagtriton_tools.deployments import TOKEN_BUDGETS, AddOptions, build, describe
+from flagtriton_tools.deployments import build, describe
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
 from flagtriton_tools.serving import ServeOptions, free_ports
+from flagtriton_tools.steps import LAYERED
 
-__all__ = ["BenchOptions", "bench"]
+__all__ = ["bench"]
 
 _SETTLED_TEXTS = 10_000
-
-
-@dataclass(frozen=True)
-class BenchOptions:
-    """What to measure.
-
-    Attributes:
-        checkpoint: a folder or hub name; None is the MiniLM that `make demo` serves.
-        shape: a published shape with random weights, rather than a checkpoint.
-        url: a running server that serves the checkpoint as `model`; None starts one.
-        protocol: `grpc` or `http`, where a server is started.
-        peers: libraries and servers to compare with.
-        soak: embed so many texts in one call and watch pace and memory, rather than compare.
-        growth: measure how cost grows with number and length of texts, rather than compare.
-        hybrid: measure BGE-M3's three outputs and its scores of pairs, rather than dense vectors.
-        prefixes: measure what shared prefixes are worth to a decoder, rather than compare.
-        example_words: the texts are queries behind few-shot examples of so many words in all.
-        out: where pictures, logs and made checkpoints go.
-    """
-
-    add: AddOptions
-    workload: Workload
-    checkpoint: str | None = None
-    shape: str | None = None
-    url: str | None = None
-    model: str | None = None
-    protocol: str = "grpc"
-    peers: tuple[str, ...] = ()
-    peers_folder: Path = Path(".peers")
-    rounds: int = 3
-    callers: tuple[int, ...] = (1, 8, 32, 128)
-    soak: int | None = None
-    growth: bool = False
-    hybrid: bool = False
-    prefixes: bool = False
-    example_words: int | None = None
-    out: Path = Path("bench")
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What the options come to."""
-
-    options: BenchOptions
-    checkpoint: str
-    served: Deployment
-    texts: list[str]
-    console: Console
-    results_to: Callable[[str], None]
-
-    @property
-    def examples(self) -> list[dict[str, str]] | None:
-        words = self.options.example_words
-        return None if words is None else make_examples(words)
-
-    @property
-    def device(self) -> str:
-        return self.served.device.partition(":")[0]
-
-    @property
-    def token_budget(self) -> int:
-        return self.options.add.token_budget or TOKEN_BUDGETS[self.device]
-
-    def report(self, line: str) -> None:
-        self.console.print(line, markup=False, soft_wrap=True)
 
 
 def bench(options: BenchOptions, console: Console, results_to: Callable[[str], None]) -> None:
@@ -120,13 +60,18 @@ def bench(options: BenchOptions, console: Console, results_to: Callable[[str], N
     pythons = {kind: peer_python(kind, options.peers_folder) for kind in options.peers}
     checkpoint = _checkpoint(options)
     served = describe(inspect_checkpoint(checkpoint), options.add)
-    task = _Task(options, checkpoint, served, make_texts(options.workload), console, results_to)
+    task = BenchTask(options, checkpoint, served, make_texts(options.workload), console, results_to)
     if options.prefixes:
         _share_prefixes(task)
         return
     with _place(options, checkpoint, task.report) as place:
         if options.hybrid:
-            _compare_hybrid(task, OursHybrid(place, task.texts), pythons)
+            kinds = ("flagembedding-m3", "flagembedding-m3-small")
+            title = f"{len(task.texts)} texts, {PASSAGES} pairs"
+            _compare_tasks(task, OursHybrid(place, task.texts), kinds, pythons, title)
+            return
+        if options.rerank:
+            _rerank(task, place, pythons)
             return
         ours = Ours(place, task.texts, served.pooling_method, task.examples)
         if options.soak is not None:
@@ -137,7 +82,7 @@ def bench(options: BenchOptions, console: Console, results_to: Callable[[str], N
             _compare(task, ours, pythons)
 
 
-def _compare(task: _Task, ours: Ours, pythons: Mapping[str, str]) -> None:
+def _compare(task: BenchTask, ours: Ours, pythons: Mapping[str, str]) -> None:
     """Measure a deployment beside its peers; pythons are their interpreters."""
     lengths = _token_counts(ours.place, task.texts)
     with _peers(task, pythons) as peers:
@@ -166,16 +111,32 @@ def _compare(task: _Task, ours: Ours, pythons: Mapping[str, str]) -> None:
     task.results_to(json_line(content, results))
 
 
-def _compare_hybrid(task: _Task, ours: OursHybrid, pythons: Mapping[str, str]) -> None:
-    """Measure BGE-M3's outputs and scores beside FlagEmbedding's, if that is among the peers."""
-    kinds = ("flagembedding-m3", "flagembedding-m3-small")
+def _rerank(task: BenchTask, place: Place, pythons: Mapping[str, str]) -> None:
+    """Measure a reranker beside FlagEmbedding's, if that is among the peers."""
+    layered = task.served.model_class in LAYERED
+    spec = read_spec(task.checkpoint, None, task.served.model_class) if layered else None
+    ours = OursReranker(place, task.texts, spec)
+    results = _compare_tasks(task, ours, ("flagembedding-reranker",), pythons, f"1 query, {len(task.texts)} passages")
+    for line in shares_of_full_time(results[0]):
+        task.report(line)
+
+
+def _compare_tasks(
+    task: BenchTask, ours: OurTasks, kinds: Sequence[str], pythons: Mapping[str, str], title: str
+) -> list[TaskResult]:
+    """Measure a deployment's tasks beside FlagEmbedding, if that is among the peers, in one or several kinds."""
     with _peers(task, {kind: python for python in pythons.values() for kind in kinds}) as peers:
-        results = measure_hybrid(ours, peers, rounds=task.options.rounds, report=task.report)
-    task.console.print(hybrid_table(results, len(task.texts)))
+        results = measure_tasks(ours, peers, rounds=task.options.rounds, report=task.report)
+    task.console.print(task_table(results, title))
     task.results_to(json_line(_conditions(task), results))
+    return results
 
 
-def _conditions(task: _Task) -> dict[str, Any]:
+def _pairs(task: BenchTask) -> list[tuple[str, str]]:
+    return [(QUERY, text) for text in task.texts] if task.options.rerank else scored_pairs(task.texts)["one query"]
+
+
+def _conditions(task: BenchTask) -> dict[str, Any]:
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "checkpoint": task.options.shape or Path(task.checkpoint).name,
@@ -186,7 +147,7 @@ def _conditions(task: _Task) -> dict[str, Any]:
 
 
 @contextmanager
-def _peers(task: _Task, pythons: Mapping[str, str]) -> Iterator[list[Any]]:
+def _peers(task: BenchTask, pythons: Mapping[str, str]) -> Iterator[list[Any]]:
     """Yield the peers, each ready to work in processes of its own."""
     with ExitStack() as stack:
         file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flagtriton-bench-"))) / "texts.json"
@@ -199,7 +160,8 @@ def _peers(task: _Task, pythons: Mapping[str, str]) -> Iterator[list[Any]]:
             "device": task.device,
             "token_budget": task.token_budget,
             "examples": task.examples,
-            "pairs": scored_pairs(task.texts)["one query"],
+            "pairs": _pairs(task),
+            "batch_size": task.options.peer_batch,
         }
         contestants: list[Any] = []
         for kind, python in pythons.items():
@@ -212,13 +174,13 @@ def _peers(task: _Task, pythons: Mapping[str, str]) -> Iterator[list[Any]]:
         yield contestants
 
 
-def _grow(task: _Task, ours: Ours) -> None:
+def _grow(task: BenchTask, ours: Ours) -> None:
     by_count, by_words = measure_growth(ours.place, task.served.pooling_method, task.report)
     task.report(f"picture: {draw_growth(by_count, by_words, task.options.out / 'growth.png')}")
     task.results_to(json.dumps({"machine": machine(), **to_json(by_count, by_words)}))
 
 
-def _share_prefixes(task: _Task) -> None:
+def _share_prefixes(task: BenchTask) -> None:
     settings = EncoderSettings(
         task.checkpoint, task.served.max_length, task.token_budget, task.served.precision, rows="last"
     )
@@ -259,7 +221,7 @@ def _place(options: BenchOptions, checkpoint: str, report: Callable[[str], None]
         yield Place(models[0].name, url, serve.http_url, server.process.pid)
 
 
-def _soak(task: _Task, ours: Ours) -> None:
+def _soak(task: BenchTask, ours: Ours) -> None:
     count, pid = task.options.soak, ours.place.server_pid
     if count is None or pid is None:
         raise ToolError("--soak watches a server that it starts itself; leave --url away")

@@ -3,21 +3,14 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
-
-import urllib3
-from rich.table import Table
+from collections.abc import Sequence
+from typing import Any
 
 from flagtriton import BGEM3FlagModel
 from flagtriton_tools.bench.callers import seconds_of
-from flagtriton_tools.bench.measure import compare
-from flagtriton_tools.bench.memory import PeakMemory
 from flagtriton_tools.bench.ours import Place
 
-__all__ = ["HybridContestant", "HybridResult", "OursHybrid", "hybrid_table", "measure_hybrid", "scored_pairs"]
+__all__ = ["PASSAGES", "OursHybrid", "scored_pairs"]
 
 ALL: dict[str, Any] = {"return_dense": True, "return_sparse": True, "return_colbert_vecs": True}
 TASKS = ("three outputs", "one query")
@@ -26,42 +19,12 @@ OWN_TASKS = ("dense", "one long query", "distinct queries")
 query as long as a passage in every pair, and another such in each."""
 
 _QUERY = "what is a vector database"
-_PASSAGES = 200
-
-
-class HybridContestant(Protocol):
-    """Somebody who serves BGE-M3."""
-
-    name: str
-    pid: int | None  # the process that does the work, or that others do it for; None where it is elsewhere
-
-    def run(self, task: str) -> float:
-        """Do one of `TASKS`; return how many seconds it took."""
-
-
-@dataclass
-class HybridResult:
-    """What one contestant did.
-
-    Attributes:
-        seconds: by task, one a round.
-        encoder_s: of our encoder's own clock, likewise.
-        peak_mb: by task, the most memory that its processes held together; what they share counts once.
-    """
-
-    name: str
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    encoder_s: dict[str, list[float]] = field(default_factory=dict)
-    peak_mb: dict[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it as plain data."""
-        return asdict(self)
+PASSAGES = 200
 
 
 def scored_pairs(texts: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
     """Return the pairs of every scoring task: 200 passages, each with its query."""
-    passages = [texts[i % len(texts)] for i in range(_PASSAGES)]
+    passages = [texts[i % len(texts)] for i in range(PASSAGES)]
     long = texts[-1].split()
     return {
         "one query": [(_QUERY, passage) for passage in passages],
@@ -75,7 +38,7 @@ def scored_pairs(texts: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
 
 
 class OursHybrid:
-    """A deployment of ours, behind the SDK.
+    """A deployment of ours with its tasks, behind the SDK.
 
     Args:
         place: where it is served.
@@ -84,8 +47,9 @@ class OursHybrid:
 
     def __init__(self, place: Place, texts: Sequence[str]) -> None:
         self.name = "flagtriton"
-        self.pid = place.server_pid
-        self._place = place
+        self.place, self.pid = place, place.server_pid
+        self.tasks: tuple[str, ...] = TASKS
+        self.own_tasks: tuple[str, ...] = OWN_TASKS
         self._texts = list(texts)
         self._pairs = scored_pairs(texts)
         self._model = BGEM3FlagModel(place.model, url=place.url, pooling_method=None, show_progress=False)
@@ -98,52 +62,3 @@ class OursHybrid:
             return seconds_of(self._model.compute_score, self._pairs[task])
         chosen: dict[str, Any] = ALL if task == "three outputs" else {}
         return seconds_of(lambda texts: self._model.encode(texts, **chosen), self._texts)
-
-    def encoder_s(self) -> float:
-        """Return the seconds that the encoder's executions have taken since it was loaded, by Triton's clock."""
-        if self._place.http_url is None:
-            return 0.0
-        url = f"{self._place.http_url}/v2/models/{self._place.model}_encoder/stats"
-        batches = urllib3.request("GET", url).json()["model_stats"][0]["batch_stats"]
-        return sum(int(batch["compute_infer"]["ns"]) for batch in batches) / 1e9
-
-
-def measure_hybrid(
-    ours: OursHybrid, peers: Sequence[HybridContestant], *, rounds: int, report: Callable[[str], None]
-) -> list[HybridResult]:
-    """Return everybody's results, ours first; in every round each takes its turn at each task."""
-    results = [HybridResult(each.name) for each in (ours, *peers)]
-    for number in range(1, rounds + 1):
-        for task in (*TASKS, *OWN_TASKS):
-            for each, result in zip((ours, *peers), results, strict=True):
-                if each is not ours and task in OWN_TASKS:
-                    continue
-                before, memory = ours.encoder_s(), PeakMemory(each.pid)
-                with memory.watched():
-                    result.seconds.setdefault(task, []).append(each.run(task))
-                result.peak_mb[task] = max(memory.mb, result.peak_mb.get(task, 0.0))
-                if each is ours:
-                    result.encoder_s.setdefault(task, []).append(ours.encoder_s() - before)
-                report(f"round {number}/{rounds}: {each.name}: {task}: {result.seconds[task][-1]:.2f} s")
-    return results
-
-
-def hybrid_table(results: Sequence[HybridResult], count: int) -> Table:
-    """Return everybody's results to read; the first is ours.
-
-    Args:
-        results: everybody's.
-        count: texts that were embedded.
-    """
-    ours = results[0]
-    table = Table(
-        "", "task", "seconds", "flagtriton is", "encoder", "peak MB", title=f"{count} texts, {_PASSAGES} pairs"
-    )
-    for result in results:
-        for task, seconds in result.seconds.items():
-            times, least, most = compare(ours.seconds[task], seconds)
-            ratio = "" if result is ours else f"{times:.2f}x ({least:.2f} to {most:.2f})"
-            clock = f"{statistics.median(result.encoder_s[task]):.2f} s" if result is ours else ""
-            median, held = f"{statistics.median(seconds):.2f}", f"{result.peak_mb[task]:.0f}"
-            table.add_row(result.name, task, median, ratio, clock, held)
-    return table

@@ -26,6 +26,8 @@ class Shape:
 
     Attributes:
         m3_heads: it has BGE-M3's two heads.
+        head: what a reranker's scores come from: `classification`, or `vocabulary` for a language model.
+        layered: the class of a layered reranker, whose configuration is all in `more`.
         added_tokens: its tokenizer's further special tokens, the last of the vocabulary.
         more: what else its configuration says.
     """
@@ -37,8 +39,34 @@ class Shape:
     heads: int
     max_positions: int = 512
     m3_heads: bool = False
+    head: str | None = None
+    layered: str | None = None
     added_tokens: tuple[str, ...] = ()
-    more: Mapping[str, int] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _minicpm(layers: int, hidden_size: int, heads: int, *, start_layer: int) -> Shape:
+    more = {
+        "scale_emb": 12,
+        "scale_depth": 1.4,
+        "start_layer": start_layer,
+        "num_key_value_heads": heads,
+        "intermediate_size": hidden_size * 5 // 2,
+    }
+    return Shape("mistral", 122_753, layers, hidden_size, heads, 2048, layered="decoder-only-layerwise", more=more)
+
+
+def _gemma2(layers: int, hidden_size: int, heads: int, kv_heads: int, *, start_layer: int) -> Shape:
+    more = {
+        "layer_wise": True,
+        "layer_sep": 1,
+        "start_layer": start_layer,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 256,
+        "query_pre_attn_scalar": 256,
+        "intermediate_size": hidden_size * 4,
+    }
+    return Shape("gemma", 256_000, layers, hidden_size, heads, 8192, layered="decoder-only-lightweight", more=more)
 
 
 SHAPES: dict[str, Shape] = {
@@ -78,10 +106,37 @@ SHAPES: dict[str, Shape] = {
         added_tokens=_ICL_TOKENS,
         more={"num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 3584, "sliding_window": 4096},
     ),
+    "bge-reranker-base": Shape("xlm-roberta", 250_002, 12, 768, 12, 514, head="classification"),
+    "bge-reranker-v2-m3": Shape("xlm-roberta", 250_002, 24, 1024, 16, 8194, head="classification"),
+    "bge-reranker-v2-gemma": Shape(
+        "gemma",
+        256_000,
+        18,
+        2048,
+        8,
+        8192,
+        head="vocabulary",
+        more={"num_key_value_heads": 1, "head_dim": 256, "intermediate_size": 16_384},
+    ),
+    "reranker-gemma-small": Shape(
+        "gemma",
+        256_000,
+        9,
+        1024,
+        4,
+        8192,
+        head="vocabulary",
+        more={"num_key_value_heads": 1, "head_dim": 256, "intermediate_size": 8192},
+    ),
+    "bge-reranker-v2-minicpm-layerwise": _minicpm(40, 2304, 36, start_layer=8),
+    "reranker-layerwise-small": _minicpm(12, 768, 12, start_layer=4),
+    "bge-reranker-v2.5-gemma2-lightweight": _gemma2(42, 3584, 16, 8, start_layer=8),
+    "reranker-lightweight-small": _gemma2(12, 896, 4, 2, start_layer=4),
     "m3-base": Shape("xlm-roberta", 250_002, 12, 768, 12, 8194, m3_heads=True),
 }
-"""`m3-base` is BGE-M3 on XLM-R base, `icl-small` bge-en-icl at a quarter of its width and depth: nobody published them,
-but a processor gets through them."""
+"""`m3-base` is BGE-M3 on XLM-R base, `icl-small` bge-en-icl at a quarter of its width and depth, `reranker-…-small` are
+published rerankers of which some layers and some width were left away: nobody published them, but a processor gets
+through them."""
 
 
 def make_checkpoint(name: str, folder: Path) -> Path:
@@ -91,9 +146,6 @@ def make_checkpoint(name: str, folder: Path) -> Path:
         name: a key of `SHAPES`.
         folder: where checkpoints are kept from one run to the next.
     """
-    import torch
-    from transformers import AutoConfig, AutoModel
-
     target, shape = folder / name, SHAPES[name]
     needed = ["config.json", "model.safetensors", *(f"{head}.pt" for head in _M3_HEADS if shape.m3_heads)]
     if all((target / file).is_file() for file in needed):
@@ -102,21 +154,41 @@ def make_checkpoint(name: str, folder: Path) -> Path:
     tokenizer.add_special_tokens(list(shape.added_tokens))
     target.mkdir(parents=True, exist_ok=True)
     _save_tokenizer(tokenizer, special, shape, target)
-    config = AutoConfig.for_model(
-        shape.family,
-        vocab_size=shape.vocab_size,
-        num_hidden_layers=shape.layers,
-        hidden_size=shape.hidden_size,
-        num_attention_heads=shape.heads,
-        max_position_embeddings=shape.max_positions,
-        **{"intermediate_size": 4 * shape.hidden_size, **special, **shape.more},
-    )
+    sizes = {
+        "vocab_size": shape.vocab_size,
+        "num_hidden_layers": shape.layers,
+        "hidden_size": shape.hidden_size,
+        "num_attention_heads": shape.heads,
+        "max_position_embeddings": shape.max_positions,
+        "intermediate_size": 4 * shape.hidden_size,
+        **special,
+        **shape.more,
+    }
+    if shape.layered is not None:
+        from flagtriton_tools.bench.layered_shapes import write_layered
+
+        write_layered(sizes, shape.layered, target)
+    else:
+        _write(shape, sizes, target)
+    return target
+
+
+def _write(shape: Shape, sizes: Mapping[str, Any], target: Path) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    labels = {"num_labels": 1} if shape.head == "classification" else {}
+    config = AutoConfig.for_model(shape.family, **sizes, **labels)
+    classes = {
+        None: AutoModel,
+        "classification": AutoModelForSequenceClassification,
+        "vocabulary": AutoModelForCausalLM,
+    }
     torch.manual_seed(0)
-    AutoModel.from_config(config, dtype=torch.float32).save_pretrained(target)
+    classes[shape.head].from_config(config, dtype=torch.float32).save_pretrained(target)
     if shape.m3_heads:
         for head, rows in zip(_M3_HEADS, (1, shape.hidden_size), strict=True):
             torch.save(torch.nn.Linear(shape.hidden_size, rows).state_dict(), target / f"{head}.pt")
-    return target
 
 
 def _save_tokenizer(tokenizer: Tokenizer, special: dict[str, int], shape: Shape, target: Path) -> None:
@@ -129,8 +201,11 @@ def _save_tokenizer(tokenizer: Tokenizer, special: dict[str, int], shape: Shape,
 
 
 def _pieces() -> list[str]:
-    """Return the words of the measured texts, as common words are one piece and rare ones several."""
-    words = {word for text in make_texts(Workload(count=200)) for word in text.split()}
+    """Return the words of the measured texts and of prompts: common ones are one piece, rare ones several."""
+    from flagtriton_server.prompted_pairs import PROMPTS
+
+    texts = [*make_texts(Workload(count=200)), *PROMPTS.values(), "Yes"]
+    words = {word for text in texts for word in text.split()}
     return sorted(word for word in words if len(word) < 10) + list(_LETTERS)
 
 
@@ -170,6 +245,7 @@ def _unigram(vocab_size: int) -> tuple[Tokenizer, dict[str, int]]:
 
 _FAMILIES: dict[str, Callable[[int], tuple[Tokenizer, dict[str, Any]]]] = {
     "bert": _word_piece,
+    "gemma": _unigram,
     "xlm-roberta": _unigram,
     "mistral": _unigram,
     "qwen3": _unigram,

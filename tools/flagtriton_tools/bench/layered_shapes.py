@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of layered rerankers' shapes, with random weights under the released names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import PretrainedConfig
+
+from flagtriton_server.layered_decoder import LayeredDecoder, LayerHeads
+from flagtriton_server.layered_spec import LayeredSpec
+
+__all__ = ["write_layered"]
+
+_DEVIATION = 0.02
+
+_ARCHITECTURES = {
+    "decoder-only-layerwise": ("minicpm", "LayerWiseMiniCPMForCausalLM"),
+    "decoder-only-lightweight": ("cost_wise_gemma", "CostWiseGemmaForCausalLM"),
+}
+
+
+def write_layered(sizes: Mapping[str, Any], model_class: str, target: Path) -> None:
+    """Write configuration and weights.
+
+    Args:
+        sizes: what the configuration says of itself.
+        model_class: FlagEmbedding's name of it.
+        target: a folder that exists.
+    """
+    spec = LayeredSpec.of(sizes, model_class)
+    torch.manual_seed(0)
+    decoder, heads = LayeredDecoder(PretrainedConfig(), spec), LayerHeads(PretrainedConfig(), spec)
+    weights = {f"model.{name}": weight for name, weight in decoder.state_dict().items()} | heads.state_dict()
+    for name, weight in weights.items():
+        if name.endswith("norm.weight"):
+            weight.fill_(0.0 if spec.gemma_norms else 1.0)
+        else:
+            weight.normal_(std=_DEVIATION)
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    model_type, architecture = _ARCHITECTURES[model_class]
+    config = {**sizes, "model_type": model_type, "architectures": [architecture]}
+    (target / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Named tasks that contestants do in turns: seconds, our encoder's own clock, and memory, for each of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import urllib3
+from rich.table import Table
+
+from flagtriton_tools.bench.measure import compare
+from flagtriton_tools.bench.memory import PeakMemory
+from flagtriton_tools.bench.ours import Place
+
+__all__ = ["OurTasks", "TaskContestant", "TaskResult", "encoder_clock_s", "measure_tasks", "task_table"]
+
+
+class TaskContestant(Protocol):
+    """Somebody who can do the tasks."""
+
+    name: str
+    pid: int | None  # the process that does the work, or that others do it for; None where it is elsewhere
+
+    def run(self, task: str) -> float:
+        """Do one of them; return how many seconds it took."""
+
+
+class OurTasks(TaskContestant, Protocol):
+    """A deployment of ours, which settles what the tasks are.
+
+    Attributes:
+        place: where it is served.
+        tasks: what everybody does.
+        own_tasks: what it does alone.
+    """
+
+    place: Place
+    tasks: tuple[str, ...]
+    own_tasks: tuple[str, ...]
+
+
+@dataclass
+class TaskResult:
+    """What one contestant did.
+
+    Attributes:
+        seconds: by task, one a round.
+        encoder_s: of our encoder's own clock, likewise.
+        peak_mb: by task, the most memory that its processes held together; what they share counts once.
+    """
+
+    name: str
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    encoder_s: dict[str, list[float]] = field(default_factory=dict)
+    peak_mb: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain data."""
+        return asdict(self)
+
+
+def measure_tasks(
+    ours: OurTasks, peers: Sequence[TaskContestant], *, rounds: int, report: Callable[[str], None]
+) -> list[TaskResult]:
+    """Return everybody's results, ours first; in every round each takes its turn at each task."""
+    results = [TaskResult(each.name) for each in (ours, *peers)]
+    for number in range(1, rounds + 1):
+        for task in (*ours.tasks, *ours.own_tasks):
+            for each, result in zip((ours, *peers), results, strict=True):
+                if each is not ours and task in ours.own_tasks:
+                    continue
+                before, memory = encoder_clock_s(ours.place), PeakMemory(each.pid)
+                with memory.watched():
+                    result.seconds.setdefault(task, []).append(each.run(task))
+                result.peak_mb[task] = max(memory.mb, result.peak_mb.get(task, 0.0))
+                if each is ours:
+                    result.encoder_s.setdefault(task, []).append(encoder_clock_s(ours.place) - before)
+                report(f"round {number}/{rounds}: {each.name}: {task}: {result.seconds[task][-1]:.2f} s")
+    return results
+
+
+def task_table(results: Sequence[TaskResult], title: str) -> Table:
+    """Return everybody's results to read; the first is ours."""
+    ours = results[0]
+    table = Table("", "task", "seconds", "flagtriton is", "encoder", "peak MB", title=title)
+    for result in results:
+        for task, seconds in result.seconds.items():
+            times, least, most = compare(ours.seconds[task], seconds)
+            ratio = "" if result is ours else f"{times:.2f}x ({least:.2f} to {most:.2f})"
+            clock = f"{statistics.median(result.encoder_s[task]):.2f} s" if result is ours else ""
+            median, held = f"{statistics.median(seconds):.2f}", f"{result.peak_mb[task]:.0f}"
+            table.add_row(result.name, task, median, ratio, clock, held)
+    return table
+
+
+def encoder_clock_s(place: Place) -> float:
+    """Return the seconds that a deployment's encoder has computed since it was loaded, by Triton's clock; 0 unknown."""
+    if place.http_url is None:
+        return 0.0
+    url = f"{place.http_url}/v2/models/{place.model}_encoder/stats"
+    batches = urllib3.request("GET", url).json()["model_stats"][0]["batch_stats"]
+    return sum(int(batch["compute_infer"]["ns"]) for batch in batches) / 1e9
