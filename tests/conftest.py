@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One real server for the whole run: sixteen deployments: BERT, XLM-RoBERTa, BGE-M3, decoders, rerankers."""
+"""One real server for the whole run: seventeen deployments: BERT, XLM-RoBERTa, BGE-M3, decoders, rerankers."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from flagtriton_tools.serving import ServeOptions, free_ports
 from tests.checkpoints import cuts_left, make_bert, make_decoder, make_m3, make_reranker, make_xlm_roberta
 from tests.domain_model import make_domain_model
 from tests.layered_checkpoints import make_layerwise, make_lightweight
+from tests.scoring_model import make_scoring_model
 
 ICL_TOKENS = ("<instruct>", "<query>", "<response>")
 DOMAINS = {
@@ -30,6 +31,7 @@ DOMAINS = {
     "trust_remote_code": True,
     "pool_in_encoder": True,
 }
+OWN_CODE = {"task": "rerank", "model_class": "encoder-only-base", "trust_remote_code": True}
 LLM_RERANKER = {"task": "rerank", "model_class": "decoder-only-base"}
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -92,6 +94,7 @@ def served(
         "domains": (make_domain_model(folder / "domains"), DOMAINS),
         "reranker-bert": (make_reranker(folder / "reranker-bert", make_bert), {}),
         "reranker-xlmr": (make_reranker(folder / "reranker-xlmr", make_xlm_roberta), {}),
+        "reranker-own-code": (make_scoring_model(folder / "reranker-own-code"), OWN_CODE),
         "reranker-gemma": (make_decoder(folder / "reranker-gemma", "gemma", positions=2048, head=True), LLM_RERANKER),
         "reranker-layerwise": (make_layerwise(folder / "reranker-layerwise"), {}),
         "reranker-lightweight": (make_lightweight(folder / "reranker-lightweight"), {}),

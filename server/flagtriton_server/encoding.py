@@ -94,7 +94,8 @@ def encode_pooled(
     """
     texts = RaggedTexts.of(requests)
     token_types = None if second_parts is None else texts.types(np.concatenate(second_parts).reshape(-1))
-    dtype = torch.float32 if pool is mean_pool else encoder.precision.computed
+    exact = pool is mean_pool or encoder.scores
+    dtype = torch.float32 if exact else encoder.precision.computed
     vectors = torch.zeros(len(texts.lengths), encoder.hidden_size, dtype=dtype, device=encoder.device)
     shared_within = encoder.shared_within if pool is last_token_pool else 0  # no other reads the last token alone
     for batch in texts.segments(token_budget, shared_within=shared_within, padded=not encoder.packed):

@@ -48,6 +48,7 @@ class LoadedEncoder:
             and positions begin behind the padding id.
         knows_types: tokens of a pair's two parts have a type each.
         shared_within: texts of up to so many tokens may share a prefix; 0 where the model does not allow it.
+        scores: the module is a reranker with its head, and D is 1: every token of a pair has its score.
         arguments: further ones of the module's, for every forward pass.
     """
 
@@ -61,6 +62,7 @@ class LoadedEncoder:
     pad_has_position: bool = True
     knows_types: bool = False
     shared_within: int = 0
+    scores: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -19,6 +19,7 @@ from flagtriton_server.packing import packed_lengths
 from flagtriton_server.path_trial import agree, trial_answers
 from flagtriton_server.placement import check_fit, loading_arguments, weights_bytes
 from flagtriton_server.positions import counts_positions_behind_padding, position_capacity
+from flagtriton_server.reranker_module import WithItsHead
 from flagtriton_server.settings import EncoderSettings, attention_path
 from flagtriton_server.sharing import LEAST_SHARED
 
@@ -93,8 +94,9 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
         precision,
         config.vocab_size,
         config.pad_token_id if config.pad_token_id is not None else 0,
-        config.hidden_size,
+        1 if settings.scores else config.hidden_size,
         knows_types=getattr(config, "type_vocab_size", 1) > 1,
+        scores=settings.scores,
     )
     if attention_path(config.model_type, settings.trust_remote_code) == "padded":
         return padded
@@ -144,9 +146,9 @@ def _check_fit(
 def _load_module(
     settings: EncoderSettings, config: PretrainedConfig, precision: Precision, devices: Sequence[torch.device]
 ) -> torch.nn.Module:
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoModelForSequenceClassification
 
-    module, report = AutoModel.from_pretrained(
+    module, report = (AutoModelForSequenceClassification if settings.scores else AutoModel).from_pretrained(
         settings.checkpoint,
         config=config,
         dtype=precision.stored,
@@ -156,6 +158,8 @@ def _load_module(
         **loading_arguments(devices),
     )
     check_weights(settings.checkpoint, report["missing_keys"])
+    if settings.scores:
+        module = WithItsHead(module, config.num_labels, settings.checkpoint)
     if settings.peft is not None:
         module = merge_adapter(module, settings.peft)
     if not settings.trust_remote_code and getattr(module, "pooler", None) is not None:

@@ -42,6 +42,8 @@ def load_reranker_head(settings: RerankerHeadSettings, precision: Precision, dev
         OSError: the checkpoint is not there.
         ValueError: it has no such head, or one for several labels, or no token for "Yes".
     """
+    if settings.scored_in_encoder:
+        return lambda states, _: states.squeeze(-1)
     loaders = {
         RerankerModelClass.ENCODER_ONLY_BASE.value: _classification_head,
         RerankerModelClass.DECODER_ONLY_BASE.value: _vocabulary_head,

@@ -34,7 +34,7 @@ class TritonPythonModel:
         """
         self._settings = read_settings(RerankerHeadSettings, args["model_config"])
         precision = encoder_precision(self._settings.precision, self._settings.device)
-        self._dtype = precision.computed
+        self._dtype = torch.float32 if self._settings.scored_in_encoder else precision.computed
         torch.set_num_threads(1)  # small products: threads would only take the encoder's cores
         self._logits = load_reranker_head(self._settings, precision, instance_devices(args)[0])
 

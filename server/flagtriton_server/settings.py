@@ -75,6 +75,8 @@ class EncoderSettings:
         peft: an adapter, local folder or hub name, that is merged into the checkpoint's weights.
         shard: numbers of the GPUs that one instance is spread over, e.g. `0,1`; None is the instance's own device.
         token_types: rows are pairs, whose passages have a type of their own where the model knows types.
+        scores: run a reranker with its own head, whose score is then all that leaves the encoder: what code that comes
+            with a checkpoint calls a head cannot be known.
         pseudo_moe: requests may choose a domain of the model's; and as for the pooler, where texts are pooled here.
     """
 
@@ -89,6 +91,7 @@ class EncoderSettings:
     peft: str | None = None
     shard: str | None = None
     token_types: bool = False
+    scores: bool = False
     pseudo_moe: bool = False
 
 
@@ -150,10 +153,12 @@ class RerankerHeadSettings(HeadSettings):
     Attributes:
         model_class: FlagEmbedding's name of it, which settles what kind of head the checkpoint has.
         peft: an adapter, local folder or hub name, that may bring a head of its own.
+        scored_in_encoder: what comes are scores already, in float32.
     """
 
     model_class: str = "encoder-only-base"
     peft: str | None = None
+    scored_in_encoder: bool = False
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,14 @@ def test_scores_are_the_references(ours: FlagReranker, theirs: Any) -> None:
     assert distance(normalised, theirs.compute_score(PAIRS, normalize=True)) <= NORMALISED_BOUND
 
 
+def test_a_head_that_comes_with_the_checkpoints_code_is_the_references(served: Served) -> None:
+    from FlagEmbedding import FlagReranker as Reference
+
+    theirs = Reference(str(served.checkpoints["reranker-own-code"]), trust_remote_code=True, devices="cpu")
+    ours = FlagReranker("reranker-own-code", trust_remote_code=True, url=served.grpc_url)
+    assert distance(ours.compute_score(PAIRS), theirs.compute_score(PAIRS)) <= BOUND
+
+
 def test_instructions_are_the_references(ours: FlagReranker, theirs: Any, served: Served) -> None:
     for model in (ours, theirs):
         model.query_instruction_for_rerank, model.passage_instruction_for_rerank = "find: ", "text: "

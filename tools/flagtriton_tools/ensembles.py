@@ -110,8 +110,8 @@ def _refuse_of_reranker(name: str, served: Deployment, options: AddOptions) -> N
     for flag, said in {"--pool-in-encoder": options.pool_in_encoder, "--pooling": options.pooling_method}.items():
         if said:
             raise ToolError(f"{flag}: {name} is a reranker, whose own head makes its scores")
-    if served.trust_remote_code:
-        raise ToolError(f"{served.checkpoint} brings code of its own, whose head this version cannot serve")
+    if served.trust_remote_code and served.model_class in _LLMS:
+        raise ToolError(f"--trust-remote-code: {name} is {served.model_class}, none of which needs code of its own")
     if served.model_class in LAYERED and served.shard:
         raise ToolError(f"--shard: {name} is {served.model_class}, which runs on one device; give each GPU an instance")
     if served.model_class in _LLMS:

@@ -125,6 +125,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         peft=served.peft,
         shard=",".join(map(str, device.gpus)) if options.shard else None,
         token_types=pairs,
+        scores=pairs and served.trust_remote_code,
         pseudo_moe=_is_pseudo_moe(served),
     )
     inputs = [INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS]
@@ -180,7 +181,12 @@ def colbert_step(name: str, served: Deployment, options: AddOptions) -> Model:
 
 def reranker_scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
     """Return the step that makes a reranker's scores; so little work that a processor does it for any encoder."""
-    settings = RerankerHeadSettings(**_head(served), model_class=served.model_class, peft=served.peft)
+    settings = RerankerHeadSettings(
+        **_head(served),
+        model_class=served.model_class,
+        peft=served.peft,
+        scored_in_encoder=has_token_types(served) and served.trust_remote_code,
+    )
     scores = LAYER_SCORES if served.model_class in LAYERED else SCORE
     model = _behind_encoder(name, "scorer", [HIDDEN_STATES], [scores], settings, options, Device())
     return replace(model, step="reranker_scorer")

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`flagtriton_server.reranker_module`: a reranker with code of its own, through the encoder as any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from flagtriton.protocol import INPUT_IDS, PASSAGE_START
+from flagtriton_server.encoding import encode_pooled
+from flagtriton_server.loading import load_encoder
+from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
+from flagtriton_server.pooling import cls_pool
+from flagtriton_server.reranker_module import WithItsHead
+from flagtriton_server.settings import EncoderSettings
+from flagtriton_server.tokenization import TextTokenizer
+from tests.checkpoints import TEXTS
+from tests.scoring_model import make_scoring_model
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scoring_model(tmp_path_factory.mktemp("scoring") / "scoring-bert")
+
+
+def settings(checkpoint: Path, precision: str = "fp32") -> EncoderSettings:
+    scoring = {"rows": "first", "token_types": True, "scores": True, "trust_remote_code": True}
+    return EncoderSettings(str(checkpoint), 512, 300, precision, **scoring)
+
+
+@torch.inference_mode()
+def test_scores_are_those_of_the_checkpoints_own_code(checkpoint: Path) -> None:
+    tokenizer = TextTokenizer.from_checkpoint(str(checkpoint), None, trust_remote_code=True)
+    queries, passages = [TEXTS[0]] * len(TEXTS), TEXTS
+    rows = encode_pairs(tokenizer, RerankBatch(queries, passages, 384, 512))
+    encoder = load_encoder(settings(checkpoint), CPU)
+    (scores,) = encode_pooled(encoder, [rows[INPUT_IDS]], 300, cls_pool, [rows[PASSAGE_START]])
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint, trust_remote_code=True).eval()
+    theirs = AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=True)
+    # The last text is empty, which transformers would take for no second text at all.
+    expected = [float(model(**theirs(queries[0], passage, return_tensors="pt")).logits) for passage in passages[:-1]]
+    assert scores.shape == (len(TEXTS), 1)
+    assert np.std(expected) > 0.05
+    np.testing.assert_allclose(scores[:-1, 0], expected, atol=1e-5)
+
+
+def test_scores_are_not_rounded_to_the_encoders_precision(checkpoint: Path) -> None:
+    encoder = load_encoder(settings(checkpoint, "bf16"), CPU)
+    ids = np.array([[2, 9, 3, 11, 3]], dtype=np.int32)
+    (scores,) = encode_pooled(encoder, [ids], 300, cls_pool, [np.array([[3]], dtype=np.int32)])
+    assert scores.dtype == torch.float32
+
+
+def test_a_head_for_several_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match="mine has a head for 2 labels; a reranker has one"):
+        WithItsHead(torch.nn.Identity(), 2, "mine")
