@@ -70,9 +70,12 @@ class LayeredSpec:
             ValueError: it lacks an entry, or asks for something that the class's released checkpoints have not.
         """
         try:
-            return _minicpm(config) if model_class == _LAYERWISE else _gemma2(config)
+            spec = _minicpm(config) if model_class == _LAYERWISE else _gemma2(config)
         except KeyError as error:
             raise ValueError(f"config.json has no {error}, which {model_class} needs") from error
+        if not spec.head_layers:
+            raise ValueError(f"config.json has start_layer {config.get('start_layer')} of {spec.layers} layers")
+        return spec
 
     def chosen_layers(self, asked: Iterable[int] | None) -> tuple[int, ...]:
         """Return the layers to score, in ascending order and each once; None asks for the last.
@@ -83,11 +86,11 @@ class LayeredSpec:
         chosen = tuple(sorted({self.layers} if asked is None else set(asked)))
         without = [layer for layer in chosen if layer not in self.head_layers]
         if without:
-            first, *_, last = self.head_layers if len(self.head_layers) > 1 else self.head_layers * 2
+            said = "is not there, and stands for" if asked is None else "has"
             step = f" in steps of {self._step}" if self._step > 1 else ""
             raise RequestError(
-                f"option 'cutoff_layers' has {without[0]}, where this model has no head; its heads are at layers "
-                f"{first} to {last}{step}"
+                f"option 'cutoff_layers' {said} {without[0]}, where this model has no head; its heads are at layers "
+                f"{self.head_layers[0]} to {self.head_layers[-1]}{step}"
             )
         return chosen
 

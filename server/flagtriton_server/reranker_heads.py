@@ -146,9 +146,12 @@ def _layer_heads(settings: RerankerHeadSettings, precision: Precision, device: t
 
     spec = read_spec(settings.checkpoint, settings.revision, settings.model_class)
     heads = load_layer_heads(settings.checkpoint, settings.revision, spec, precision.stored)
+    known = {f"lm_head.{index}.linear_head.weight": index for index in range(len(heads))}
     for name, tensor in _heads_of_adapter(settings).items():
-        heads[int(name.split(".")[1])] = tensor
-    weights = heads.to(precision.stored).to(device=device, dtype=torch.float32)  # [H, D]
+        if name not in known:
+            raise ValueError(f"the adapter {settings.peft} has {name}; of heads it may bring {', '.join(known)} alone")
+        heads[known[name]] = tensor
+    weights = heads.to(device=device, dtype=torch.float32)  # [H, D]
 
     def score(states: Tensor, options: RerankOptions) -> Tensor:
         layers = spec.chosen_layers(options.cutoff_layers)
