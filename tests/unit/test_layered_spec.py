@@ -220,8 +220,14 @@ def test_a_layer_between_the_steps_is_refused_with_the_step(layer: int) -> None:
 def test_steps_that_miss_the_last_layer_leave_it_without_a_head() -> None:
     found = spec(LIGHTWEIGHT, layer_sep=3)
     assert found.head_layers == (8, 11, 14)
-    with pytest.raises(RequestError, match=r"has 16, .* its heads are at layers 8 to 14 in steps of 3$"):
+    with pytest.raises(RequestError, match=r"stands for 16, .* its heads are at layers 8 to 14 in steps of 3$"):
         found.chosen_layers(None)
+
+
+@pytest.mark.parametrize("of", [LAYERWISE, LIGHTWEIGHT])
+def test_a_model_whose_heads_would_begin_behind_its_layers_is_refused(of: str) -> None:
+    with pytest.raises(ValueError, match="has start_layer 17 of 16 layers"):
+        spec(of, start_layer=17)
 
 
 @pytest.mark.parametrize("changes", [{"layer_sep": 20}, {"start_layer": 16}])
