@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from operator import index
+from typing import Any, ClassVar, SupportsIndex
 
 from flagtriton.abs_reranker import AbsReranker, Pairs, Scores
 from flagtriton.checkpoints import checkpoint_name
@@ -320,23 +321,30 @@ class LightWeightFlagLLMReranker(LayerWiseFlagLLMReranker):
         return super()._scores(pairs, arguments)
 
     def _options(self, named: dict[str, Any]) -> RerankOptions:
-        layers, ratio = named["compress_layers"], named["compress_ratio"]
-        return super()._options(
-            {
-                **named,
-                "compress_layers": DEFAULT_COMPRESS_LAYERS if layers is None else _layers("compress_layers", layers),
-                "compress_ratio": 1 if ratio is None else ratio,
-            }
-        )
+        asked, ratio = named["compress_layers"], named["compress_ratio"]
+        layers = () if asked is None else _layers("compress_layers", asked, least=0)
+        if ratio is None or not layers:  # nothing is merged
+            layers, ratio = DEFAULT_COMPRESS_LAYERS, 1
+        return super()._options({**named, "compress_layers": layers, "compress_ratio": ratio})
 
 
-def _layers(argument: str, layers: int | Sequence[int]) -> tuple[int, ...]:
+def _layers(argument: str, layers: SupportsIndex | Iterable[SupportsIndex], *, least: int = 1) -> tuple[int, ...]:
     """Return layers as a request names them.
 
+    Args:
+        argument: for the message.
+        layers: some whole numbers, or one.
+        least: how many there have to be.
+
     Raises:
-        ValueError: there are none, or one is no whole number of at least 0.
+        ValueError: there are fewer, or one is no whole number of at least 0.
     """
-    listed = [layers] if isinstance(layers, int) else list(layers)
-    if not listed or not all(type(layer) is not bool and int(layer) == layer and layer >= 0 for layer in listed):
-        raise ValueError(f"{argument} is {layers!r}, expected whole numbers of at least 0, one at least")
-    return tuple(int(layer) for layer in listed)
+    refusal = ValueError(f"{argument} is {layers!r}, expected whole numbers of at least 0, such as [8, 16]")
+    try:
+        listed = list(layers) if isinstance(layers, Iterable) else [layers]
+        numbers = tuple(index(layer) for layer in listed)
+    except TypeError as error:
+        raise refusal from error
+    if len(numbers) < least or any(number < 0 for number in numbers) or any(isinstance(each, bool) for each in listed):
+        raise refusal
+    return numbers

@@ -8,7 +8,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from flagtriton.texts import check_encodable
+import numpy as np
+
+from flagtriton.texts import check_encodable, shown
 
 __all__ = [
     "Check",
@@ -44,7 +46,8 @@ class OptionError(ValueError):
 def different(options: Any) -> dict[str, Any]:  # noqa: ANN401 - either dataclass of options
     """Return the fields of a dataclass that differ from their defaults, by name."""
     fields = dataclasses.fields(options)
-    return {f.name: value for f in fields if (value := getattr(options, f.name)) != f.default}
+    given = {f.name: value for f in fields if (value := getattr(options, f.name)) != f.default}
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in given.items()}
 
 
 def checked(parameters: Mapping[str, Any], checks: Mapping[str, Check]) -> dict[str, Any]:
@@ -56,7 +59,7 @@ def checked(parameters: Mapping[str, Any], checks: Mapping[str, Check]) -> dict[
     given = {name: value for name, value in parameters.items() if not _is_tritons(name)}
     for name, value in given.items():
         if name not in checks:
-            raise OptionError(f"unknown option {name!r}; this model has {', '.join(sorted(checks))}")
+            raise OptionError(f"unknown option {shown(name)}; this model has {', '.join(sorted(checks))}")
         checks[name](name, value)
     return given
 
@@ -72,7 +75,7 @@ def a_whole_number(least: int, most: int | None, unit: str) -> Check:
 
     def check(name: str, value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= limit:
-            raise OptionError(f"option {name!r} is {value!r}; expected a whole number {allowed} ({unit})")
+            raise OptionError(f"option {name!r} is {shown(value)}; expected a whole number {allowed} ({unit})")
 
     return check
 
@@ -87,7 +90,7 @@ def whole_numbers(least: int) -> Check:
             numbers = ()
         if not numbers or min(numbers) < least:
             raise OptionError(
-                f"option {name!r} is {value!r}; expected whole numbers of at least {least}, separated by commas, "
+                f"option {name!r} is {shown(value)}; expected whole numbers of at least {least}, separated by commas, "
                 "such as '8,16'"
             )
 
@@ -115,7 +118,7 @@ def one_of(*choices: str) -> Check:
 
     def check(name: str, value: object) -> None:
         if value not in choices:
-            raise OptionError(f"option {name!r} is {value!r}; expected one of {', '.join(map(repr, choices))}")
+            raise OptionError(f"option {name!r} is {shown(value)}; expected one of {', '.join(map(repr, choices))}")
 
     return check
 
@@ -123,13 +126,13 @@ def one_of(*choices: str) -> Check:
 def a_boolean(name: str, value: object) -> None:
     """Check for true or false; 0 and 1 are neither."""
     if not isinstance(value, bool):
-        raise OptionError(f"option {name!r} is {value!r}; expected true or false, as a boolean")
+        raise OptionError(f"option {name!r} is {shown(value)}; expected true or false, as a boolean")
 
 
 def a_string(name: str, value: object) -> None:
     """Check for a string that has a UTF-8 form."""
     if not isinstance(value, str):
-        raise OptionError(f"option {name!r} is {value!r}; expected a string")
+        raise OptionError(f"option {name!r} is {shown(value)}; expected a string")
     try:
         check_encodable(value, f"option {name!r}")
     except ValueError as error:

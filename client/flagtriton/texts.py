@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["as_pair_list", "as_text_list", "check_encodable", "text_sizes", "text_tensor"]
+__all__ = ["as_pair_list", "as_text_list", "check_encodable", "shown", "text_sizes", "text_tensor"]
 
 
 def as_text_list(texts: str | Iterable[str], argument: str) -> tuple[list[str], bool]:
@@ -33,7 +33,7 @@ def as_text_list(texts: str | Iterable[str], argument: str) -> tuple[list[str], 
     listed = list(texts)
     for index, text in enumerate(listed):
         if not isinstance(text, str):
-            raise TypeError(f"{argument}[{index}] is {_shown(text)} ({type(text).__name__}); expected a str")
+            raise TypeError(f"{argument}[{index}] is {shown(text)} ({type(text).__name__}); expected a str")
         check_encodable(text, f"{argument}[{index}]")
     return listed, False
 
@@ -41,7 +41,7 @@ def as_text_list(texts: str | Iterable[str], argument: str) -> tuple[list[str], 
 def as_pair_list(pairs: Iterable[Sequence[str]] | Sequence[str], argument: str) -> tuple[list[tuple[str, str]], bool]:
     """Return pairs of texts as a list of tuples, and whether a lone pair came.
 
-    A pair is a tuple, list or array of two `str`; what stands behind them is ignored, as in FlagEmbedding.
+    A pair is a tuple, list or array of two `str`. FlagEmbedding ignores what stands behind them; here it is refused.
 
     Args:
         pairs: one pair, or several.
@@ -52,7 +52,7 @@ def as_pair_list(pairs: Iterable[Sequence[str]] | Sequence[str], argument: str) 
         ValueError: a text holds a lone surrogate.
     """
     if isinstance(pairs, (str, bytes, Mapping)) or not isinstance(pairs, Iterable):
-        raise TypeError(f"{argument} is {_shown(pairs)} ({type(pairs).__name__}); expected pairs of str")
+        raise TypeError(f"{argument} is {shown(pairs)} ({type(pairs).__name__}); expected pairs of str")
     listed: list[Any] = list(pairs)
     single = bool(listed) and isinstance(listed[0], str)
     return [_pair(pair, f"{argument}[{i}]") for i, pair in enumerate([listed] if single else listed)], single
@@ -60,9 +60,9 @@ def as_pair_list(pairs: Iterable[Sequence[str]] | Sequence[str], argument: str) 
 
 def _pair(pair: Any, what: str) -> tuple[str, str]:  # noqa: ANN401 - whatever the caller sent
     ordered = isinstance(pair, (Sequence, np.ndarray)) and not isinstance(pair, (str, bytes))
-    texts = list(pair[:2]) if ordered else []
+    texts = list(pair[:3]) if ordered else []
     if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"{what} is {_shown(pair)} ({type(pair).__name__}); expected a query and a passage, two str")
+        raise TypeError(f"{what} is {shown(pair)} ({type(pair).__name__}); expected a query and a passage, two str")
     for side, text in zip(("query", "passage"), texts, strict=True):
         check_encodable(text, f"the {side} of {what}")
     return texts[0], texts[1]
@@ -95,6 +95,7 @@ def text_tensor(texts: Sequence[str]) -> NDArray[Any]:
     return rows
 
 
-def _shown(value: object, limit: int = 60) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+def shown(value: object, limit: int = 60) -> str:
+    """Return what a value looks like, for a message, in so many characters at most."""
+    whole = repr(value)
+    return whole if len(whole) <= limit else f"{whole[: limit - 1]}…"

@@ -36,6 +36,7 @@ __all__ = [
 T = TypeVar("T")
 
 _NO_LIMIT = 2**31
+_MOST_OF_A_MESSAGE = 2_000  # characters
 
 PbRequest: TypeAlias = Any
 """`pb_utils.InferenceRequest`, a class that exists only inside Triton's stub."""
@@ -139,10 +140,15 @@ def _decoded(row: bytes, kind: str, index: int) -> str:
         ) from error
 
 
+def _cut(message: str) -> str:
+    """Return a message that fits: gRPC sends it as a header, and answers with another error where that is too long."""
+    return message if len(message) <= _MOST_OF_A_MESSAGE else f"{message[:_MOST_OF_A_MESSAGE]}…"
+
+
 def _response(answer: Answer | Exception) -> PbResponse:
     if isinstance(answer, Exception):
         code = getattr(pb_utils.TritonError, getattr(answer, "code", "INVALID_ARG"))
-        return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(answer), code))
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(_cut(str(answer)), code))
     return pb_utils.InferenceResponse(
         [pb_utils.Tensor(spec.name, np.ascontiguousarray(values)) for spec, values in answer.items()]
     )

@@ -77,12 +77,18 @@ def test_an_embedders_encoder_knows_no_pairs(model_class: str) -> None:
         ({"query_instruction": ""}, "ranker is an encoder reranker, to which callers give instructions themselves"),
         ({"passage_instruction": "p"}, "ranker is an encoder reranker, to which callers give instructions themselves"),
         ({"colbert_dim": 8}, "--colbert-dim is 8, but ranker has no ColBERT vectors"),
-        ({"trust_remote_code": True}, "brings code of its own, whose head this version cannot serve"),
+        ({"peft": "maker/lora"}, "--peft: ranker is an encoder reranker"),
     ],
 )
 def test_an_option_that_a_reranker_has_not_is_refused(chosen: dict[str, Any], said: str) -> None:
     with pytest.raises(ToolError, match=said):
         models(**chosen)
+
+
+def test_code_of_its_own_brings_its_head_into_the_encoder() -> None:
+    built = models(trust_remote_code=True)
+    assert settings(EncoderSettings, built["ranker_encoder"]).scores
+    assert settings(RerankerHeadSettings, built["ranker_scorer"]).scored_in_encoder
 
 
 def test_a_head_for_two_labels_is_refused_when_it_is_added(tmp_path: Path) -> None:

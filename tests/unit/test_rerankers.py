@@ -18,10 +18,8 @@ from flagtriton import (
     ModelNotServedError,
     RerankerModelClass,
 )
-from flagtriton.options import OptionError
 from flagtriton.parameters import write_parameters
 from flagtriton.protocol import Deployment
-from flagtriton.rerank_options import RerankOptions
 from flagtriton.transport import InferenceReply, ModelConfig
 from flagtriton.transport.fake import FakeTransport, Request
 
@@ -174,21 +172,3 @@ def test_the_factory_asks_the_server_about_other_names() -> None:
 def test_another_class_is_refused_as_in_flagembedding(model_class: Any) -> None:
     with pytest.raises(ValueError, match="is not a valid RerankerModelClass"):
         FlagAutoReranker.from_finetuned(NAME, model_class, transport=served())
-
-
-def test_options_are_read_back_as_they_were_sent() -> None:
-    options = RerankOptions(9, 80, normalize=True, truncate="NONE")
-    assert (
-        RerankOptions.from_parameters(
-            options.to_parameters(), min_length=5, max_length=100, model_class="encoder-only-base"
-        )
-        == options
-    )
-
-
-@pytest.mark.parametrize(
-    "given", [{"max_length": 4}, {"query_max_length": 0}, {"normalize": 1}, {"input_type": "query"}]
-)
-def test_a_bad_option_is_named(given: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match=f"option '{next(iter(given))}'"):
-        RerankOptions.from_parameters(given, min_length=5, max_length=100, model_class="encoder-only-base")

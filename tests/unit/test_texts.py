@@ -150,8 +150,9 @@ def test_no_pairs_are_accepted(nothing: Any) -> None:
 
 
 @pytest.mark.parametrize("given", [("q", "p", "more"), [("q", "p", "more")], [["q", "p", 3]]])
-def test_what_stands_behind_a_pair_is_ignored_as_in_flagembedding(given: Any) -> None:
-    assert as_pair_list(given, "sentence_pairs")[0] == [("q", "p")]
+def test_a_third_member_is_refused_by_the_pairs_index(given: Any) -> None:
+    with pytest.raises(TypeError, match=r"sentence_pairs\[0\] is .* expected a query and a passage, two str"):
+        as_pair_list(given, "sentence_pairs")
 
 
 def test_empty_texts_make_a_pair() -> None:

@@ -155,6 +155,15 @@ def test_work_may_refuse_one_request_of_many(triton_io: Any) -> None:
     assert outcomes(responses) == [[[[2]]], FakeError("too long", FakeError.INVALID_ARG)]
 
 
+def test_an_error_fits_into_a_header(triton_io: Any) -> None:
+    def refuse(_: object) -> None:
+        raise RequestError("x" * 20_000)
+
+    (response,) = triton_io.respond([FakeRequest([1])], refuse, lambda work: [])
+    assert response.error.message.startswith("xxx")
+    assert 1_000 < len(response.error.message) < 4_000
+
+
 def test_an_error_keeps_the_code_it_names(triton_io: Any) -> None:
     (response,) = triton_io.respond([FakeRequest([1])], number, lambda _: [RequestError("later", "UNAVAILABLE")])
     assert response.error == FakeError("later", FakeError.UNAVAILABLE)
