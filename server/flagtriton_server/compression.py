@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flagtriton_server.packing import token_indices
+from flagtriton_server.sharing import Segments
 
 __all__ = ["Parts", "merged"]
 
@@ -38,9 +39,14 @@ class Parts:
         lengths: NDArray[np.int64] = self.before + self.passage + self.behind
         return lengths
 
-    def of_rows(self, rows: NDArray[np.int64]) -> Parts:
-        """Return the parts of some texts, in that order."""
-        return Parts(self.before[rows], self.passage[rows], self.behind[rows])
+    def of_segments(self, segments: Segments) -> Parts:
+        """Return the parts of S runs of tokens: of what each text has behind its prefix; a prefix is all query."""
+        own, parents = segments.rows >= 0, segments.parents
+        shared = np.where(parents < 0, 0, segments.lengths[parents])
+        before, passage, behind = (part[segments.rows] for part in (self.before, self.passage, self.behind))
+        return Parts(
+            np.where(own, before - shared, segments.lengths), np.where(own, passage, 0), np.where(own, behind, 0)
+        )
 
     def compressed(self, ratio: int) -> Parts:
         """Return the parts of the texts once each passage's tokens have become one for every `ratio`."""

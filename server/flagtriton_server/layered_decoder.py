@@ -23,7 +23,7 @@ from flagtriton_server.layered_spec import LayeredSpec
 __all__ = ["LayerHeads", "LayeredDecoder", "Rotation", "rotation"]
 
 Rotation: TypeAlias = tuple[Tensor, Tensor]
-"""Cosines and sines of the rotary angles, `[N, 1, d]` float32 each."""
+"""Cosines and sines of the rotary angles, `[N, 1, d / 2]` float32 each."""
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": functional.silu,
@@ -89,9 +89,8 @@ class LayerHeads(PreTrainedModel):  # type: ignore[misc]
 def rotation(positions: Tensor, spec: LayeredSpec) -> Rotation:
     """Return the rotary angles' cosines and sines for `[N]` positions (Su et al., "RoFormer", 2021)."""
     halves = torch.arange(0, spec.head_dim, 2, dtype=torch.float32, device=positions.device) / spec.head_dim
-    angles = positions[:, None].float() * spec.rope_theta**-halves  # [N, d / 2]
-    both = torch.cat([angles, angles], dim=-1)[:, None]
-    return both.cos(), both.sin()
+    angles = (positions[:, None].float() * spec.rope_theta**-halves)[:, None]  # [N, 1, d / 2]
+    return angles.cos(), angles.sin()
 
 
 class _Head(nn.Module):  # type: ignore[misc]
@@ -109,10 +108,17 @@ class _RMSNorm(nn.Module):  # type: ignore[misc]
         self.eps, self.around_one = spec.norm_eps, spec.gemma_norms
 
     def forward(self, x: Tensor) -> Tensor:
-        normed = functional.rms_norm(x.float(), x.shape[-1:], eps=self.eps)
+        normed = x * torch.rsqrt(_mean_of_squares(x) + self.eps)  # [N, D] float32
         if self.around_one:
             return (normed * (1 + self.weight.float())).to(x.dtype)
         return normed.to(x.dtype) * self.weight
+
+
+def _mean_of_squares(x: Tensor) -> Tensor:
+    """Return `[N, 1]` float32; for half precision without a copy of x in float32, which is most of what it costs."""
+    if x.dtype == torch.float32:
+        return x.square().mean(dim=-1, keepdim=True)
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / x.shape[-1]
 
 
 class _Attention(nn.Module):  # type: ignore[misc]
@@ -173,5 +179,9 @@ class _Layer(nn.Module):  # type: ignore[misc]
 def _rotated(x: Tensor, angles: Rotation) -> Tensor:
     """Return `[N, H, d]` turned by each token's angles, computed in float32."""
     cosines, sines = angles
-    first, second = x.float().chunk(2, dim=-1)
-    return (x.float() * cosines + torch.cat([-second, first], dim=-1) * sines).to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.empty_like(x)
+    turned_first, turned_second = turned.chunk(2, dim=-1)
+    torch.sub(first * cosines, second * sines, out=turned_first)
+    torch.add(second * cosines, first * sines, out=turned_second)
+    return turned

@@ -135,9 +135,9 @@ def _at_depth(
     parts = Parts(starts, ends - starts, texts.lengths - ends)
     shape = len(texts.lengths), len(layers), decoder.spec.hidden_size
     states = torch.zeros(shape, dtype=decoder.precision.computed, device=decoder.device)
-    shared_within = decoder.shared_within if depth.ratio == 1 else 0
-    for batch in texts.segments(token_budget, shared_within=shared_within):
-        last = _through(decoder, texts, batch, parts.of_rows(batch.rows) if depth.ratio > 1 else None, depth, layers)
+    most_shared = parts.before if depth.ratio > 1 else None  # what is to be merged, each text has for itself
+    for batch in texts.segments(token_budget, shared_within=decoder.shared_within, most_shared=most_shared):
+        last = _through(decoder, texts, batch, parts.of_segments(batch), depth, layers)
         own = np.flatnonzero(batch.rows >= 0)  # the others are prefixes
         rows, segments = (torch.from_numpy(index).to(decoder.device) for index in (batch.rows[own], own))
         states[rows] = last[segments]
@@ -148,7 +148,7 @@ def _through(
     decoder: LoadedDecoder,
     texts: RaggedTexts,
     batch: Segments,
-    parts: Parts | None,
+    parts: Parts,
     depth: Depth,
     layers: list[int],
 ) -> Tensor:
@@ -165,7 +165,7 @@ def _through(
             captured.append(module.norm(x[last]))
         if layer == depth.deepest:
             break
-        if layer in depth.merging_layers and parts is not None:
+        if layer in depth.merging_layers:
             x = _filled_up(merged(x[: int(lengths.sum())], parts, depth.ratio))
             parts = parts.compressed(depth.ratio)
             lengths = parts.lengths

@@ -38,15 +38,27 @@ class RaggedTexts:
         lengths = np.concatenate([mask.sum(axis=1) for mask in own])
         return cls(tokens.astype(np.int64), lengths, [len(ids) for ids in requests])
 
-    def segments(self, token_budget: int, *, shared_within: int = 0, padded: bool = False) -> Iterable[Segments]:
+    def segments(
+        self,
+        token_budget: int,
+        *,
+        shared_within: int = 0,
+        most_shared: NDArray[np.int64] | None = None,
+        padded: bool = False,
+    ) -> Iterable[Segments]:
         """Return what goes through each forward pass.
 
         Args:
             token_budget: tokens of one pass.
             shared_within: texts of up to so many tokens share prefixes; 0 is none.
+            most_shared: `[B]` how many tokens of each text may be such a prefix; None is all.
             padded: each text costs as much as the longest beside it.
         """
         families = find_families(self.input_ids, self.lengths, shared_within) if shared_within else []
+        if most_shared is not None:
+            families = [
+                shorter for family in families if (shorter := family.within(int(most_shared[family.rows].min())))
+            ]
         if families:
             return plan_segments(self.lengths, families, token_budget)
         starts = np.cumsum(self.lengths) - self.lengths

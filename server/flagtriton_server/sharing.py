@@ -35,6 +35,10 @@ class Family:
     rows: NDArray[np.int64]
     prefix: int
 
+    def within(self, most: int, least: int = LEAST_SHARED) -> Family | None:
+        """Return the family with so many tokens of prefix at most, or None where they are too few to be shared."""
+        return Family(self.rows, min(self.prefix, most)) if min(self.prefix, most) >= least else None
+
 
 @dataclass(frozen=True)
 class Segments:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flagtriton_server.compression import Parts, merged
+from flagtriton_server.sharing import Segments
 
 SEEDS = range(60)
 
@@ -90,9 +91,18 @@ def test_each_token_goes_where_its_group_does() -> None:
     assert parts((2, 3, 1), (1, 2, 1)).targets(2).tolist() == [0, 1, 2, 2, 3, 4, 5, 6, 6, 7]
 
 
-def test_texts_keep_the_order_that_rows_are_given_in() -> None:
-    chosen = parts((1, 2, 3), (4, 5, 6), (7, 8, 9)).of_rows(np.array([2, 0]))
-    assert (chosen.before.tolist(), chosen.passage.tolist(), chosen.behind.tolist()) == ([7, 1], [8, 2], [9, 3])
+def test_a_prefix_is_all_query_and_texts_behind_it_have_the_rest() -> None:
+    segments = Segments(
+        starts=np.zeros(4, dtype=np.int64),
+        lengths=np.array([4, 20, 11, 6]),
+        parents=np.array([-1, 0, 0, -1]),
+        rows=np.array([-1, 2, 1, 0]),
+    )
+    chosen = parts((1, 2, 3), (4, 5, 6), (7, 8, 9)).of_segments(segments)
+    assert chosen.before.tolist() == [4, 3, 0, 1]
+    assert chosen.passage.tolist() == [0, 8, 5, 2]
+    assert chosen.behind.tolist() == [0, 9, 6, 3]
+    assert chosen.lengths.tolist() == segments.lengths.tolist()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

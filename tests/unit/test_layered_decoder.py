@@ -248,10 +248,10 @@ def test_norms_round_where_transformers_own_do(spec: LayeredSpec, make: Any) -> 
 
 
 def test_rotary_angles_are_positions_times_falling_frequencies() -> None:
-    # of 4 components and base 100: frequencies 1 and 0.1, each for two components half a head apart
+    # of 4 components and base 100: frequencies 1 and 0.1
     cosines, sines = rotation(torch.tensor([0, 3]), replace(MINICPM, head_dim=4, rope_theta=100.0))
-    angles = torch.tensor([[[0, 0, 0, 0]], [[3, 0.3, 3, 0.3]]])
-    assert cosines.shape == (2, 1, 4)
+    angles = torch.tensor([[[0, 0]], [[3, 0.3]]])
+    assert cosines.shape == (2, 1, 2)
     assert cosines.dtype == sines.dtype == torch.float32
     torch.testing.assert_close(cosines, angles.cos())
     torch.testing.assert_close(sines, angles.sin())

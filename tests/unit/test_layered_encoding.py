@@ -244,13 +244,30 @@ def test_rows_with_a_common_beginning_share_it_and_their_vectors_stay(
         torch.testing.assert_close(ours, expected, rtol=BOUND, atol=BOUND)
 
 
-def test_nothing_is_shared_where_passages_are_compressed(
+def test_rows_whose_passages_are_merged_share_their_query(
     decoder: LoadedDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = behind_prefixes()
+    merging = asked(decoder, of, compress_ratio=2, compress_layers=(3,))
     with passes(decoder, monkeypatch) as seen:
-        vectors(decoder, asked(decoder, of, compress_ratio=2, compress_layers=(3,)))
-    assert seen[0] == (0, sum(len(row) for row, _, _ in of))
+        (found,) = vectors(decoder, merging)
+    apart = sum(len(row) for row, _, _ in of) - 4 * 20
+    assert [tokens for _, tokens in seen] == [apart] * 3 + [apart - 6 * 2] * 3
+    (alone,) = vectors(replace(decoder, shared_within=0), merging)
+    torch.testing.assert_close(found, alone, rtol=BOUND, atol=BOUND)
+
+
+def test_what_passages_begin_with_is_not_shared_where_they_are_merged(decoder: LoadedDecoder) -> None:
+    of = [([*range(100, 130), end], 18, 29) for end in (5, 6, 7)]  # the passages are alike
+    too_short = [([*range(100, 130), end], 9, 29) for end in (5, 6, 7)]
+    for pairs in (of, too_short):
+        merging = asked(decoder, pairs, compress_ratio=3, compress_layers=(2,))
+        torch.testing.assert_close(
+            vectors(decoder, merging)[0],
+            vectors(replace(decoder, shared_within=0), merging)[0],
+            rtol=BOUND,
+            atol=BOUND,
+        )
 
 
 def test_a_row_without_a_token_gets_zeros_and_leaves_the_others_theirs(decoder: LoadedDecoder) -> None:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from flagtriton_server.packing import token_indices
-from flagtriton_server.sharing import Family, Segments, find_families, plan_segments, whole_texts
+from flagtriton_server.sharing import LEAST_SHARED, Family, Segments, find_families, plan_segments, whole_texts
 
 
 def plan(lengths: list[int], families: list[tuple[list[int], int]], token_budget: int) -> list[Segments]:
@@ -187,3 +187,16 @@ def test_sharing_leaves_fewer_tokens_to_compute() -> None:
     # 1,000 tokens of examples before 64 queries of 20: 1,000 + 64 times 20, where each by itself makes 65,280
     (batch,) = plan([1_020] * 64, [(list(range(64)), 1_000)], token_budget=4_096)
     assert batch.lengths.sum() == 2_280
+
+
+def test_a_family_may_be_kept_within_a_shorter_prefix() -> None:
+    family = Family(np.array([0, 1]), 40)
+    assert [
+        shorter and shorter.prefix for shorter in map(family.within, (50, 40, 20, LEAST_SHARED, LEAST_SHARED - 1))
+    ] == [
+        40,
+        40,
+        20,
+        LEAST_SHARED,
+        None,
+    ]
