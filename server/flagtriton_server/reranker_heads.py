@@ -35,7 +35,8 @@ def load_reranker_head(settings: RerankerHeadSettings, precision: Precision, dev
 
     Args:
         settings: which checkpoint, and the class it is of.
-        precision: the encoder's; a head is rounded as its weights are.
+        precision: the encoder's; a head is rounded as its weights are, but computes in float32: in half precision
+            many of a query's passages would get the same score.
         device: where the head computes.
 
     Raises:
@@ -66,10 +67,10 @@ def _classification_head(settings: RerankerHeadSettings, precision: Precision, d
         raise ValueError(f"{settings.checkpoint} has a head for {config.num_labels} labels; a reranker has one")
     model = _without_layers(AutoModelForSequenceClassification, settings, config, precision.stored)
     head = _BertHead(model.bert.pooler, model.classifier) if hasattr(model, "bert") else model.classifier
-    head = head.to(device=device, dtype=precision.computed)
+    head = head.to(device=device, dtype=torch.float32)
 
     def score(states: Tensor, _: RerankOptions) -> Tensor:
-        return head(states.to(device=device, dtype=precision.computed)).float()  # it reads [P, 1, D]'s first row
+        return head(states.to(device=device, dtype=torch.float32))  # it reads [P, 1, D]'s first row
 
     return score
 
@@ -97,11 +98,10 @@ def _vocabulary_head(settings: RerankerHeadSettings, precision: Precision, devic
     model = _without_layers(AutoModelForCausalLM, settings, config, "auto")  # unrounded, so that its file stays mapped
     model.set_output_embeddings(_one_row(model.get_output_embeddings(), _answer_id(settings), settings))
     setattr(model, model.base_model_prefix, _PassedThrough())
-    model = model.to(precision.stored).to(device=device, dtype=precision.computed)
+    model = model.to(precision.stored).to(device=device, dtype=torch.float32)
 
     def score(states: Tensor, _: RerankOptions) -> Tensor:
-        logits = model(inputs_embeds=states.to(device=device, dtype=precision.computed)).logits  # [P, 1, 1]
-        return logits.squeeze(-1).float()
+        return model(inputs_embeds=states.to(device=device, dtype=torch.float32)).logits.squeeze(-1)  # of [P, 1, 1]
 
     return score
 

@@ -33,6 +33,15 @@ def test_the_head_is_the_checkpoints_own(make: Callable[[Path], Path], tmp_path:
     torch.testing.assert_close(scores, model(input_ids=input_ids).logits, rtol=0, atol=1e-6)
 
 
+@torch.inference_mode()
+def test_scores_of_near_vectors_differ_in_half_precision_too(tmp_path: Path) -> None:
+    checkpoint = make_reranker(tmp_path / "ranker", make_bert)
+    states = (1 + torch.randn(200, 1, 48, generator=torch.Generator().manual_seed(3)) / 20).bfloat16()
+    bf16 = choose_precision("bf16", CPU)
+    scores = load_reranker_head(RerankerHeadSettings(str(checkpoint)), bf16, CPU)(states, RerankOptions())
+    assert len(scores.unique()) == 200
+
+
 def test_a_head_for_several_labels_is_refused(tmp_path: Path) -> None:
     checkpoint = make_reranker(tmp_path / "three", make_bert, labels=3)
     with pytest.raises(ValueError, match="has a head for 3 labels; a reranker has one"):
