@@ -21,7 +21,9 @@ class ConnectionSettings:
             `grpc://localhost:8001`.
         headers: sent with every request.
         ssl: True encrypts, as `grpcs://` and `https://` do; a `TLS` says with which certificates.
-        timeout_s: seconds that one try of one request may take; over HTTP, that each read of it may take.
+        timeout_s: seconds that one call may take in all, with all of its requests and their retries; None sets no
+            limit, as a corpus may take hours.
+        request_timeout_s: seconds that one try of one request may take; over HTTP, that each read of it may take.
         concurrency: requests that one object's long lists keep in flight at once.
         retries: further tries when the server is away, overloaded or late.
         show_progress: True and False switch the progress bar; None shows one where a call takes over 2 s.
@@ -31,7 +33,8 @@ class ConnectionSettings:
     url: str | None = None
     headers: Mapping[str, str] | None = None
     ssl: bool | TLS = False
-    timeout_s: float = 60.0
+    timeout_s: float | None = None
+    request_timeout_s: float = 60.0
     concurrency: int = 4
     retries: int = 5
     show_progress: bool | None = None
@@ -42,14 +45,15 @@ class ConnectionSettings:
         """Return the settings among keyword arguments, which lose them.
 
         Raises:
-            ValueError: `concurrency`, `retries` or `timeout_s` out of range.
+            ValueError: `concurrency`, `retries`, `timeout_s` or `request_timeout_s` out of range.
         """
         names = [f.name for f in fields(cls) if f.name in arguments]
         settings = cls(**{name: arguments.pop(name) for name in names})
-        if settings.concurrency < 1 or settings.retries < 0 or settings.timeout_s <= 0:
+        timeouts = (settings.request_timeout_s, 1 if settings.timeout_s is None else settings.timeout_s)
+        if settings.concurrency < 1 or settings.retries < 0 or min(timeouts) <= 0:
             raise ValueError(
-                f"concurrency is {settings.concurrency}, retries {settings.retries}, timeout_s {settings.timeout_s}; "
-                "expected at least 1, at least 0, and more than 0"
+                f"concurrency is {settings.concurrency}, retries {settings.retries}, timeout_s {settings.timeout_s}, "
+                f"request_timeout_s {settings.request_timeout_s}; expected at least 1, at least 0, and above 0 twice"
             )
         return settings
 
@@ -58,4 +62,4 @@ class ConnectionSettings:
         if self.transport is not None:
             return self.transport
         tls = self.ssl if isinstance(self.ssl, TLS) else TLS() if self.ssl else None
-        return connect(self.url, headers=self.headers, tls=tls, timeout_s=self.timeout_s)
+        return connect(self.url, headers=self.headers, tls=tls, timeout_s=self.request_timeout_s)

@@ -8,7 +8,7 @@
     │                              ValueError)
     ├── AccessDeniedError         (PermissionError)  a header or certificate is missing or wrong
     ├── ServerUnavailableError    (ConnectionError)  unreachable, still loading, or overloaded; retries are used up
-    ├── RequestTimeoutError       (TimeoutError)     no answer within `timeout_s`; retries are used up
+    ├── RequestTimeoutError       (TimeoutError)     no answer within `timeout_s` or `request_timeout_s`
     ├── ServerError               (RuntimeError)     the server failed on a request it had accepted
     ├── ClosedError               (RuntimeError)     the object was used after its `close()`
     └── MissingExtraError         (ImportError)      a package is needed that this installation lacks
@@ -59,7 +59,7 @@ class ServerUnavailableError(FlagTritonError, ConnectionError):
 
 
 class RequestTimeoutError(FlagTritonError, TimeoutError):
-    """No answer came within `timeout_s` seconds."""
+    """No answer came to one request within `request_timeout_s` seconds, or to all of a call within `timeout_s`."""
 
 
 class ServerError(FlagTritonError, RuntimeError):

@@ -26,7 +26,7 @@ from flagtriton.parameters import ParameterError, read_parameters
 from flagtriton.protocol import TEXT, Deployment, Tensor
 from flagtriton.rerank_options import RerankOptions
 from flagtriton.texts import text_sizes, text_tensor
-from flagtriton.transport import InferenceReply, RetryPolicy, Transport
+from flagtriton.transport import Deadline, InferenceReply, RetryPolicy, Transport
 
 __all__ = ["ServedModel"]
 
@@ -173,10 +173,11 @@ class ServedModel:
             show_progress: overrides the setting.
         """
         parameters, wanted = options.to_parameters(), [output.name for output in outputs]
+        deadline = Deadline.after(self.settings.timeout_s)
 
         def send(rows: Rows, stopped: threading.Event | None = None) -> InferenceReply:
             tensors = {spec.name: text_tensor([texts[row] for row in rows]) for spec, texts in inputs.items()}
-            return self.infer(tensors, wanted, parameters, stopped)
+            return self.infer(tensors, wanted, parameters, stopped, deadline)
 
         shown = self.settings.show_progress if show_progress is None else show_progress
         if len(requests) == 1 and not shown:
@@ -200,16 +201,21 @@ class ServedModel:
         outputs: Sequence[str],
         parameters: Mapping[str, OptionValue],
         stopped: threading.Event | None = None,
+        deadline: Deadline | None = None,
     ) -> InferenceReply:
-        """Send one request, and again where that may help, until `stopped` is set."""
+        """Send one request, and again where that may help, until `stopped` is set or the deadline has come.
+
+        Without a deadline the request is a call of its own.
+        """
+        until = Deadline.after(self.settings.timeout_s) if deadline is None else deadline
 
         def once() -> InferenceReply:
             try:
-                return self.transport.infer(self.name, inputs, outputs, parameters)
+                return self.transport.infer(self.name, inputs, outputs, parameters, until.left_s())
             except ModelNotServedError as error:  # it was there, so the server is stopping, starting or reloading it
                 raise ServerUnavailableError(str(error)) from error
 
-        return RetryPolicy(self.settings.retries).call(once, stopped)
+        return RetryPolicy(self.settings.retries).call(once, stopped, until)
 
     def release_threads(self) -> None:
         """End the worker threads once their requests are answered; a later call starts new ones."""

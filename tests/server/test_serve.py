@@ -152,7 +152,7 @@ def test_a_list_outlives_a_restart_of_the_server(url: str, end: str, repository:
     )
     vectors: list[np.ndarray] = []
     with running_server(options) as server:
-        model = FlagModel("tiny", url=getattr(options, url), use_fp16=False, retries=30, timeout_s=20)
+        model = FlagModel("tiny", url=getattr(options, url), use_fp16=False, retries=30, request_timeout_s=20)
         expected = model.encode(TEXTS)
         caller = threading.Thread(target=lambda: vectors.append(np.asarray(model.encode(TEXTS * 2000, batch_size=32))))
         caller.start()

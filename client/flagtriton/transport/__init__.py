@@ -7,10 +7,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from flagtriton.transport.base import TLS, InferenceReply, ModelConfig, RetryPolicy, ServerAddress, Transport
+from flagtriton.transport.base import TLS, Deadline, InferenceReply, ModelConfig, RetryPolicy, ServerAddress, Transport
 
 __all__ = [
     "TLS",
+    "Deadline",
     "InferenceReply",
     "ModelConfig",
     "RetryPolicy",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from flagtriton.errors import RequestTimeoutError, ServerUnavailableError
 from flagtriton.options import OptionValue
 
-__all__ = ["TLS", "InferenceReply", "ModelConfig", "RetryPolicy", "ServerAddress", "Transport"]
+__all__ = ["TLS", "Deadline", "InferenceReply", "ModelConfig", "RetryPolicy", "ServerAddress", "Transport"]
 
 InferenceReply: TypeAlias = dict[str, NDArray[Any]]
 """Output tensors by name."""
@@ -119,8 +120,12 @@ class Transport(Protocol):
         inputs: Mapping[str, NDArray[Any]],
         outputs: Sequence[str],
         parameters: Mapping[str, OptionValue],
+        timeout_s: float | None = None,
     ) -> InferenceReply:
-        """Run one request; the tensors travel in binary. BYTES tensors are object arrays of `bytes`."""
+        """Run one request; the tensors travel in binary. BYTES tensors are object arrays of `bytes`.
+
+        It may take `timeout_s` seconds, but no more than the transport allows every request; None is that.
+        """
         ...
 
     def model_config(self, model: str) -> ModelConfig:
@@ -137,6 +142,35 @@ class Transport(Protocol):
 
 
 @dataclass(frozen=True)
+class Deadline:
+    """When a call has to be done, with all of its requests and their retries.
+
+    Attributes:
+        at: by the monotonic clock, seconds; None is never.
+    """
+
+    at: float | None = None
+
+    @classmethod
+    def after(cls, seconds: float | None) -> Deadline:
+        """Return the deadline so many seconds from now; None is none."""
+        return cls(None if seconds is None else time.monotonic() + seconds)
+
+    def left_s(self) -> float | None:
+        """Return the seconds that are left, or None where there is no deadline.
+
+        Raises:
+            RequestTimeoutError: none is left.
+        """
+        if self.at is None:
+            return None
+        left = self.at - time.monotonic()
+        if left <= 0:
+            raise RequestTimeoutError("the call was not done within timeout_s; allow more, or send less")
+        return left
+
+
+@dataclass(frozen=True)
 class RetryPolicy:
     """How often a call is tried again when the server is away, busy or late, and how long the waits are.
 
@@ -148,19 +182,26 @@ class RetryPolicy:
     first_wait_s: float = 0.5
     longest_wait_s: float = 10.0
 
-    def call(self, function: Callable[[], T], stopped: threading.Event | None = None) -> T:
+    def call(
+        self, function: Callable[[], T], stopped: threading.Event | None = None, deadline: Deadline | None = None
+    ) -> T:
         """Return what `function` returns; raise its last error once `retries` more tries have failed.
 
         Args:
             function: called until it returns, or raises something else than unavailability or a time-out.
             stopped: once it is set, no wait goes on and no try follows.
+            deadline: no wait goes beyond it: the last error is raised before one that would.
         """
         import tenacity
 
         event = stopped or threading.Event()
+        left = None if deadline is None else deadline.left_s()
+        ends = [tenacity.stop_after_attempt(self.retries + 1), tenacity.stop_when_event_set(event)]
+        if left is not None:
+            ends.append(tenacity.stop_before_delay(left))
         retrying = tenacity.Retrying(
             sleep=tenacity.sleep_using_event(event),
-            stop=tenacity.stop_any(tenacity.stop_after_attempt(self.retries + 1), tenacity.stop_when_event_set(event)),
+            stop=tenacity.stop_any(*ends),
             wait=tenacity.wait_random_exponential(multiplier=self.first_wait_s, max=self.longest_wait_s),
             retry=tenacity.retry_if_exception_type((ServerUnavailableError, RequestTimeoutError)),
             reraise=True,

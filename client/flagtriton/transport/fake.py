@@ -24,6 +24,7 @@ class Request:
     inputs: Mapping[str, NDArray[Any]]
     outputs: Sequence[str]
     parameters: Mapping[str, OptionValue]
+    timeout_s: float | None = None
 
 
 Answer: TypeAlias = Callable[[Request], InferenceReply]
@@ -51,9 +52,10 @@ class FakeTransport:
         inputs: Mapping[str, NDArray[Any]],
         outputs: Sequence[str],
         parameters: Mapping[str, OptionValue],
+        timeout_s: float | None = None,
     ) -> InferenceReply:
         """Return what `answer` returns."""
-        request = Request(model, inputs, outputs, parameters)
+        request = Request(model, inputs, outputs, parameters, timeout_s)
         self.requests.append(request)
         return self.answer(request)
 

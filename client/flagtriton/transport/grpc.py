@@ -73,6 +73,7 @@ class GrpcTransport:
         inputs: Mapping[str, NDArray[Any]],
         outputs: Sequence[str],
         parameters: Mapping[str, OptionValue],
+        timeout_s: float | None = None,
     ) -> InferenceReply:
         """Run one request."""
         with self._translated(model):
@@ -82,7 +83,7 @@ class GrpcTransport:
                 outputs=[triton.InferRequestedOutput(name) for name in outputs],
                 parameters=dict(parameters),
                 headers=self._headers,
-                client_timeout=self._timeout_s,
+                client_timeout=self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s),
             )
         return {name: result.as_numpy(name) for name in outputs}
 

@@ -70,9 +70,10 @@ class HttpTransport:
         inputs: Mapping[str, NDArray[Any]],
         outputs: Sequence[str],
         parameters: Mapping[str, OptionValue],
+        timeout_s: float | None = None,
     ) -> InferenceReply:
         """Run one request."""
-        with self._translated(model):
+        with self._translated(model), self._within(timeout_s):
             result = self._client.infer(
                 model,
                 [_input_tensor(name, array) for name, array in inputs.items()],
@@ -121,6 +122,19 @@ class HttpTransport:
         )
 
     @contextmanager
+    def _within(self, timeout_s: float | None) -> Iterator[None]:
+        """Interrupt a request after so many seconds, and give up the connection that its reply may still come on."""
+        try:
+            with gevent.Timeout(timeout_s):  # None never interrupts
+                yield
+        except gevent.Timeout as timeout:
+            client = self._of_thread.__dict__.pop("client", None)
+            if client is not None:
+                self._clients.discard(client)
+                client.close()
+            raise TimeoutError(f"no answer within {timeout.seconds:.3g} s") from timeout
+
+    @contextmanager
     def _translated(self, model: str) -> Iterator[None]:
         subject = f"model {model!r} at {self.address}" if model else self.address
         try:
@@ -129,7 +143,10 @@ class HttpTransport:
             kind = _ERRORS.get(error.status() or "", errors.ServerError)
             raise kind(f"{subject}: {error.message()}") from error
         except (TimeoutError, gevent.Timeout) as error:
-            raise errors.RequestTimeoutError(f"{subject}: no answer within {self._timeout_s} s") from error
+            said = (
+                str(error) if isinstance(error.__cause__, gevent.Timeout) else f"no answer within {self._timeout_s} s"
+            )
+            raise errors.RequestTimeoutError(f"{subject}: {said}") from error
         except (OSError, HTTPConnectionClosed, HTTPParseError) as error:
             raise errors.ServerUnavailableError(f"{subject}: {error or type(error).__name__}") from error
 
