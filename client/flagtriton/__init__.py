@@ -25,7 +25,8 @@ from flagtriton.errors import (
     ServerUnavailableError,
 )
 from flagtriton.icl import FlagICLModel
-from flagtriton.llm_rerankers import FlagLLMReranker, LayerWiseFlagLLMReranker, LightWeightFlagLLMReranker
+from flagtriton.layered_rerankers import LayerWiseFlagLLMReranker, LightWeightFlagLLMReranker
+from flagtriton.llm_rerankers import FlagLLMReranker
 from flagtriton.m3 import BGEM3FlagModel
 from flagtriton.m3_output import M3Output
 from flagtriton.pseudo_moe import FlagPseudoMoEModel

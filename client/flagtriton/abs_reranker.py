@@ -146,7 +146,7 @@ class AbsReranker(ServedObject):
         """Return the passages best for a query, the best first, each as (index, score, text).
 
         They travel in one request, as long as there are no more than the deployment takes in one (1,024 unless it was
-        added with another `--max-batch-size`).
+        added with another `--max-batch-size`) and 4 MiB of text.
 
         Args:
             query: one text.

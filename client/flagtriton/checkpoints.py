@@ -53,12 +53,14 @@ class RerankerCheckpoint:
     Attributes:
         hidden_size: D, where it is known.
         max_length: tokens of the longest pair, special tokens included, where it is known.
+        needs_code: it runs on code of its own alone, which FlagEmbedding's table does not say.
     """
 
     model_class: RerankerModelClass
     hidden_size: int | None = None
     max_length: int | None = None
     trust_remote_code: bool = False
+    needs_code: bool = False
 
 
 def _encoder(
@@ -140,10 +142,10 @@ RERANKERS: Final[dict[str, RerankerCheckpoint]] = {
     "bge-reranker-v2-gemma": RerankerCheckpoint(RerankerModelClass.DECODER_ONLY_BASE, 2048, 8192),
     "bge-reranker-v2-minicpm-layerwise": RerankerCheckpoint(RerankerModelClass.DECODER_ONLY_LAYERWISE, 2304, 2048),
     "bge-reranker-v2.5-gemma2-lightweight": RerankerCheckpoint(RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT, 3584, 8192),
-    "jina-reranker-v2-base-multilingual": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
-    "gte-multilingual-reranker-base": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
+    "jina-reranker-v2-base-multilingual": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE, needs_code=True),
+    "gte-multilingual-reranker-base": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE, needs_code=True),
     "bce-reranker-base_v1": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE, 768, 512),
-    "jina-reranker-v1-turbo-en": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE),
+    "jina-reranker-v1-turbo-en": RerankerCheckpoint(RerankerModelClass.ENCODER_ONLY_BASE, needs_code=True),
 }
 """The 10 rerankers, by name."""
 

@@ -150,6 +150,7 @@ class Deployment:
         checkpoint: local folder or hub name the weights come from.
         pooling_method: `cls`, `mean` or `last_token`.
         max_length: the most tokens of a text, special tokens included, that a request may ask for.
+        positions: the most tokens of a whole row, an LLM reranker's prompt included, where that is more.
         precision: `auto`, `fp32`, `fp16` or `bf16`.
         device: `cpu`, or `gpu:` and the GPUs' numbers.
         shard: one instance is spread over all those GPUs, rather than one on each.
@@ -177,6 +178,7 @@ class Deployment:
     revision: str | None = None
     trust_remote_code: bool = False
     peft: str | None = None
+    positions: int | None = None
     query_instruction: str | None = None
     query_instruction_format: str = "{}{}"
     passage_instruction: str | None = None

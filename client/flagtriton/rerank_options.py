@@ -55,7 +55,7 @@ class RerankOptions:
     Attributes:
         query_max_length: tokens of a query that are read; None is three quarters of `max_length`.
         max_length: None is the deployment's own. Of an encoder reranker, tokens of a pair, special tokens included; of
-            an LLM reranker, tokens of a passage, and of query and passage together but for the prompt.
+            an LLM reranker, tokens of a passage; query and passage together have as many more as the prompt has.
         normalize: send the sigmoid of each score.
         truncate: `END` cuts longer passages (and queries), `NONE` refuses them.
         prompt: what an LLM is asked behind each pair; None is its class's own.

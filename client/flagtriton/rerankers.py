@@ -9,7 +9,8 @@ from flagtriton.abs_reranker import AbsReranker
 from flagtriton.checkpoints import RERANKERS, checkpoint_name
 from flagtriton.checks import served_class
 from flagtriton.connection import ConnectionSettings
-from flagtriton.llm_rerankers import FlagLLMReranker, LayerWiseFlagLLMReranker, LightWeightFlagLLMReranker
+from flagtriton.layered_rerankers import LayerWiseFlagLLMReranker, LightWeightFlagLLMReranker
+from flagtriton.llm_rerankers import FlagLLMReranker
 from flagtriton.protocol import DEFAULT_MAX_LENGTH
 from flagtriton.served import ServedModel
 from flagtriton.types import DeviceSpec, RerankerModelClass

@@ -42,7 +42,10 @@ def read_spec(checkpoint: str, revision: str | None, model_class: str) -> Layere
         ValueError: it is none of this class.
     """
     config, _ = PretrainedConfig.get_config_dict(checkpoint, revision=revision or "main")
-    return LayeredSpec.of(config, model_class)
+    try:
+        return LayeredSpec.of(config, model_class)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
 
 
 @torch.inference_mode()

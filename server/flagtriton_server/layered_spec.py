@@ -73,6 +73,9 @@ class LayeredSpec:
             spec = _minicpm(config) if model_class == _LAYERWISE else _gemma2(config)
         except KeyError as error:
             raise ValueError(f"config.json has no {error}, which {model_class} needs") from error
+        rope_type = (config.get("rope_parameters") or {}).get("rope_type", "default")
+        if rope_type != "default":
+            raise ValueError(f"config.json has rope_type {rope_type!r}; this version serves 'default' alone")
         if not spec.head_layers:
             raise ValueError(f"config.json has start_layer {config.get('start_layer')} of {spec.layers} layers")
         return spec

@@ -39,12 +39,12 @@ _LINE_BREAK = "\n"
 class PromptedBatch(RerankBatch):
     """The pairs of one request, and what is asked about each.
 
-    `max_length` is that of a passage, and of query and passage with the first line break: the prompt comes on top.
+    `max_length` is that of a passage; query and passage together may have as many tokens more as the prompt has.
 
     Attributes:
         prompt: may be empty.
         first: tokens before each query: the beginning of text, or none.
-        most: tokens of a whole row that the model has positions for.
+        most: tokens of a whole row, the prompt included.
     """
 
     prompt: str = ""
@@ -90,9 +90,9 @@ def encode_prompted_pairs(tokenizer: TextTokenizer, batch: PromptedBatch) -> dic
         passage = tokenizer.cut(whole_passage, min(batch.max_length, room))
         if batch.refuse_longer and (len(whole_query) > batch.query_max_length or len(passage) < len(whole_passage)):
             raise RequestError(
-                f"pair {index} has {len(whole_query)} and {len(whole_passage)} tokens, more than query_max_length "
-                f"{batch.query_max_length} or max_length {batch.max_length} allow, and truncate=NONE; shorten it, "
-                "raise them, or send truncate=END"
+                f"pair {index} has {len(whole_query)} and {len(whole_passage)} tokens, more than the "
+                f"{batch.query_max_length} and {min(batch.max_length, room)} that query_max_length, max_length and the "
+                "prompt leave them, and truncate=NONE; shorten it, raise the two, or send truncate=END"
             )
         rows.append([*query, *passage, *tail])
         starts.append(len(query))

@@ -54,11 +54,9 @@ class RaggedTexts:
             most_shared: `[B]` how many tokens of each text may be such a prefix; None is all.
             padded: each text costs as much as the longest beside it.
         """
-        families = find_families(self.input_ids, self.lengths, shared_within) if shared_within else []
-        if most_shared is not None:
-            families = [
-                shorter for family in families if (shorter := family.within(int(most_shared[family.rows].min())))
-            ]
+        families = []
+        if shared_within:
+            families = find_families(self.input_ids, self.lengths, shared_within, most=most_shared)
         if families:
             return plan_segments(self.lengths, families, token_budget)
         starts = np.cumsum(self.lengths) - self.lengths

@@ -67,6 +67,11 @@ def _classification_head(settings: RerankerHeadSettings, precision: Precision, d
         raise ValueError(f"{settings.checkpoint} has a head for {config.num_labels} labels; a reranker has one")
     model = _without_layers(AutoModelForSequenceClassification, settings, config, precision.stored)
     head = _BertHead(model.bert.pooler, model.classifier) if hasattr(model, "bert") else model.classifier
+    if isinstance(head, nn.Linear):  # which is but the end of this architecture's head
+        raise ValueError(
+            f"{settings.checkpoint} is a {config.model_type}, whose head is run with the whole model; add it from a "
+            "local folder, where flagtriton add can see that"
+        )
     head = head.to(device=device, dtype=torch.float32)
 
     def score(states: Tensor, _: RerankOptions) -> Tensor:

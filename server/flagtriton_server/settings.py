@@ -46,6 +46,7 @@ class TokenizerSettings:
         query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
         send_unweighted_ids: tell the steps behind which special tokens bear no lexical weight.
         joins_pairs: requests bring pairs that become one row each, as a reranker reads them.
+        positions: tokens of a whole row, prompt included; None is `max_length`.
     """
 
     checkpoint: str
@@ -59,6 +60,7 @@ class TokenizerSettings:
     passage_instruction_format: str = "{}{}"
     send_unweighted_ids: bool = False
     joins_pairs: bool = False
+    positions: int | None = None
 
 
 @dataclass(frozen=True)

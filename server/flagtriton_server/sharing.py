@@ -35,10 +35,6 @@ class Family:
     rows: NDArray[np.int64]
     prefix: int
 
-    def within(self, most: int, least: int = LEAST_SHARED) -> Family | None:
-        """Return the family with so many tokens of prefix at most, or None where they are too few to be shared."""
-        return Family(self.rows, min(self.prefix, most)) if min(self.prefix, most) >= least else None
-
 
 @dataclass(frozen=True)
 class Segments:
@@ -70,7 +66,11 @@ class Segments:
 
 
 def find_families(
-    input_ids: NDArray[np.int64], lengths: NDArray[np.int64], longest: int, least: int = LEAST_SHARED
+    input_ids: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    longest: int,
+    least: int = LEAST_SHARED,
+    most: NDArray[np.int64] | None = None,
 ) -> list[Family]:
     """Return the texts that had better share a prefix, each in one family at most.
 
@@ -82,11 +82,14 @@ def find_families(
         lengths: `[B]` tokens of each text.
         longest: texts with more tokens share nothing.
         least: tokens of the shortest prefix.
+        most: `[B]` how many tokens of each text may be in one; None is all but the last.
     """
     texts = np.split(input_ids, np.cumsum(lengths)[:-1])
     fitting = [row for row in range(len(texts)) if least < len(texts[row]) <= longest]
     order = sorted(fitting, key=lambda row: texts[row].astype(">u4").tobytes())
     common = np.array([_common(texts[a], texts[b]) for a, b in pairwise(order)], dtype=np.int64)
+    if most is not None:
+        common = np.minimum(common, [min(most[a], most[b]) for a, b in pairwise(order)]).astype(np.int64)
     return [Family(np.array(order[start:stop]), prefix) for start, stop, prefix in _united(common, least)]
 
 

@@ -103,7 +103,16 @@ class TritonPythonModel:
         if prompt is None:
             return RerankBatch(queries, passages, *lengths, refuse_longer)
         prompt = prompt if options.prompt is None else options.prompt
-        return PromptedBatch(queries, passages, *lengths, refuse_longer, prompt, self._first_ids, settings.max_length)
+        most = settings.positions or settings.max_length
+        return PromptedBatch(
+            queries,
+            passages,
+            *lengths,
+            refuse_longer,
+            prompt,
+            self._first_ids,
+            most,
+        )
 
     def _run(self, work: list[_Work]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
         batches = [batch for item in work for batch in _text_batches(item)]

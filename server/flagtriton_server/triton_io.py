@@ -36,7 +36,7 @@ __all__ = [
 T = TypeVar("T")
 
 _NO_LIMIT = 2**31
-_MOST_OF_A_MESSAGE = 2_000  # characters
+_MOST_OF_A_MESSAGE = 2_000  # bytes; in a header each may take three
 
 PbRequest: TypeAlias = Any
 """`pb_utils.InferenceRequest`, a class that exists only inside Triton's stub."""
@@ -142,7 +142,8 @@ def _decoded(row: bytes, kind: str, index: int) -> str:
 
 def _cut(message: str) -> str:
     """Return a message that fits: gRPC sends it as a header, and answers with another error where that is too long."""
-    return message if len(message) <= _MOST_OF_A_MESSAGE else f"{message[:_MOST_OF_A_MESSAGE]}…"
+    encoded = message.encode()
+    return message if len(encoded) <= _MOST_OF_A_MESSAGE else f"{encoded[:_MOST_OF_A_MESSAGE].decode(errors='ignore')}…"
 
 
 def _response(answer: Answer | Exception) -> PbResponse:

@@ -106,14 +106,14 @@ def test_every_tensor_reaches_the_step_that_reads_it(model_class: str) -> None:
 
 def test_a_plain_decoder_sends_the_last_tokens_states() -> None:
     found = models(BASE, precision="fp16", max_length=600, revision="v2")
-    expected = EncoderSettings("org/ranker", 600, TOKEN_BUDGETS["cpu"], "fp16", "last", revision="v2")
+    expected = EncoderSettings("org/ranker", 2048, TOKEN_BUDGETS["cpu"], "fp16", "last", revision="v2")
     assert settings(EncoderSettings, found["ranker_encoder"]) == expected
 
 
 @pytest.mark.parametrize("model_class", LAYERED)
 def test_a_layered_decoder_is_told_its_class(model_class: str) -> None:
     found = models(model_class, precision="fp16", max_length=600, revision="v2", token_budget=99)
-    expected = LayeredSettings("org/ranker", model_class, 600, 99, "fp16", "v2")
+    expected = LayeredSettings("org/ranker", model_class, 2048, 99, "fp16", "v2")
     assert settings(LayeredSettings, found["ranker_encoder"]) == expected
 
 
@@ -271,3 +271,19 @@ def test_published_ones_are_known_by_name(name: str, model_class: str, max_lengt
     ensemble, *_ = build(inspect_checkpoint(f"BAAI/{name}"), AddOptions())
     shown = {key: ensemble.config.parameters[key].string_value for key in ("task", "model_class", "max_length")}
     assert shown == {"task": "rerank", "model_class": model_class, "max_length": str(max_length)}
+
+
+def test_a_smaller_max_length_leaves_rows_their_positions() -> None:
+    smaller = models(LAYERWISE, max_length=600)
+    assert settings(TokenizerSettings, smaller["ranker_tokenizer"]).max_length == 600
+    assert settings(TokenizerSettings, smaller["ranker_tokenizer"]).positions == 2048
+    assert settings(LayeredSettings, smaller["ranker_encoder"]).max_length == 2048
+    assert settings(TokenizerSettings, models(LAYERWISE)["ranker_tokenizer"]).positions is None
+
+
+def test_code_beside_an_llm_is_not_asked_for_in_a_circle() -> None:
+    brought = facts(BASE, trust_remote_code=True)
+    with pytest.raises(ToolError, match=r"is not run for LLM rerankers; say --no-trust-remote-code where"):
+        build(brought, AddOptions())
+    assert build(brought, AddOptions(trust_remote_code=False))
+    assert build(facts(LIGHTWEIGHT, trust_remote_code=True), AddOptions())

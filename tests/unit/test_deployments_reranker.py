@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,20 @@ def test_code_of_its_own_brings_its_head_into_the_encoder() -> None:
     built = models(trust_remote_code=True)
     assert settings(EncoderSettings, built["ranker_encoder"]).scores
     assert settings(RerankerHeadSettings, built["ranker_scorer"]).scored_in_encoder
+
+
+@pytest.mark.parametrize(("model_type", "whole"), [("xlm-roberta", False), ("camembert", False), ("distilbert", True)])
+def test_encoders_that_are_not_berts_kin_run_whole(model_type: str, whole: bool) -> None:
+    built = {model.name: model for model in build(replace(facts(), model_type=model_type), AddOptions())}
+    assert settings(EncoderSettings, built["ranker_encoder"]).scores is whole
+    assert settings(RerankerHeadSettings, built["ranker_scorer"]).scored_in_encoder is whole
+
+
+@pytest.mark.parametrize("name", ["jina-reranker-v2-base-multilingual", "gte-multilingual-reranker-base"])
+def test_published_rerankers_with_code_of_their_own_ask_for_leave(name: str) -> None:
+    with pytest.raises(ToolError, match="needs Python code that comes with it"):
+        build(inspect_checkpoint(f"maker/{name}"), AddOptions())
+    assert build(inspect_checkpoint(f"maker/{name}"), AddOptions(trust_remote_code=True))
 
 
 def test_a_head_for_two_labels_is_refused_when_it_is_added(tmp_path: Path) -> None:

@@ -224,6 +224,13 @@ def test_steps_that_miss_the_last_layer_leave_it_without_a_head() -> None:
         found.chosen_layers(None)
 
 
+def test_stretched_positions_are_refused_as_transformers_5_writes_them() -> None:
+    plain = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}
+    assert spec(LAYERWISE, **plain).rope_theta == 500
+    with pytest.raises(ValueError, match="rope_type 'yarn'"):
+        spec(LAYERWISE, rope_parameters={"rope_type": "yarn", "rope_theta": 500.0})
+
+
 @pytest.mark.parametrize("of", [LAYERWISE, LIGHTWEIGHT])
 def test_a_model_whose_heads_would_begin_behind_its_layers_is_refused(of: str) -> None:
     with pytest.raises(ValueError, match="has start_layer 17 of 16 layers"):

@@ -172,7 +172,7 @@ def test_what_are_no_layers_is_named_even_without_pairs(name: str, given: Any, p
 
 def test_no_layer_to_score_is_refused_as_in_flagembedding() -> None:
     for model, call in ((reranker(), {"cutoff_layers": []}), (reranker(cutoff_layers=[]), {})):
-        with pytest.raises(ValueError, match=r"cutoff_layers is \[\], expected whole numbers of at least 0, such"):
+        with pytest.raises(ValueError, match=r"cutoff_layers is \[\], expected whole numbers of at least 0, one"):
             model.compute_score(PAIRS, **call)
 
 

@@ -8,15 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+)
 
 from flagtriton.protocol import INPUT_IDS, PASSAGE_START
 from flagtriton_server.encoding import encode_pooled
-from flagtriton_server.loading import load_encoder
+from flagtriton_server.loading import choose_precision, load_encoder
 from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
 from flagtriton_server.pooling import cls_pool
+from flagtriton_server.reranker_heads import load_reranker_head
 from flagtriton_server.reranker_module import WithItsHead
-from flagtriton_server.settings import EncoderSettings
+from flagtriton_server.settings import EncoderSettings, RerankerHeadSettings
 from flagtriton_server.tokenization import TextTokenizer
 from tests.checkpoints import TEXTS
 from tests.scoring_model import make_scoring_model
@@ -55,6 +61,23 @@ def test_scores_are_not_rounded_to_the_encoders_precision(checkpoint: Path) -> N
     ids = np.array([[2, 9, 3, 11, 3]], dtype=np.int32)
     (scores,) = encode_pooled(encoder, [ids], 300, cls_pool, [np.array([[3]], dtype=np.int32)])
     assert scores.dtype == torch.float32
+
+
+@torch.inference_mode()
+def test_an_encoder_that_is_not_berts_kin_runs_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 60, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "num_labels": 1}
+    model = DistilBertForSequenceClassification(DistilBertConfig(**sizes, initializer_range=0.3)).eval()
+    model.save_pretrained(tmp_path)
+    whole = EncoderSettings(str(tmp_path), 512, 300, "fp32", rows="first", token_types=True, scores=True)
+    ids = np.array([[2, 9, 3, 11, 3], [2, 7, 3, -1, -1]], dtype=np.int32)
+    starts = np.array([[3], [2]], dtype=np.int32)
+    (scores,) = encode_pooled(load_encoder(whole, CPU), [ids], 300, cls_pool, [starts])
+    expected = [float(model(torch.tensor([row[row >= 0].tolist()])).logits) for row in ids]
+    np.testing.assert_allclose(scores[:, 0], expected, atol=1e-5)
+    head = RerankerHeadSettings(str(tmp_path), "fp32")
+    with pytest.raises(ValueError, match="is a distilbert, whose head is run with the whole model"):
+        load_reranker_head(head, choose_precision("fp32", CPU), CPU)
 
 
 def test_a_head_for_several_labels_is_refused() -> None:

@@ -189,7 +189,19 @@ def test_sharing_leaves_fewer_tokens_to_compute() -> None:
     assert batch.lengths.sum() == 2_280
 
 
-def test_a_family_may_be_kept_within_a_shorter_prefix() -> None:
-    family = Family(np.array([0, 1]), 40)
-    assert [family.within(most).prefix for most in (50, 40, 20, LEAST_SHARED)] == [40, 40, 20, LEAST_SHARED]
-    assert family.within(LEAST_SHARED - 1) is None
+@pytest.mark.parametrize(
+    ("most", "found"), [(50, [40]), (40, [40]), (20, [20]), (LEAST_SHARED, [LEAST_SHARED]), (15, [])]
+)
+def test_a_prefix_is_kept_within_what_each_text_may_share(most: int, found: list[int]) -> None:
+    texts = [[*range(40), end] for end in (50, 51)]
+    families = find_families(np.concatenate(texts), np.array([41, 41]), 100, most=np.array([most, 60]))
+    assert [family.prefix for family in families] == found
+
+
+def test_one_query_is_one_prefix_whatever_its_passages_begin_with() -> None:
+    query = [*range(20)]
+    texts = [[*query, *range(first, first + 30), end] for first in (100, 200, 300) for end in (7, 8, 9)]
+    ids, lengths = np.concatenate(texts), np.full(9, 51)
+    (family,) = find_families(ids, lengths, 100, most=np.full(9, 20))
+    assert (family.prefix, sorted(family.rows.tolist())) == (20, [*range(9)])
+    assert len(find_families(ids, lengths, 100)) == 3

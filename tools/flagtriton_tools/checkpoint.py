@@ -128,7 +128,7 @@ def _by_table(facts: CheckpointFacts) -> CheckpointFacts:
             model_class=reranker.model_class.value,
             hidden_size=facts.hidden_size or reranker.hidden_size,
             max_length=facts.max_length or reranker.max_length,
-            trust_remote_code=reranker.trust_remote_code,
+            trust_remote_code=reranker.trust_remote_code or reranker.needs_code,
         )
     if facts.name not in EMBEDDERS:
         return facts

@@ -54,13 +54,14 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
     most = facts.max_length
     if options.max_length is not None and most is not None and options.max_length > most:
         raise ToolError(f"--max-length is {options.max_length}, but {facts.source} has positions for {most} tokens")
-    trust_remote_code = _remote_code(facts, options)
+    trust_remote_code = _remote_code(facts, options, task, model_class)
     return Deployment(
         task=task,
         model_class=model_class,
         checkpoint=facts.source,
         pooling_method=_pooling(facts, options, model_class),
         max_length=options.max_length or most or DEFAULT_MAX_LENGTH,
+        positions=_positions(facts, options, task, model_class),
         precision=options.precision,
         device=_device(options),
         shard=options.shard,
@@ -106,8 +107,18 @@ def _attention(facts: CheckpointFacts, model_class: str, trust_remote_code: bool
 
 def _instruction(asked: str | None, default: str, task: str, model_class: str) -> str | None:
     """Return what is put before texts: an LLM reranker's class has an instruction of its own."""
-    llm_reranker = task == "rerank" and model_class.startswith("decoder-only")
-    return default if asked is None and llm_reranker else asked
+    return default if asked is None and _is_llm_reranker(task, model_class) else asked
+
+
+def _is_llm_reranker(task: str, model_class: str) -> bool:
+    return task == "rerank" and model_class.startswith("decoder-only")
+
+
+def _positions(facts: CheckpointFacts, options: AddOptions, task: str, model_class: str) -> int | None:
+    """Return how long an LLM reranker's rows may get, if that is more than texts may ask for."""
+    if not _is_llm_reranker(task, model_class) or options.max_length is None or facts.max_length is None:
+        return None
+    return facts.max_length if facts.max_length > options.max_length else None
 
 
 def _device(options: AddOptions) -> str:
@@ -141,8 +152,14 @@ def _decoder_pooling(facts: CheckpointFacts, options: AddOptions, model_class: s
     return _LAST_TOKEN
 
 
-def _remote_code(facts: CheckpointFacts, options: AddOptions) -> bool:
-    if options.trust_remote_code is None and facts.trust_remote_code:
+def _remote_code(facts: CheckpointFacts, options: AddOptions, task: str, model_class: str) -> bool:
+    asked = options.trust_remote_code is None and facts.trust_remote_code and model_class not in LAYERED
+    if asked and _is_llm_reranker(task, model_class):
+        raise ToolError(
+            f"{facts.source} brings Python code of its own, which is not run for LLM rerankers; say "
+            "--no-trust-remote-code where this transformers has the architecture itself"
+        )
+    if asked:
         raise ToolError(
             f"{facts.source} needs Python code that comes with it; read it, then say --trust-remote-code, "
             "or --no-trust-remote-code where this transformers has the architecture itself"

@@ -111,7 +111,7 @@ def _refuse_of_reranker(name: str, served: Deployment, options: AddOptions) -> N
         if said:
             raise ToolError(f"{flag}: {name} is a reranker, whose own head makes its scores")
     if served.trust_remote_code and served.model_class in _LLMS:
-        raise ToolError(f"--trust-remote-code: {name} is {served.model_class}, none of which needs code of its own")
+        raise ToolError(f"--trust-remote-code: {name} is {served.model_class}, for which no checkpoint's code is run")
     if served.model_class in LAYERED and served.shard:
         raise ToolError(f"--shard: {name} is {served.model_class}, which runs on one device; give each GPU an instance")
     if served.model_class in _LLMS:

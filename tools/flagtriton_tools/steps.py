@@ -96,6 +96,7 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
         passage_instruction_format=served.passage_instruction_format,
         send_unweighted_ids=pairs,
         joins_pairs=joins,
+        positions=served.positions,
     )
     config = step_config(
         inputs=[TEXT, QUERY, PASSAGE, TOKEN_ID] if pairs else [QUERY, PASSAGE] if joins else [TEXT],
@@ -115,7 +116,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
     pairs = has_token_types(served)
     settings = EncoderSettings(
         checkpoint=served.checkpoint,
-        max_length=served.max_length,
+        max_length=served.positions or served.max_length,
         token_budget=_token_budget(device, options),
         precision=_precision(served),
         rows=rows,
@@ -125,7 +126,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         peft=served.peft,
         shard=",".join(map(str, device.gpus)) if options.shard else None,
         token_types=pairs,
-        scores=pairs and served.trust_remote_code,
+        scores=_scored_in_encoder(served),
         pseudo_moe=_is_pseudo_moe(served),
     )
     inputs = [INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS]
@@ -139,7 +140,7 @@ def layered_encoder_step(name: str, served: Deployment, options: AddOptions) -> 
     settings = LayeredSettings(
         checkpoint=served.checkpoint,
         model_class=served.model_class,
-        max_length=served.max_length,
+        max_length=served.positions or served.max_length,
         token_budget=_token_budget(device, options),
         precision=_precision(served),
         revision=served.revision,
@@ -185,7 +186,7 @@ def reranker_scorer_step(name: str, served: Deployment, options: AddOptions) -> 
         **_head(served),
         model_class=served.model_class,
         peft=served.peft,
-        scored_in_encoder=has_token_types(served) and served.trust_remote_code,
+        scored_in_encoder=_scored_in_encoder(served),
     )
     scores = LAYER_SCORES if served.model_class in LAYERED else SCORE
     model = _behind_encoder(name, "scorer", [HIDDEN_STATES], [scores], settings, options, Device())
@@ -211,6 +212,11 @@ def part_tensors(served: Deployment) -> list[Tensor]:
 def has_token_types(served: Deployment) -> bool:
     """Return whether rows are pairs, both sides of which may have a type of their own."""
     return served.task == "rerank" and served.model_class == RerankerModelClass.ENCODER_ONLY_BASE.value
+
+
+def _scored_in_encoder(served: Deployment) -> bool:
+    """Return whether an encoder reranker runs whole: its head is its own affair, unless it is one of BERT's kin."""
+    return has_token_types(served) and (served.trust_remote_code or served.attention == "padded")
 
 
 def _encoder(
