@@ -225,7 +225,7 @@ REFUSED = [
     (GEMMA, {"prompt": "why? " * 900}, "query 0 takes", "of the prompt leave its passage none"),
     (GEMMA, {"max_length": 2049}, "option 'max_length' is 2049", "to 2048 (tokens"),
     (GEMMA, {"max_length": 8, "truncate": "NONE"}, "pair 0 has", "truncate=NONE"),
-    (LIGHTWEIGHT, {"query_max_length": 3, "truncate": "NONE"}, "pair 0 has", "query_max_length 3"),
+    (LIGHTWEIGHT, {"query_max_length": 3, "truncate": "NONE"}, "pair 0 has", "more than the 3 and "),
     (BERT, {"max_length": 12, "truncate": "NONE"}, "pair 0 has", "truncate=NONE"),
 ]
 
