@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from flagtriton.calls import EncodeCall, as_output, kept_components, progress_wish
-from flagtriton.checkpoints import checkpoint_name
-from flagtriton.checks import refuse_mismatch, served_devices, warn_of_differences
-from flagtriton.connection import ConnectionSettings
-from flagtriton.errors import DeploymentMismatchError
+from flagtriton.checks import refuse_mismatch, warn_of_differences
 from flagtriton.instructions import apply_instruction, check_instruction_format
 from flagtriton.options import EmbedOptions
 from flagtriton.pools import ServedObject
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, DENSE_VECS
-from flagtriton.served import ServedModel
 from flagtriton.texts import as_text_list, check_encodable
 from flagtriton.types import DeviceSpec, EmbeddingOutput
 
@@ -91,21 +88,8 @@ class AbsEmbedder(ServedObject):
         self.convert_to_numpy = convert_to_numpy
         self.truncate_dim = truncate_dim
         self.pool = None
-        settings = ConnectionSettings.taken_from(kwargs)
-        model_arguments = {
-            name: kwargs.pop(name, None) for name in ("pooling_method", "trust_remote_code", "cache_dir")
-        }
-        self.kwargs = kwargs
-        for name, value in kwargs.items():
-            if not hasattr(type(self), name):  # an argument called `encode` must not hide the method
-                setattr(self, name, value)
-        self.served = ServedModel.find(checkpoint_name(model_name_or_path), settings)
-        self.target_devices = served_devices(self.served.deployment)
-        try:
-            self._compare_with_deployment(devices, **model_arguments)
-        except (DeploymentMismatchError, ValueError):
-            self.close()
-            raise
+        compare = partial(self._compare_with_deployment, devices)
+        self._connect(model_name_or_path, kwargs, compare, ("pooling_method", "trust_remote_code", "cache_dir"))
 
     def encode(
         self,

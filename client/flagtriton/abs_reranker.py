@@ -4,23 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.calls import progress_wish
-from flagtriton.checkpoints import checkpoint_name
-from flagtriton.checks import refuse_mismatch, served_devices, warn_of_differences
-from flagtriton.connection import ConnectionSettings
+from flagtriton.checks import refuse_mismatch, warn_of_differences
 from flagtriton.dispatch import Rows
-from flagtriton.errors import DeploymentMismatchError
 from flagtriton.instructions import apply_instruction, check_instruction_format
 from flagtriton.pools import ServedObject
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, PASSAGE, QUERY, SCORE
 from flagtriton.ranking import ranked
 from flagtriton.rerank_options import RerankOptions
-from flagtriton.served import ServedModel
 from flagtriton.texts import as_pair_list
 from flagtriton.transport import InferenceReply
 from flagtriton.types import DeviceSpec
@@ -92,19 +89,8 @@ class AbsReranker(ServedObject):
         self.max_length = max_length
         self.normalize = normalize
         self.pool = None
-        settings = ConnectionSettings.taken_from(kwargs)
-        model_arguments = {name: kwargs.pop(name, None) for name in ("trust_remote_code", "cache_dir", "use_bf16")}
-        self.kwargs = kwargs
-        for name, value in kwargs.items():
-            if not hasattr(type(self), name):
-                setattr(self, name, value)
-        self.served = ServedModel.find(checkpoint_name(model_name_or_path), settings)
-        self.target_devices = served_devices(self.served.deployment)
-        try:
-            self._compare_with_deployment(devices, **model_arguments)
-        except (DeploymentMismatchError, ValueError):
-            self.close()
-            raise
+        compare = partial(self._compare_with_deployment, devices)
+        self._connect(model_name_or_path, kwargs, compare, ("trust_remote_code", "cache_dir", "use_bf16"))
 
     def compute_score(self, sentence_pairs: Pairs, **kwargs: Any) -> Scores:
         """Return one score a pair, in their order; a list for a lone pair, too, and `[]` for none.

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from flagtriton.checks import device_names
+from flagtriton.checkpoints import checkpoint_name
+from flagtriton.checks import device_names, served_devices
+from flagtriton.connection import ConnectionSettings
+from flagtriton.errors import DeploymentMismatchError
 from flagtriton.served import ServedModel
 from flagtriton.types import DeviceSpec
 
@@ -23,6 +27,38 @@ class ServedObject:
     """
 
     served: ServedModel
+
+    def _connect(
+        self,
+        model_name_or_path: str,
+        kwargs: dict[str, Any],
+        compare: Callable[..., None],
+        compared: Sequence[str],
+    ) -> None:
+        """Find the deployment, compare it with the caller's arguments, and keep as attributes those nobody knows.
+
+        Args:
+            model_name_or_path: a deployment's name, or the checkpoint it was made from.
+            kwargs: what the constructor was given beyond its own arguments; loses all that is known.
+            compare: raises where the deployment would answer another question, and warns of what else differs.
+            compared: names among `kwargs` that `compare` takes; None where they were not given.
+
+        Raises:
+            FlagTritonError: the deployment is not there, or another than the caller expects; the connection is closed.
+        """
+        settings = ConnectionSettings.taken_from(kwargs)
+        model_arguments = {name: kwargs.pop(name, None) for name in compared}
+        self.kwargs = kwargs
+        for name, value in kwargs.items():
+            if not hasattr(type(self), name):  # an argument called `encode` must not hide the method
+                setattr(self, name, value)
+        self.served = ServedModel.find(checkpoint_name(model_name_or_path), settings)
+        self.target_devices = served_devices(self.served.deployment)
+        try:
+            compare(**model_arguments)
+        except (DeploymentMismatchError, ValueError):
+            self.close()
+            raise
 
     @staticmethod
     def get_target_devices(devices: DeviceSpec) -> list[str]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flagtriton_server.packing import attention_length, token_indices
+from flagtriton_server.packing import attention_length, lengths_before, token_indices
 from flagtriton_server.prefix_attention import AttentionSpec, attention_behind
 
 __all__ = ["ATTENTION_NAME", "AttentionSpec", "PackedTexts", "packed_attention", "register_attention"]
@@ -86,7 +86,7 @@ class PackedTexts:
         """The tokens that each text sees, its parent's and its own: `[M]` which, where each begins, the most."""
         assert self.parents is not None
         starts = np.cumsum(self.lengths) - self.lengths
-        before = np.where(self.parents < 0, 0, self.lengths[self.parents])
+        before = lengths_before(self.parents, self.lengths)
         runs = np.stack([starts[self.parents], starts], axis=1).reshape(-1)  # [2 S]
         tokens = token_indices(runs, np.stack([before, self.lengths], axis=1).reshape(-1))
         all_lengths = before + self.lengths

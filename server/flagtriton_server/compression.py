@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton_server.packing import token_indices
+from flagtriton_server.packing import lengths_before, token_indices
 from flagtriton_server.sharing import Segments
 
 __all__ = ["Parts", "merged"]
@@ -41,8 +41,7 @@ class Parts:
 
     def of_segments(self, segments: Segments) -> Parts:
         """Return the parts of S runs of tokens: of what each text has behind its prefix; a prefix is all query."""
-        own, parents = segments.rows >= 0, segments.parents
-        shared = np.where(parents < 0, 0, segments.lengths[parents])
+        own, shared = segments.rows >= 0, lengths_before(segments.parents, segments.lengths)
         before, passage, behind = (part[segments.rows] for part in (self.before, self.passage, self.behind))
         return Parts(
             np.where(own, before - shared, segments.lengths), np.where(own, passage, 0), np.where(own, behind, 0)

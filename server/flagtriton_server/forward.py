@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flagtriton_server.attention import PackedTexts
-from flagtriton_server.packing import packed_length, token_indices
+from flagtriton_server.packing import lengths_before, packed_length, token_indices
 from flagtriton_server.positions import packed_positions
 
 __all__ = ["LoadedEncoder", "Precision", "forward"]
@@ -89,7 +89,7 @@ def forward(
         padding_id = None if encoder.pad_has_position else encoder.pad_token_id
         positions = packed_positions(input_ids, lengths, padding_id)
         return _forward_packed(encoder, input_ids, positions, PackedTexts(lengths, encoder.device), token_types)
-    positions = token_indices(np.where(parents < 0, 0, lengths[parents]), lengths)
+    positions = token_indices(lengths_before(parents, lengths), lengths)
     return _forward_packed(encoder, input_ids, positions, PackedTexts(lengths, encoder.device, parents))
 
 

@@ -17,7 +17,7 @@ from flagtriton_server.compression import Parts, merged
 from flagtriton_server.layered_decoder import rotation
 from flagtriton_server.layered_loading import LoadedDecoder
 from flagtriton_server.layered_spec import LayeredSpec
-from flagtriton_server.packing import packed_length, token_counts, token_indices
+from flagtriton_server.packing import lengths_before, packed_length, token_counts, token_indices
 from flagtriton_server.ragged_texts import RaggedTexts
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.sharing import Segments
@@ -178,9 +178,8 @@ def _laid_out(
     decoder: LoadedDecoder, lengths: NDArray[np.int64], parents: NDArray[np.int64], filled: int
 ) -> tuple[PackedTexts, tuple[Tensor, Tensor]]:
     """Return where segments begin, and their tokens' angles, for `filled` rows of which the last belong to none."""
-    before = np.where(parents < 0, 0, lengths[parents])
     positions = np.zeros(filled, dtype=np.int64)
-    positions[: int(lengths.sum())] = token_indices(before, lengths)
+    positions[: int(lengths.sum())] = token_indices(lengths_before(parents, lengths), lengths)
     packed = PackedTexts(lengths, decoder.device, parents if (parents >= 0).any() else None)
     return packed, rotation(torch.from_numpy(positions).to(decoder.device), decoder.spec)
 

@@ -13,6 +13,7 @@ from flagtriton.protocol import PAST_END
 __all__ = [
     "attention_length",
     "batch_ranges",
+    "lengths_before",
     "packed_length",
     "packed_lengths",
     "plan_micro_batches",
@@ -77,6 +78,11 @@ def token_indices(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDAr
     """
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+
+
+def lengths_before(parents: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return `[S]` how many tokens stand before each segment's own: its parent's, or none where that is -1."""
+    return np.where(parents < 0, 0, lengths[parents])
 
 
 def token_counts(input_ids: NDArray[np.int32]) -> NDArray[np.int64]:

@@ -104,15 +104,7 @@ class TritonPythonModel:
             return RerankBatch(queries, passages, *lengths, refuse_longer)
         prompt = prompt if options.prompt is None else options.prompt
         most = settings.positions or settings.max_length
-        return PromptedBatch(
-            queries,
-            passages,
-            *lengths,
-            refuse_longer,
-            prompt,
-            self._first_ids,
-            most,
-        )
+        return PromptedBatch(queries, passages, *lengths, refuse_longer, prompt, self._first_ids, most)
 
     def _run(self, work: list[_Work]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
         batches = [batch for item in work for batch in _text_batches(item)]

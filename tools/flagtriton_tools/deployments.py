@@ -15,14 +15,14 @@ from flagtriton.protocol import (
     Deployment,
 )
 from flagtriton.rerank_options import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION
-from flagtriton.types import EmbedderModelClass, RerankerModelClass
+from flagtriton.types import EmbedderModelClass
 from flagtriton_server.settings import attention_path
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.checkpoint import CheckpointFacts, adapter_source
 from flagtriton_tools.ensembles import BUILDERS, PART_OF
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import Device
-from flagtriton_tools.steps import LAYERED, TOKEN_BUDGETS
+from flagtriton_tools.steps import LAYERED, TOKEN_BUDGETS, is_encoder_reranker, is_llm_reranker
 
 __all__ = ["PART_OF", "TOKEN_BUDGETS", "AddOptions", "Model", "build", "describe"]
 
@@ -91,8 +91,7 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
     if builder is None:
         served = ", ".join(f"{task} {model_class}" for task, model_class in BUILDERS)
         raise ToolError(f"{facts.source} is {deployment.task} {deployment.model_class}; this version serves {served}")
-    classifies = deployment.task == "rerank" and deployment.model_class == RerankerModelClass.ENCODER_ONLY_BASE.value
-    if classifies and facts.labels not in (None, 1):
+    if is_encoder_reranker(deployment.task, deployment.model_class) and facts.labels not in (None, 1):
         raise ToolError(f"{facts.source} has a head for {facts.labels} labels; a reranker has one, which is its score")
     if deployment.task == "rerank" and options.max_batch_size is None:
         options = replace(options, max_batch_size=_PAIRS_OF_A_REQUEST)
@@ -107,16 +106,12 @@ def _attention(facts: CheckpointFacts, model_class: str, trust_remote_code: bool
 
 def _instruction(asked: str | None, default: str, task: str, model_class: str) -> str | None:
     """Return what is put before texts: an LLM reranker's class has an instruction of its own."""
-    return default if asked is None and _is_llm_reranker(task, model_class) else asked
-
-
-def _is_llm_reranker(task: str, model_class: str) -> bool:
-    return task == "rerank" and model_class.startswith("decoder-only")
+    return default if asked is None and is_llm_reranker(task, model_class) else asked
 
 
 def _positions(facts: CheckpointFacts, options: AddOptions, task: str, model_class: str) -> int | None:
     """Return how long an LLM reranker's rows may get, if that is more than texts may ask for."""
-    if not _is_llm_reranker(task, model_class) or options.max_length is None or facts.max_length is None:
+    if not is_llm_reranker(task, model_class) or options.max_length is None or facts.max_length is None:
         return None
     return facts.max_length if facts.max_length > options.max_length else None
 
@@ -154,7 +149,7 @@ def _decoder_pooling(facts: CheckpointFacts, options: AddOptions, model_class: s
 
 def _remote_code(facts: CheckpointFacts, options: AddOptions, task: str, model_class: str) -> bool:
     asked = options.trust_remote_code is None and facts.trust_remote_code and model_class not in LAYERED
-    if asked and _is_llm_reranker(task, model_class):
+    if asked and is_llm_reranker(task, model_class):
         raise ToolError(
             f"{facts.source} brings Python code of its own, which is not run for LLM rerankers; say "
             "--no-trust-remote-code where this transformers has the architecture itself"

@@ -33,7 +33,6 @@ from flagtriton.protocol import (
     Tensor,
     score_model_name,
 )
-from flagtriton.types import RerankerModelClass
 from flagtriton_server.settings import rows_needed
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.errors import ToolError
@@ -43,6 +42,7 @@ from flagtriton_tools.steps import (
     PAIR_TENSORS,
     colbert_step,
     encoder_step,
+    is_llm_reranker,
     layered_encoder_step,
     part_tensors,
     pooler_step,
@@ -53,8 +53,6 @@ from flagtriton_tools.steps import (
 )
 
 __all__ = ["BUILDERS", "PART_OF"]
-
-_LLMS = (RerankerModelClass.DECODER_ONLY_BASE.value, *LAYERED)
 
 PART_OF = "part_of"
 """The parameter by which a further ensemble names the deployment that it belongs to."""
@@ -84,11 +82,11 @@ def _embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]
 def _reranker(name: str, served: Deployment, options: AddOptions) -> list[Model]:
     _refuse_colbert_options(name, options)
     _refuse_of_reranker(name, served, options)
-    layered = served.model_class in LAYERED
+    layered, llm = served.model_class in LAYERED, is_llm_reranker(served.task, served.model_class)
     if layered:
         encoder = layered_encoder_step(name, served, options)
     else:
-        encoder = encoder_step(name, served, options, rows="last" if served.model_class in _LLMS else "first")
+        encoder = encoder_step(name, served, options, rows="last" if llm else "first")
     steps = [tokenizer_step(name, served, options), encoder, reranker_scorer_step(name, served, options)]
     scores, parts = LAYER_SCORES if layered else SCORE, part_tensors(served)
     ensemble = ensemble_config(
@@ -110,11 +108,12 @@ def _refuse_of_reranker(name: str, served: Deployment, options: AddOptions) -> N
     for flag, said in {"--pool-in-encoder": options.pool_in_encoder, "--pooling": options.pooling_method}.items():
         if said:
             raise ToolError(f"{flag}: {name} is a reranker, whose own head makes its scores")
-    if served.trust_remote_code and served.model_class in _LLMS:
+    llm = is_llm_reranker(served.task, served.model_class)
+    if served.trust_remote_code and llm:
         raise ToolError(f"--trust-remote-code: {name} is {served.model_class}, for which no checkpoint's code is run")
     if served.model_class in LAYERED and served.shard:
         raise ToolError(f"--shard: {name} is {served.model_class}, which runs on one device; give each GPU an instance")
-    if served.model_class in _LLMS:
+    if llm:
         return
     if options.query_instruction is not None or options.passage_instruction is not None:
         raise ToolError(f"{name} is an encoder reranker, to which callers give instructions themselves")

@@ -57,6 +57,8 @@ __all__ = [
     "TOKEN_BUDGETS",
     "colbert_step",
     "encoder_step",
+    "is_encoder_reranker",
+    "is_llm_reranker",
     "layered_encoder_step",
     "pooler_step",
     "reranker_scorer_step",
@@ -113,7 +115,7 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
 def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
     """Return the step that runs the checkpoint; `rows` of a text's hidden states leave it."""
     device = replace(Device.parse(options.device, options.instances), shard=options.shard)
-    pairs = has_token_types(served)
+    pairs = is_encoder_reranker(served.task, served.model_class)
     settings = EncoderSettings(
         checkpoint=served.checkpoint,
         max_length=served.positions or served.max_length,
@@ -206,17 +208,24 @@ def part_tensors(served: Deployment) -> list[Tensor]:
     """Return the tensors that tell a reranker's encoder which of a row's tokens are the passage's, if it asks."""
     if served.model_class in LAYERED:
         return [PASSAGE_START, PASSAGE_END]
-    return [PASSAGE_START] if has_token_types(served) else []
+    return [PASSAGE_START] if is_encoder_reranker(served.task, served.model_class) else []
 
 
-def has_token_types(served: Deployment) -> bool:
-    """Return whether rows are pairs, both sides of which may have a type of their own."""
-    return served.task == "rerank" and served.model_class == RerankerModelClass.ENCODER_ONLY_BASE.value
+def is_encoder_reranker(task: str, model_class: str) -> bool:
+    """Return whether a first token's vector is scored, and both sides of a pair may have a type of their own."""
+    return task == "rerank" and model_class == RerankerModelClass.ENCODER_ONLY_BASE.value
+
+
+def is_llm_reranker(task: str, model_class: str) -> bool:
+    """Return whether a language model is asked about each pair, the layered classes included."""
+    return task == "rerank" and model_class != RerankerModelClass.ENCODER_ONLY_BASE.value
 
 
 def _scored_in_encoder(served: Deployment) -> bool:
     """Return whether an encoder reranker runs whole: its head is its own affair, unless it is one of BERT's kin."""
-    return has_token_types(served) and (served.trust_remote_code or served.attention == "padded")
+    return is_encoder_reranker(served.task, served.model_class) and (
+        served.trust_remote_code or served.attention == "padded"
+    )
 
 
 def _encoder(
