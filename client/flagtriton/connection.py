@@ -9,7 +9,9 @@ from typing import Any
 
 from flagtriton.transport import TLS, Transport, connect
 
-__all__ = ["ConnectionSettings"]
+__all__ = ["PRIORITIES", "ConnectionSettings"]
+
+PRIORITIES = ("interactive", "bulk")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class ConnectionSettings:
             limit, as a corpus may take hours.
         request_timeout_s: seconds that one try of one request may take; over HTTP, that each read of it may take.
         concurrency: requests that one object's long lists keep in flight at once.
+        priority: `interactive` or `bulk`, which interactive requests overtake; None is bulk for calls of more than
+            one request, and interactive for the others.
         retries: further tries when the server is away, overloaded or late.
         show_progress: True and False switch the progress bar; None shows one where a call takes over 2 s.
         transport: used in place of `url` and all that belongs to it, e.g. a `FakeTransport`.
@@ -36,6 +40,7 @@ class ConnectionSettings:
     timeout_s: float | None = None
     request_timeout_s: float = 60.0
     concurrency: int = 4
+    priority: str | None = None
     retries: int = 5
     show_progress: bool | None = None
     transport: Transport | None = None
@@ -45,7 +50,7 @@ class ConnectionSettings:
         """Return the settings among keyword arguments, which lose them.
 
         Raises:
-            ValueError: `concurrency`, `retries`, `timeout_s` or `request_timeout_s` out of range.
+            ValueError: `concurrency`, `retries`, `timeout_s` or `request_timeout_s` out of range, or no such priority.
         """
         names = [f.name for f in fields(cls) if f.name in arguments]
         settings = cls(**{name: arguments.pop(name) for name in names})
@@ -55,7 +60,13 @@ class ConnectionSettings:
                 f"concurrency is {settings.concurrency}, retries {settings.retries}, timeout_s {settings.timeout_s}, "
                 f"request_timeout_s {settings.request_timeout_s}; expected at least 1, at least 0, and above 0 twice"
             )
+        if settings.priority not in (None, *PRIORITIES):
+            raise ValueError(f"priority is {settings.priority!r}; expected one of {', '.join(PRIORITIES)}, or None")
         return settings
+
+    def is_bulk(self, requests: int) -> bool:
+        """Return whether the requests of a call may be overtaken, so many as there are."""
+        return requests > 1 if self.priority is None else self.priority == "bulk"
 
     def open_transport(self) -> Transport:
         """Return the transport that these settings describe."""

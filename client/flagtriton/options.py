@@ -84,6 +84,7 @@ class EmbedOptions:
         prefix: in place of `examples`, the text that they make.
         suffix: stands behind every query.
         domain: which of its experts a `decoder-only-pseudo_moe` model uses.
+        bulk: the request is part of a long job, which interactive requests may overtake.
     """
 
     max_length: int | None = None
@@ -98,6 +99,7 @@ class EmbedOptions:
     prefix: str | None = None
     suffix: str = DEFAULT_SUFFIX
     domain: str | None = None
+    bulk: bool = False
 
     def to_parameters(self) -> dict[str, OptionValue]:
         """Return the options that differ from their defaults, by name."""
@@ -129,6 +131,7 @@ class EmbedOptions:
             "normalize": a_boolean,
             "truncate_dim": a_whole_number(1, None, "components"),
             "truncate": one_of("END", "NONE"),
+            "bulk": a_boolean,
         }
         for owner, of_that_class in _OF_ONE_CLASS.items():
             if model_class in (owner, None):
@@ -151,6 +154,7 @@ class ScoreOptions:
             as `1,0.3,1`.
         normalize: L2-normalise dense and ColBERT vectors before they are compared.
         truncate: `END` cuts longer texts, `NONE` refuses them.
+        bulk: the request is part of a long job, which interactive requests may overtake.
     """
 
     query_max_length: int | None = None
@@ -158,6 +162,7 @@ class ScoreOptions:
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     normalize: bool = True
     truncate: str = "END"
+    bulk: bool = False
 
     def to_parameters(self) -> dict[str, OptionValue]:
         """Return the options that differ from their defaults, by name."""
@@ -182,6 +187,7 @@ class ScoreOptions:
                 "weights": a_string,
                 "normalize": a_boolean,
                 "truncate": one_of("END", "NONE"),
+                "bulk": a_boolean,
             },
         )
         if "weights" in given:

@@ -65,6 +65,7 @@ class RerankOptions:
             one. As a parameter it is a string such as `8,16`, as is `compress_layers`.
         compress_ratio: neighbouring tokens of a passage that become one, of the lightweight class; 1 leaves them.
         compress_layers: the layers before which that happens.
+        bulk: the request is part of a long job, which interactive requests may overtake.
     """
 
     query_max_length: int | None = None
@@ -77,6 +78,7 @@ class RerankOptions:
     cutoff_layers: tuple[int, ...] | None = None
     compress_ratio: int = 1
     compress_layers: tuple[int, ...] = DEFAULT_COMPRESS_LAYERS
+    bulk: bool = False
 
     def to_parameters(self) -> dict[str, OptionValue]:
         """Return the options that differ from their defaults, by name."""
@@ -107,6 +109,7 @@ class RerankOptions:
                 "max_length": tokens(min_length, max_length),
                 "normalize": a_boolean,
                 "truncate": one_of("END", "NONE"),
+                "bulk": a_boolean,
                 **_OF_CLASS[model_class],
             },
         )

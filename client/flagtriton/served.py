@@ -172,7 +172,9 @@ class ServedModel:
             unit: what the progress bar counts.
             show_progress: overrides the setting.
         """
-        parameters, wanted = options.to_parameters(), [output.name for output in outputs]
+        bulk = self.settings.is_bulk(len(requests))
+        parameters = replace(options, bulk=bulk).to_parameters()
+        wanted = [output.name for output in outputs]
         deadline = Deadline.after(self.settings.timeout_s)
 
         def send(rows: Rows, stopped: threading.Event | None = None) -> InferenceReply:

@@ -19,10 +19,12 @@ from flagtriton_server.forward import LoadedEncoder
 from flagtriton_server.hidden_states import to_bytes
 from flagtriton_server.loading import load_encoder, share_cores
 from flagtriton_server.memory import keep_freed_memory
+from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
+from flagtriton_server.queued_step import QueuedStep
 from flagtriton_server.rejection import RequestError
-from flagtriton_server.settings import EncoderSettings, instance_count, read_settings
+from flagtriton_server.settings import EncoderSettings, all_instances, instance_count, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
@@ -33,6 +35,10 @@ class _EncodeRequest:
     input_ids: NDArray[np.int32]  # [B, T]
     options: EmbedOptions  # the defaults where this step needs none
     second_parts: NDArray[np.int32] | None = None  # [B, 1] where a pair's passage begins
+
+    @property
+    def tokens(self) -> int:
+        return int(token_counts(self.input_ids).sum())
 
 
 _RAISED_BY_MODELS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
@@ -61,10 +67,18 @@ class TritonPythonModel:
             f"{'packed' if self._encoder.packed else 'padded'}, "
             f"{threads} threads, {self._settings.token_budget} tokens a pass"
         )
+        self._queued = QueuedStep(self._settings, all_instances(args["model_config"]), self._read, self._run)
+        # A domain is a state of the module, in which another request must not run.
+        if self._encoder.packed and self._encoder.device.type == "cpu" and not self._settings.pseudo_moe:
+            self._queued.pause_between_layers(self._encoder.module)
 
-    def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
-        """Run all requests' rows through the model together."""
-        return triton_io.respond(requests, self._read, self._run)
+    def execute(self, requests: list[PbRequest]) -> list[PbResponse | None]:
+        """Let requests wait for their turn; rows of several run through the model together."""
+        return self._queued.execute(requests)
+
+    def finalize(self) -> None:
+        """Answer what waits."""
+        self._queued.finalize()
 
     def _read(self, request: PbRequest) -> _EncodeRequest:
         input_ids = triton_io.array(request, INPUT_IDS)

@@ -15,7 +15,8 @@ from flagtriton_server.layered_loading import load_decoder
 from flagtriton_server.loading import share_cores
 from flagtriton_server.memory import keep_freed_memory
 from flagtriton_server.placement import instance_devices
-from flagtriton_server.settings import LayeredSettings, instance_count, read_settings
+from flagtriton_server.queued_step import QueuedStep
+from flagtriton_server.settings import LayeredSettings, all_instances, instance_count, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
@@ -35,10 +36,17 @@ class TritonPythonModel:
             f"{self._settings.checkpoint} on {device} in {self._decoder.precision.name}, packed, "
             f"{threads} threads, {self._settings.token_budget} tokens a pass"
         )
+        self._queued = QueuedStep(self._settings, all_instances(args["model_config"]), self._read, self._run)
+        if device.type == "cpu":
+            self._queued.pause_between_layers(self._decoder.module)
 
-    def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
-        """Run all requests' rows through the model, those of like options together."""
-        return triton_io.respond(requests, self._read, self._run)
+    def execute(self, requests: list[PbRequest]) -> list[PbResponse | None]:
+        """Let requests wait for their turn; rows of several with like options run through the model together."""
+        return self._queued.execute(requests)
+
+    def finalize(self) -> None:
+        """Answer what waits."""
+        self._queued.finalize()
 
     def _read(self, request: PbRequest) -> LayeredRequest:
         input_ids = triton_io.array(request, INPUT_IDS)

@@ -67,6 +67,11 @@ class LayeredRequest:
     layers: tuple[int, ...]
     depth: Depth
 
+    @property
+    def tokens(self) -> int:
+        """Of all rows together."""
+        return int(token_counts(self.input_ids).sum())
+
     @classmethod
     def of(
         cls,

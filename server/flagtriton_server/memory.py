@@ -9,6 +9,7 @@ __all__ = ["keep_freed_memory"]
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
 _MOST = 2**31 - 1
 
 
@@ -25,6 +26,7 @@ def keep_freed_memory() -> bool:
     mallopt, malloc_trim = getattr(library, "mallopt", None), getattr(library, "malloc_trim", None)
     if mallopt is None or malloc_trim is None:
         return False
+    mallopt(_M_ARENA_MAX, 1)  # another thread's blocks, too, can then be as large as a pass needs them
     malloc_trim(0)  # what is free so far goes back; from now on it stays
     # It returns 1 for success. Older releases take 32 MB at most; a trim threshold alone would make matters worse.
     if not (mallopt(_M_MMAP_THRESHOLD, 1 << 30) or mallopt(_M_MMAP_THRESHOLD, 32 << 20)):

@@ -21,6 +21,7 @@ __all__ = [
     "RerankerHeadSettings",
     "ScorerSettings",
     "TokenizerSettings",
+    "all_instances",
     "attention_path",
     "instance_count",
     "read_settings",
@@ -80,6 +81,9 @@ class EncoderSettings:
         scores: run a reranker with its own head, whose score is then all that leaves the encoder: what code that comes
             with a checkpoint calls a head cannot be known.
         pseudo_moe: requests may choose a domain of the model's; and as for the pooler, where texts are pooled here.
+        queue_requests: how many may wait, of each priority; None follows from the token budget, as the next.
+        queue_tokens: of all their texts.
+        queue_timeout_s: how long one waits.
     """
 
     checkpoint: str
@@ -95,6 +99,9 @@ class EncoderSettings:
     token_types: bool = False
     scores: bool = False
     pseudo_moe: bool = False
+    queue_requests: int | None = None
+    queue_tokens: int | None = None
+    queue_timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,9 @@ class LayeredSettings:
     precision: str = "auto"
     revision: str | None = None
     peft: str | None = None
+    queue_requests: int | None = None
+    queue_tokens: int | None = None
+    queue_timeout_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -203,6 +213,12 @@ def instance_count(model_config: str) -> int:
     """Return how many instances of a step share this machine's processor."""
     groups: list[dict[str, Any]] = json.loads(model_config).get("instance_group", [])
     return max(1, sum(int(group.get("count", 1)) for group in groups))
+
+
+def all_instances(model_config: str) -> int:
+    """Return how many instances a step has, on all of its devices."""
+    groups: list[dict[str, Any]] = json.loads(model_config).get("instance_group", [])
+    return max(1, sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups))
 
 
 def attention_path(model_type: str | None, trust_remote_code: bool) -> str:

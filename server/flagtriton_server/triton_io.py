@@ -7,6 +7,7 @@ A request that is bad fails alone: `RequestError` becomes its answer, and the ba
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -22,13 +23,16 @@ from flagtriton_server.rejection import RequestError
 __all__ = [
     "PbRequest",
     "PbResponse",
+    "Reply",
     "array",
     "embed_options",
     "has",
+    "log_error",
     "log_info",
     "options",
     "rerank_options",
     "respond",
+    "respond_later",
     "score_options",
     "texts",
 ]
@@ -63,6 +67,45 @@ def respond(
     accepted = [item for item in read_or_refused if not isinstance(item, Exception)]
     answers = iter(run(accepted) if accepted else ())
     return [_response(item if isinstance(item, Exception) else next(answers)) for item in read_or_refused]
+
+
+class Reply:
+    """The answer to one request, which may be sent after `execute` has returned, from any thread.
+
+    Attributes:
+        bulk: the request is part of a long job, which others may overtake.
+        timeout_s: how long its client lets it wait in a queue, seconds.
+    """
+
+    def __init__(self, request: PbRequest) -> None:
+        self._request = request  # its tensors lie in shared memory as long as it is held
+        self._sender = request.get_response_sender()
+        self.bulk = options(request).get("bulk") is True
+        self.timeout_s = request.timeout() / 1e6 or math.inf
+
+    def is_cancelled(self) -> bool:
+        """Return whether the client has gone."""
+        return bool(self._request.is_cancelled())
+
+    def send(self, answer: Answer | Exception) -> None:
+        """Send the answer, or the error in place of one; once."""
+        self._sender.send(_response(answer), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+def respond_later(
+    requests: Sequence[PbRequest], read: Callable[[Any], T], submit: Callable[[T, Reply], None]
+) -> list[PbResponse | None]:
+    """Hand over a batch of requests one by one, and answer those that are refused.
+
+    Args:
+        requests: what Triton handed to `execute`.
+        read: one request to what the step works on; may raise `RequestError` or `OptionError`.
+        submit: sees to it that the reply is sent; may raise `RequestError`.
+
+    Returns:
+        What `execute` is to return: for what has been handed over, None.
+    """
+    return [_submitted(request, read, submit) for request in requests]
 
 
 def texts(request: PbRequest, spec: TensorSpec) -> list[str]:
@@ -122,6 +165,11 @@ def log_info(message: str) -> None:
     pb_utils.Logger.log_info(f"[flagtriton] {message}")
 
 
+def log_error(message: str) -> None:
+    """Write an error into the server's log."""
+    pb_utils.Logger.log_error(f"[flagtriton] {message}")
+
+
 def _read_one(request: PbRequest, read: Callable[[Any], T]) -> T | Exception:
     if request.is_cancelled():
         return RequestError("the client has cancelled this request", "CANCELLED")
@@ -129,6 +177,18 @@ def _read_one(request: PbRequest, read: Callable[[Any], T]) -> T | Exception:
         return read(request)
     except (RequestError, OptionError) as error:
         return error
+
+
+def _submitted(request: PbRequest, read: Callable[[Any], T], submit: Callable[[T, Reply], None]) -> PbResponse | None:
+    item = _read_one(request, read)
+    if isinstance(item, Exception):
+        return _response(item)
+    reply = Reply(request)
+    try:
+        submit(item, reply)
+    except RequestError as error:
+        reply.send(error)
+    return None
 
 
 def _decoded(row: bytes, kind: str, index: int) -> str:

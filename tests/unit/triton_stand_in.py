@@ -7,8 +7,9 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,20 @@ from numpy.typing import NDArray
 import flagtriton_server
 from flagtriton.parameters import write_parameters
 
-__all__ = ["Request", "Response", "Tensor", "TritonError", "answered", "ids", "imported_steps", "started"]
+__all__ = [
+    "Request",
+    "Response",
+    "Tensor",
+    "TritonError",
+    "answered",
+    "ids",
+    "imported_steps",
+    "responses_of",
+    "started",
+]
+
+
+FINAL = 1
 
 
 class Tensor:
@@ -43,7 +57,21 @@ class Response:
 class TritonError(Exception):
     """`pb_utils.TritonError`."""
 
-    INVALID_ARG = 3
+    INVALID_ARG, UNAVAILABLE, CANCELLED, INTERNAL = 3, 6, 9, 2
+
+
+class Sender:
+    """`InferenceResponseSender`; keeps what is sent, once."""
+
+    def __init__(self) -> None:
+        self._response: Future[Response] = Future()
+
+    def send(self, response: Response, flags: int) -> None:
+        assert flags == FINAL
+        self._response.set_result(response)
+
+    def response(self) -> Response:
+        return self._response.result(timeout=60)
 
 
 @dataclass
@@ -52,9 +80,18 @@ class Request:
 
     tensors: dict[str, NDArray[Any]]
     options: str = ""
+    sender: Sender = field(default_factory=Sender)
+    cancelled: bool = False
+    timeout_us: int = 0
 
     def is_cancelled(self) -> bool:
-        return False
+        return self.cancelled
+
+    def timeout(self) -> int:
+        return self.timeout_us
+
+    def get_response_sender(self) -> Sender:
+        return self.sender
 
     def parameters(self) -> str:
         return self.options
@@ -68,7 +105,8 @@ def imported_steps(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[Sim
         "Tensor": Tensor,
         "TritonError": TritonError,
         "InferenceResponse": Response,
-        "Logger": SimpleNamespace(log_info=lambda _: None),
+        "Logger": SimpleNamespace(log_info=lambda _: None, log_error=lambda _: None),
+        "TRITONSERVER_RESPONSE_COMPLETE_FINAL": FINAL,
         "get_input_tensor_by_name": _input_tensor,
     }.items():
         setattr(backend, name, value)
@@ -89,9 +127,15 @@ def started(module: ModuleType, settings: Any) -> Any:
     return model
 
 
+def responses_of(model: Any, *requests: Request) -> list[Response]:
+    """Return a step's response to each request, whether it comes from `execute` or later."""
+    at_once = model.execute(list(requests))
+    return [response or request.sender.response() for response, request in zip(at_once, requests, strict=True)]
+
+
 def answered(model: Any, *requests: Request) -> list[dict[str, NDArray[Any]]]:
     """Return the tensors that a step answers each request with, none of them refused."""
-    responses = model.execute(list(requests))
+    responses = responses_of(model, *requests)
     assert not [response.error for response in responses if response.error]
     return [response.tensors for response in responses]
 

@@ -28,6 +28,9 @@ class AddOptions:
     max_length: int | None = None
     max_batch_size: int | None = None
     token_budget: int | None = None
+    queue_requests: int | None = None
+    queue_tokens: int | None = None
+    queue_timeout: float | None = None
     tokenizer_instances: int = 1
     pool_in_encoder: bool = False
     colbert_dim: int | None = None

@@ -18,11 +18,12 @@ from flagtriton.rerank_options import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION
 from flagtriton.types import EmbedderModelClass
 from flagtriton_server.settings import attention_path
 from flagtriton_tools.add_options import AddOptions, Model
+from flagtriton_tools.budgets import TOKEN_BUDGETS
 from flagtriton_tools.checkpoint import CheckpointFacts, adapter_source
 from flagtriton_tools.ensembles import BUILDERS, PART_OF
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import Device
-from flagtriton_tools.steps import LAYERED, TOKEN_BUDGETS, is_encoder_reranker, is_llm_reranker
+from flagtriton_tools.steps import LAYERED, is_encoder_reranker, is_llm_reranker
 
 __all__ = ["PART_OF", "TOKEN_BUDGETS", "AddOptions", "Model", "build", "describe"]
 

@@ -73,6 +73,13 @@ def cli() -> None:
     type=click.IntRange(16),
     help="Tokens of one forward pass.  [default: 4096 on the CPU, 65536 on a GPU]",
 )
+@click.option(
+    "--queue-requests",
+    type=click.IntRange(1),
+    help="Requests that may wait before more are refused, of each priority.  [default: token budget / 32]",
+)
+@click.option("--queue-tokens", type=click.IntRange(1), help="Likewise, of all their texts.  [default: 32 budgets]")
+@click.option("--queue-timeout", type=click.FloatRange(0.001), help="Seconds one may wait at most.  [default: 60]")
 @click.option("--tokenizer-instances", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--pool-in-encoder", is_flag=True, help="One step fewer: a short query takes less time.")
 @click.option("--colbert-dim", type=click.IntRange(1), help="Of BGE-M3's ColBERT vectors.  [default: the hidden size]")

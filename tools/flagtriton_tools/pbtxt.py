@@ -58,10 +58,17 @@ class Device:
 
 @dataclass(frozen=True)
 class QueuePolicy:
-    """How long a queue may get before new requests are refused with UNAVAILABLE."""
+    """How long a queue may get before new requests are refused with UNAVAILABLE.
+
+    Attributes:
+        max_queue_size: requests, of each priority.
+        timeout_us: how long one waits at most; it may ask for less.
+        priorities: levels, of which 1 comes first and is what requests have that name none.
+    """
 
     max_queue_size: int
     timeout_us: int
+    priorities: int = 2
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,8 @@ def step_config(
         config.instance_group.add(count=device.count, kind=kind, gpus=device.gpus)
     config.dynamic_batching.SetInParent()
     if queue_policy is not None:
+        config.dynamic_batching.priority_levels = queue_policy.priorities
+        config.dynamic_batching.default_priority_level = 1
         policy = config.dynamic_batching.default_queue_policy
         policy.max_queue_size = queue_policy.max_queue_size
         policy.default_timeout_microseconds = queue_policy.timeout_us

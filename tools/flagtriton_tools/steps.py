@@ -49,12 +49,12 @@ from flagtriton_server.settings import (
     TokenizerSettings,
 )
 from flagtriton_tools.add_options import AddOptions, Model
-from flagtriton_tools.pbtxt import Device, QueuePolicy, step_config
+from flagtriton_tools.budgets import encoder_queue, token_budget, tokenizer_queue
+from flagtriton_tools.pbtxt import Device, step_config
 
 __all__ = [
     "LAYERED",
     "PAIR_TENSORS",
-    "TOKEN_BUDGETS",
     "colbert_step",
     "encoder_step",
     "is_encoder_reranker",
@@ -67,15 +67,11 @@ __all__ = [
     "tokenizer_step",
 ]
 
-TOKEN_BUDGETS = {"cpu": 4_096, "gpu": 65_536}
-"""Tokens of one forward pass: what fills a GPU, and on a processor what its matrix kernels do best with."""
-
 PAIR_TENSORS = (QUERY_IDS, PASSAGE_IDS, QUERY_ROWS, PASSAGE_ROWS)
 
 LAYERED = (RerankerModelClass.DECODER_ONLY_LAYERWISE.value, RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT.value)
 """The classes whose requests may ask for the scores of several layers."""
 
-_QUEUE = QueuePolicy(max_queue_size=4096, timeout_us=60_000_000)
 _WARMUP_TOKENS = (16, 256)
 
 
@@ -106,7 +102,7 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
         max_batch_size=options.rows,
         device=Device(count=options.tokenizer_instances),
         parameters=write_parameters(settings),
-        queue_policy=_QUEUE,
+        queue_policy=tokenizer_queue(options),
         inputs_are_optional=pairs,
     )
     return Model(f"{name}_tokenizer", config, "tokenizer")
@@ -119,7 +115,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
     settings = EncoderSettings(
         checkpoint=served.checkpoint,
         max_length=served.positions or served.max_length,
-        token_budget=_token_budget(device, options),
+        token_budget=token_budget(device, options),
         precision=_precision(served),
         rows=rows,
         pooling_method=served.pooling_method if options.pool_in_encoder else None,
@@ -130,6 +126,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         token_types=pairs,
         scores=_scored_in_encoder(served),
         pseudo_moe=_is_pseudo_moe(served),
+        **encoder_queue(device, options),
     )
     inputs = [INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS]
     output = DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES
@@ -143,10 +140,11 @@ def layered_encoder_step(name: str, served: Deployment, options: AddOptions) -> 
         checkpoint=served.checkpoint,
         model_class=served.model_class,
         max_length=served.positions or served.max_length,
-        token_budget=_token_budget(device, options),
+        token_budget=token_budget(device, options),
         precision=_precision(served),
         revision=served.revision,
         peft=served.peft,
+        **encoder_queue(device, options),
     )
     return _encoder(
         name, "layered_encoder", [INPUT_IDS, *part_tensors(served)], HIDDEN_STATES, settings, options, device
@@ -246,10 +244,6 @@ def _encoder(
         warmup_tokens=[tokens for tokens in _WARMUP_TOKENS if tokens <= settings.max_length],
     )
     return Model(f"{name}_encoder", config, step)
-
-
-def _token_budget(device: Device, options: AddOptions) -> int:
-    return options.token_budget or TOKEN_BUDGETS["gpu" if device.gpus else "cpu"]
 
 
 def _behind_encoder(

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 from flagtriton.errors import RequestTimeoutError, ServerUnavailableError
 from flagtriton.options import OptionValue
 
-__all__ = ["TLS", "Deadline", "InferenceReply", "ModelConfig", "RetryPolicy", "ServerAddress", "Transport"]
+__all__ = [
+    "TLS",
+    "Deadline",
+    "InferenceReply",
+    "ModelConfig",
+    "RetryPolicy",
+    "ServerAddress",
+    "Transport",
+    "queue_arguments",
+]
 
 InferenceReply: TypeAlias = dict[str, NDArray[Any]]
 """Output tensors by name."""
@@ -28,6 +37,9 @@ _SCHEMES = {
     "http": ("http", False),
     "https": ("http", True),
 }
+_INTERACTIVE, _BULK = 1, 2
+"""Triton's priority levels, 1 the first."""
+
 _DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
 
 
@@ -139,6 +151,11 @@ class Transport(Protocol):
     def close(self) -> None:
         """Close every connection; the transport is not used again."""
         ...
+
+
+def queue_arguments(parameters: Mapping[str, OptionValue], timeout_s: float) -> dict[str, int]:
+    """Return what Triton's own queues are told of a request: its priority, and for how many µs it may wait."""
+    return {"priority": _BULK if parameters.get("bulk") else _INTERACTIVE, "timeout": int(timeout_s * 1e6)}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from flagtriton import errors
 from flagtriton.options import OptionValue
-from flagtriton.transport.base import TLS, InferenceReply, ModelConfig, ServerAddress
+from flagtriton.transport.base import TLS, InferenceReply, ModelConfig, ServerAddress, queue_arguments
 
 __all__ = ["GrpcTransport"]
 
@@ -76,6 +76,7 @@ class GrpcTransport:
         timeout_s: float | None = None,
     ) -> InferenceReply:
         """Run one request."""
+        allowed_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         with self._translated(model):
             result = self._client.infer(
                 model,
@@ -83,7 +84,8 @@ class GrpcTransport:
                 outputs=[triton.InferRequestedOutput(name) for name in outputs],
                 parameters=dict(parameters),
                 headers=self._headers,
-                client_timeout=self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s),
+                client_timeout=allowed_s,
+                **queue_arguments(parameters, allowed_s),
             )
         return {name: result.as_numpy(name) for name in outputs}
 

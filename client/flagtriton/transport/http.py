@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from flagtriton import errors
 from flagtriton.options import OptionValue
-from flagtriton.transport.base import TLS, InferenceReply, ModelConfig, ServerAddress
+from flagtriton.transport.base import TLS, InferenceReply, ModelConfig, ServerAddress, queue_arguments
 
 __all__ = ["HttpTransport"]
 
@@ -73,6 +73,7 @@ class HttpTransport:
         timeout_s: float | None = None,
     ) -> InferenceReply:
         """Run one request."""
+        allowed_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
         with self._translated(model), self._within(timeout_s):
             result = self._client.infer(
                 model,
@@ -80,6 +81,7 @@ class HttpTransport:
                 outputs=[triton.InferRequestedOutput(name, binary_data=True) for name in outputs],
                 parameters=dict(parameters),
                 headers=self._headers,
+                **queue_arguments(parameters, allowed_s),
             )
         return {name: result.as_numpy(name) for name in outputs}
 

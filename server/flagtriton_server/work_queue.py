@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests that wait for one worker: interactive ones before bulk, and no more than can be answered soon."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+from flagtriton_server.rejection import RequestError
+
+__all__ = ["Job", "QueueLimits", "WorkQueue"]
+
+T = TypeVar("T")
+
+_TURNS_BEFORE_BULK = 8
+"""Of so many turns under interactive load one is bulk's, so that a corpus goes on, however slowly."""
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """What may wait, of interactive and of bulk requests each.
+
+    Attributes:
+        requests: so many at most.
+        tokens: of all their texts together; a request that finds none waiting is taken whatever its size.
+        timeout_s: how long one waits at most before it is refused; a request may ask for less.
+    """
+
+    requests: int
+    tokens: int
+    timeout_s: float = 60.0
+
+    @classmethod
+    def for_budget(cls, token_budget: int) -> QueueLimits:
+        """Return those of a step that computes so many tokens in one forward pass.
+
+        The work of 32 passes, as bulk requests bring it; of short queries, which cost more than their tokens, only as
+        many as are answered within a moment.
+        """
+        return cls(max(64, token_budget // 32), 32 * token_budget)
+
+
+@dataclass(frozen=True)
+class Job(Generic[T]):
+    """One request that waits.
+
+    Attributes:
+        work: what the step reads of it.
+        tokens: of all its texts.
+        answer: sends its answer, or the error that it gets in place of one; called once.
+        is_cancelled: whether its client has gone.
+        bulk: part of a long job, which others may overtake.
+        timeout_s: how long it waits at most, if less than the queue's own.
+        expires_at: when that is over, by the monotonic clock.
+    """
+
+    work: T
+    tokens: int
+    answer: Callable[[Any], object]
+    is_cancelled: Callable[[], bool] = lambda: False
+    bulk: bool = False
+    timeout_s: float = math.inf
+    expires_at: float = math.inf
+
+
+@dataclass
+class _Lane(Generic[T]):
+    """The requests of one priority, in the order they came."""
+
+    name: str
+    jobs: deque[Job[T]] = field(default_factory=deque)
+    tokens: int = 0
+
+    def add(self, job: Job[T], limits: QueueLimits) -> None:
+        if self.jobs and (len(self.jobs) >= limits.requests or self.tokens + job.tokens > limits.tokens):
+            raise RequestError(
+                f"the model is busy: {len(self.jobs)} {self.name} requests of {self.tokens} tokens wait, of at most "
+                f"{limits.requests} and {limits.tokens}; send it again later",
+                "UNAVAILABLE",
+            )
+        self.jobs.append(job)
+        self.tokens += job.tokens
+
+    def pop(self) -> Job[T]:
+        job = self.jobs.popleft()
+        self.tokens -= job.tokens
+        return job
+
+
+class WorkQueue(Generic[T]):
+    """Bounded, with two priorities. Safe to share between threads.
+
+    Args:
+        limits: of each priority.
+        tokens_of_a_turn: what is taken at once, if the first request has no more by itself.
+    """
+
+    def __init__(self, limits: QueueLimits, tokens_of_a_turn: int) -> None:
+        self._limits = limits
+        self._tokens_of_a_turn = tokens_of_a_turn
+        self._interactive: _Lane[T] = _Lane("interactive")
+        self._bulk: _Lane[T] = _Lane("bulk")
+        self._changed = threading.Condition()
+        self._turns = 0
+        self._closed = False
+
+    def put(self, job: Job[T]) -> None:
+        """Let a request wait.
+
+        Raises:
+            RequestError: UNAVAILABLE, because too many do.
+        """
+        expires_at = time.monotonic() + min(job.timeout_s, self._limits.timeout_s)
+        with self._changed:
+            lane = self._bulk if job.bulk else self._interactive
+            lane.add(replace(job, expires_at=expires_at), self._limits)
+            self._changed.notify_all()
+
+    def take(self) -> list[Job[T]]:
+        """Wait for requests and return those whose turn it is, of one priority; none once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._interactive.jobs or self._bulk.jobs or self._closed)
+            return self._taken(self._next_lane())
+
+    def take_interactive(self) -> list[Job[T]]:
+        """Return the interactive requests whose turn it is, if any, without waiting."""
+        if not self._interactive.jobs:  # without the lock: it is asked before every layer
+            return []
+        with self._changed:
+            return self._taken(self._interactive)
+
+    def wait_until_below(self, tokens: int) -> None:
+        """Wait until the requests in the queue have fewer tokens, or it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._interactive.tokens + self._bulk.tokens < tokens or self._closed)
+
+    def close(self) -> None:
+        """Let `take` return; what waits is still taken first."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _next_lane(self) -> _Lane[T]:
+        self._turns = (self._turns + 1) % _TURNS_BEFORE_BULK
+        first, second = (self._bulk, self._interactive) if self._turns == 0 else (self._interactive, self._bulk)
+        return first if first.jobs else second
+
+    def _taken(self, lane: _Lane[T]) -> list[Job[T]]:
+        jobs: list[Job[T]] = []
+        tokens = 0
+        while lane.jobs and (not jobs or tokens + lane.jobs[0].tokens <= self._tokens_of_a_turn):
+            jobs.append(lane.pop())
+            tokens += jobs[-1].tokens
+        self._changed.notify_all()
+        return jobs

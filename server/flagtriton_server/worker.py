@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that does a step's work while Triton hands over further requests.
+
+Triton's own batcher knows rows, not tokens, and cannot let a query overtake a batch that runs. So a step takes every
+request at once, and this thread decides what runs next; between two layers of bulk work it lets interactive requests
+pass.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from flagtriton_server.rejection import RequestError
+from flagtriton_server.work_queue import Job, WorkQueue
+
+__all__ = ["Worker"]
+
+T = TypeVar("T")
+
+
+class Worker(Generic[T]):
+    """Runs requests that wait, one turn at a time.
+
+    Args:
+        queue: where they wait.
+        run: the work on the requests of one turn, one answer each.
+        log_error: told what went wrong where `run` raised.
+    """
+
+    def __init__(
+        self, queue: WorkQueue[T], run: Callable[[list[T]], Sequence[Any]], log_error: Callable[[str], object]
+    ) -> None:
+        self._queue = queue
+        self._run = run
+        self._log_error = log_error
+        self._lets_pass = False
+        self._thread = threading.Thread(target=self._work, name="flagtriton", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End once the requests that wait are answered."""
+        self._queue.close()
+        self._thread.join()
+
+    def let_interactive_pass(self) -> None:
+        """Run the interactive requests that wait, if it is bulk work that calls this."""
+        if not self._lets_pass:
+            return
+        self._lets_pass = False
+        try:
+            if jobs := self._queue.take_interactive():
+                self._answer(jobs)
+        finally:
+            self._lets_pass = True
+
+    def _work(self) -> None:
+        while jobs := self._queue.take():
+            self._lets_pass = jobs[0].bulk
+            try:
+                self._answer(jobs)
+            except Exception:  # an answer that could not be sent must not end the thread that all others wait for
+                self._log_error(traceback.format_exc())
+            self._lets_pass = False
+
+    def _answer(self, jobs: Sequence[Job[T]]) -> None:
+        wanted = [job for job in jobs if not _given_up(job)]
+        if not wanted:
+            return
+        try:
+            answers: Sequence[Any] = self._run([job.work for job in wanted])
+        except Exception as error:  # whatever it is, the next requests must not suffer from it
+            self._log_error(traceback.format_exc())
+            failure = RequestError(f"the model failed on this batch: {type(error).__name__}, see its log", "INTERNAL")
+            answers = [failure] * len(wanted)
+        for job, answer in zip(wanted, answers, strict=True):
+            job.answer(answer)
+
+
+def _given_up(job: Job[Any]) -> bool:
+    """Return whether nobody wants an answer any more, or it comes too late; then that is the answer."""
+    if job.is_cancelled():
+        job.answer(RequestError("the client has cancelled this request", "CANCELLED"))
+    elif job.expires_at < time.monotonic():
+        job.answer(RequestError("the request has waited too long; send it again later", "UNAVAILABLE"))
+    else:
+        return False
+    return True
