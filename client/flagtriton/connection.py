@@ -7,9 +7,12 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from flagtriton.retries import RetryPolicy
 from flagtriton.transport import TLS, Transport, connect
 
 __all__ = ["PRIORITIES", "ConnectionSettings"]
+
+_FIRST_RETRY_S = 15.0
 
 PRIORITIES = ("interactive", "bulk")
 
@@ -29,7 +32,9 @@ class ConnectionSettings:
         concurrency: requests that one object's long lists keep in flight at once.
         priority: `interactive` or `bulk`, which interactive requests overtake; None is bulk for calls of more than
             one request, and interactive for the others.
-        retries: further tries when the server is away, overloaded or late.
+        retries: further tries of a request when the server is away, overloaded or late; None is as many as there is
+            time for.
+        retry_s: seconds within which a request is tried again; a call's own deadline holds, too.
         show_progress: True and False switch the progress bar; None shows one where a call takes over 2 s.
         transport: used in place of `url` and all that belongs to it, e.g. a `FakeTransport`.
     """
@@ -41,7 +46,8 @@ class ConnectionSettings:
     request_timeout_s: float = 60.0
     concurrency: int = 4
     priority: str | None = None
-    retries: int = 5
+    retries: int | None = None
+    retry_s: float = 300.0
     show_progress: bool | None = None
     transport: Transport | None = None
 
@@ -50,16 +56,17 @@ class ConnectionSettings:
         """Return the settings among keyword arguments, which lose them.
 
         Raises:
-            ValueError: `concurrency`, `retries`, `timeout_s` or `request_timeout_s` out of range, or no such priority.
+            ValueError: a number is out of range, or there is no such priority.
         """
         names = [f.name for f in fields(cls) if f.name in arguments]
         settings = cls(**{name: arguments.pop(name) for name in names})
-        timeouts = (settings.request_timeout_s, 1 if settings.timeout_s is None else settings.timeout_s)
-        if settings.concurrency < 1 or settings.retries < 0 or min(timeouts) <= 0:
-            raise ValueError(
-                f"concurrency is {settings.concurrency}, retries {settings.retries}, timeout_s {settings.timeout_s}, "
-                f"request_timeout_s {settings.request_timeout_s}; expected at least 1, at least 0, and above 0 twice"
-            )
+        least = {"concurrency": 1, "retries": 0, "retry_s": 0}
+        for name, number in least.items():
+            if (value := getattr(settings, name)) is not None and value < number:
+                raise ValueError(f"{name} is {value}; expected at least {number}")
+        for name in ("timeout_s", "request_timeout_s"):
+            if (value := getattr(settings, name)) is not None and value <= 0:
+                raise ValueError(f"{name} is {value}; expected seconds above 0")
         if settings.priority not in (None, *PRIORITIES):
             raise ValueError(f"priority is {settings.priority!r}; expected one of {', '.join(PRIORITIES)}, or None")
         return settings
@@ -67,6 +74,16 @@ class ConnectionSettings:
     def is_bulk(self, requests: int) -> bool:
         """Return whether the requests of a call may be overtaken, so many as there are."""
         return requests > 1 if self.priority is None else self.priority == "bulk"
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """How long a request of a deployment that was found is tried again."""
+        return RetryPolicy(self.retries, self.retry_s)
+
+    @property
+    def first_retry_policy(self) -> RetryPolicy:
+        """The same for finding it, which does not wait long: the URL may be wrong."""
+        return RetryPolicy(self.retries, min(self.retry_s, _FIRST_RETRY_S))
 
     def open_transport(self) -> Transport:
         """Return the transport that these settings describe."""

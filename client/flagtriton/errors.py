@@ -55,7 +55,13 @@ class AccessDeniedError(FlagTritonError, PermissionError):
 
 
 class ServerUnavailableError(FlagTritonError, ConnectionError):
-    """The server is unreachable, still loading, or has more requests queued than it accepts."""
+    """The server is unreachable, still loading, or has more requests queued than it accepts.
+
+    Attributes:
+        retry_after_s: seconds that the server, or a proxy before it, asks to be left alone for; None if it did not say.
+    """
+
+    retry_after_s: float | None = None
 
 
 class RequestTimeoutError(FlagTritonError, TimeoutError):

@@ -16,6 +16,7 @@ __all__ = [
     "DEFAULT_MAX_LENGTH",
     "DENSE_SCORE",
     "DENSE_VECS",
+    "DEPLOYMENT_KEYS",
     "HIDDEN_STATES",
     "INPUT_IDS",
     "LAYER_SCORES",
@@ -138,6 +139,10 @@ TOKEN = Tensor("token", "BYTES", (1,))
 
 PAST_END = -1
 DEFAULT_MAX_LENGTH = 512
+
+
+DEPLOYMENT_KEYS = frozenset({"task", "model_class", "checkpoint"})
+"""What tells a public ensemble's parameters from those of a step and of other people's models."""
 
 
 @dataclass(frozen=True)

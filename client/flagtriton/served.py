@@ -23,18 +23,15 @@ from flagtriton.errors import (
 )
 from flagtriton.options import EmbedOptions, OptionValue, ScoreOptions
 from flagtriton.parameters import ParameterError, read_parameters
-from flagtriton.protocol import TEXT, Deployment, Tensor
+from flagtriton.protocol import DEPLOYMENT_KEYS, TEXT, Deployment, Tensor
 from flagtriton.rerank_options import RerankOptions
 from flagtriton.texts import text_sizes, text_tensor
-from flagtriton.transport import Deadline, InferenceReply, RetryPolicy, Transport
+from flagtriton.transport import Deadline, InferenceReply, Transport
 
 __all__ = ["ServedModel"]
 
 _BYTES_PER_REQUEST = 65_536
 """About 16,000 tokens: enough to keep a GPU busy, while their hidden states stay below 100 MB at D = 1,024."""
-
-_DEPLOYMENT_KEYS = {"task", "model_class", "checkpoint"}
-"""What tells a public ensemble's parameters from those of a step and of other people's models."""
 
 _PROGRESS_DELAY_S = 2.0
 """Calls shorter than this show no progress bar unless asked to."""
@@ -65,7 +62,7 @@ class ServedModel:
             raise ValueError("the model's name is empty; name a deployment, or the checkpoint it was made from")
         transport = settings.open_transport()
         try:
-            config = RetryPolicy(settings.retries).call(lambda: transport.model_config(name))
+            config = settings.first_retry_policy.call(lambda: transport.model_config(name))
             deployment = read_parameters(Deployment, config.parameters, ignore_unknown=True)
         except BaseException as error:
             explained = _explained(error, name, transport)
@@ -83,7 +80,7 @@ class ServedModel:
             ModelNotServedError: it is not loaded.
         """
         try:
-            config = RetryPolicy(self.settings.retries).call(lambda: self.transport.model_config(name))
+            config = self.settings.first_retry_policy.call(lambda: self.transport.model_config(name))
         except ModelNotServedError as error:
             raise ModelNotServedError(
                 f"{self.name} is served at {self.transport.address}, but {name}, which belongs to it, is not; load it, "
@@ -217,7 +214,7 @@ class ServedModel:
             except ModelNotServedError as error:  # it was there, so the server is stopping, starting or reloading it
                 raise ServerUnavailableError(str(error)) from error
 
-        return RetryPolicy(self.settings.retries).call(once, stopped, until)
+        return self.settings.retry_policy.call(once, stopped, until)
 
     def release_threads(self) -> None:
         """End the worker threads once their requests are answered; a later call starts new ones."""
@@ -249,7 +246,7 @@ def _public_models(transport: Transport) -> str:
     public = []
     try:
         for name in transport.ready_models():
-            if set(transport.model_config(name).parameters) >= _DEPLOYMENT_KEYS:
+            if set(transport.model_config(name).parameters) >= DEPLOYMENT_KEYS:
                 public.append(name)
     except FlagTritonError as error:
         return f"unknown ({error})"

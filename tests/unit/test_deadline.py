@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from flagtriton import FlagModel, RequestTimeoutError, ServerUnavailableError
+from flagtriton.retries import RetryPolicy
 from flagtriton.texts import text_tensor
-from flagtriton.transport import Deadline, RetryPolicy, connect
+from flagtriton.transport import Deadline, connect
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.unit.fakes import NAME, fake_server
 

@@ -21,8 +21,9 @@ from tritonclient.utils import InferenceServerException
 
 from flagtriton import errors
 from flagtriton.errors import ClosedError, RequestTimeoutError, ServerUnavailableError
+from flagtriton.retries import RetryPolicy
 from flagtriton.texts import text_tensor
-from flagtriton.transport import TLS, ModelConfig, RetryPolicy, ServerAddress, Transport, connect
+from flagtriton.transport import TLS, ModelConfig, ServerAddress, Transport, connect
 
 GRPC_ERRORS = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequestError,

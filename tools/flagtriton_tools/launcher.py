@@ -7,19 +7,20 @@ import importlib.metadata
 import json
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from http.client import HTTPException
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from flagtriton_tools.embedded import check_numpy, find_tritonserver
+from flagtriton_tools.admin import Admin, ModelState
+from flagtriton_tools.admin_secret import hide_from_process_list, kept_secret, read_secret
+from flagtriton_tools.embedded import Tritonserver, check_numpy, find_tritonserver
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.repository import Entry, entries, model_names
 from flagtriton_tools.server_process import RunningServer, start_server
 from flagtriton_tools.serving import ServeOptions, check_options
 
-__all__ = ["ServerStoppedError", "running_server"]
+__all__ = ["Launcher", "Report", "ServerStoppedError", "prepared", "running_server"]
 
 _POLL_S = 0.1
 
@@ -27,16 +28,118 @@ Report = Callable[[str], None]
 
 
 class ServerStoppedError(ToolError):
-    """The server ended by itself before it was ready."""
+    """The server ended by itself before it was ready, or has nothing to serve."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
 
 
+@dataclass(frozen=True)
+class Launcher:
+    """Starts servers of one repository, one after another.
+
+    Attributes:
+        secret: what admin operations need; None is nothing.
+        report: told what is happening, a line at a time.
+    """
+
+    options: ServeOptions
+    binary: Tritonserver
+    work_folder: Path
+    secret: str | None
+    report: Report
+
+    @property
+    def admin(self) -> Admin:
+        """What loads and unloads models of a server that this has started."""
+        return Admin(self.options.http_url, self.secret)
+
+    @contextmanager
+    def started(self, names: Sequence[str] = (), *, again: bool = False) -> Iterator[RunningServer]:
+        """Yield a server that is ready; stop it on leaving, whatever the reason. It ends with this thread, too.
+
+        Args:
+            names: the deployments it loads; none is what the options say.
+            again: after another one, whose log it continues.
+
+        Raises:
+            ServerStoppedError: the server ended before it was ready, or could load nothing; the message ends with the
+                log's last lines.
+        """
+        models = _models(self.options.repository, names or self.options.load)
+        server = start_server(self.binary, self.options, self.work_folder, models, self.secret, again=again)
+        try:
+            states = self._wait(server, models)
+            server.version = str(json.loads(self.admin.get("/v2").body or b"{}").get("version", "unknown"))
+            check_numpy(importlib.metadata.version("numpy"), server.version)
+            if self.secret is not None:
+                hide_from_process_list(server.process.pid, self.secret)
+            server.failed.update(self._failed(server, models, states))
+            yield server
+        finally:
+            server.stop()
+
+    def _wait(self, server: RunningServer, models: Sequence[str]) -> Mapping[str, ModelState]:
+        """Return how each model stands once all of them are ready, or cannot be."""
+        deadline = time.monotonic() + self.options.ready_timeout_s
+        reported: set[str] = set()
+        while time.monotonic() < deadline:
+            if server.exit_code is not None:
+                raise ServerStoppedError(
+                    f"tritonserver ended with code {server.exit_code} before it was ready{server.last_words()}",
+                    server.exit_code or 1,
+                )
+            states = self.admin.states()
+            for name in sorted(name for name, state in (states or {}).items() if state.is_ready):
+                if name not in reported:
+                    self.report(f"ready: {name}")
+                reported.add(name)
+            if states and all(states.get(name, ModelState(name)).state != "LOADING" for name in models):
+                return states
+            time.sleep(_POLL_S)
+        raise ToolError(f"not ready within {self.options.ready_timeout_s:.0f} s{server.last_words()}")
+
+    def _failed(
+        self, server: RunningServer, models: Sequence[str], states: Mapping[str, ModelState]
+    ) -> Mapping[str, str]:
+        """Return why each deployment that is not ready is not; another's model counts as one.
+
+        Raises:
+            ServerStoppedError: none is.
+        """
+        units = _units(self.options.repository, models)
+        failed = {name: cause for name, parts in units.items() if (cause := _cause(parts, states)) is not None}
+        for name, cause in failed.items():
+            self.report(f"not served: {name}: {cause}")
+        if len(failed) == len(units):
+            raise ServerStoppedError(f"no model could be loaded{server.last_words()}", 1)
+        return failed
+
+
+@contextmanager
+def prepared(options: ServeOptions, report: Report = lambda _: None) -> Iterator[Launcher]:
+    """Check everything that can be wrong before a server is started, and yield what starts it.
+
+    Raises:
+        ToolError: the repository, a name or a port is wrong, or there is no server to run.
+    """
+    check_options(options)
+    with ExitStack() as stack:
+        work_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flagtriton-")))
+        binary = find_tritonserver(options.tritonserver, work_folder)
+        report(f"tritonserver: {binary.binary} ({binary.origin})")
+        secret = None
+        if options.secret_file is not None:
+            secret = read_secret(options.secret_file)
+        elif not options.open_admin:
+            secret = stack.enter_context(kept_secret(options.http_port))
+        yield Launcher(options, binary, work_folder, secret, report)
+
+
 @contextmanager
 def running_server(options: ServeOptions, report: Report = lambda _: None) -> Iterator[RunningServer]:
-    """Yield a server whose models are all ready; stop it on leaving, whatever the reason.
+    """Yield a server whose models are all ready, or those that can be unless `exit_on_error`; stop it on leaving.
 
     It ends with the thread that started it, too.
 
@@ -48,57 +151,30 @@ def running_server(options: ServeOptions, report: Report = lambda _: None) -> It
         ToolError: the repository, a name or a port is wrong, or there is no server to run; nothing was started.
         ServerStoppedError: the server ended before it was ready; the message ends with the log's last lines.
     """
-    check_options(options)
-    with ExitStack() as stack:
-        work_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flagtriton-")))
-        binary = find_tritonserver(options.tritonserver, work_folder)
-        report(f"tritonserver: {binary.binary} ({binary.origin})")
-        server = start_server(binary, options, work_folder)
-        stack.callback(server.stop)
-        server.version = _wait_until_ready(server, report)
-        check_numpy(importlib.metadata.version("numpy"), server.version)
+    with prepared(options, report) as launcher, launcher.started() as server:
         yield server
 
 
-def _wait_until_ready(server: RunningServer, report: Report) -> str:
-    """Return the server's version once every model is ready."""
-    options = server.options
-    deadline = time.monotonic() + options.ready_timeout_s
-    reported: set[str] = set()
-    while time.monotonic() < deadline:
-        if server.exit_code is not None:
-            raise ServerStoppedError(
-                f"tritonserver ended with code {server.exit_code} before it was ready{server.last_words()}",
-                server.exit_code or 1,
-            )
-        for name in sorted(_ready_models(options) - reported):
-            reported.add(name)
-            report(f"ready: {name}")
-        if _get(f"{options.http_url}/v2/health/ready") is not None:
-            return str(_get_json(f"{options.http_url}/v2", {}).get("version", "unknown"))
-        time.sleep(_POLL_S)
-    raise ToolError(f"not ready within {options.ready_timeout_s:.0f} s{server.last_words()}")
+def _models(repository: Path, names: Sequence[str]) -> list[str]:
+    """Return the models of some deployments, their steps included; of all in the repository where none is named."""
+    if not names:
+        return model_names(repository)
+    found = {entry.name: entry.folders for entry in entries(repository)}
+    return list(dict.fromkeys(model for name in names for model in found.get(name, (name,))))
 
 
-def _ready_models(options: ServeOptions) -> set[str]:
-    index = _get_json(f"{options.http_url}/v2/repository/index", [], data=b"{}")
-    return {model["name"] for model in index if model.get("state") == "READY"}
+def _units(repository: Path, models: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return what is named to the user, deployments and models of others, each with its models."""
+    found: list[Entry] = entries(repository)
+    units = {entry.name: entry.folders for entry in found if entry.name in models}
+    parts = {folder for entry in found for folder in entry.folders}
+    return units | {name: (name,) for name in models if name not in parts}
 
 
-def _get_json(url: str, default: Any, data: bytes | None = None) -> Any:  # noqa: ANN401 - JSON
-    body = _get(url, data)
-    try:
-        return default if body is None else json.loads(body)
-    except ValueError:
-        return default
-
-
-def _get(url: str, data: bytes | None = None) -> bytes | None:
-    """Return what the server answers, or None where it does not answer, or not with success."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no way to loopback
-    try:
-        with opener.open(url, data, timeout=5) as reply:
-            body: bytes = reply.read()
-            return body
-    except (OSError, HTTPException):
+def _cause(parts: Sequence[str], states: Mapping[str, ModelState]) -> str | None:
+    """Return why not all of a deployment's models are ready, None if they are: a step's own cause rather than that."""
+    missing = [states.get(name, ModelState(name)) for name in parts if not states.get(name, ModelState(name)).is_ready]
+    if not missing:
         return None
+    causes = [state.cause for state in missing if state.cause]
+    return causes[-1] if causes else f"{missing[0].name} was not loaded"

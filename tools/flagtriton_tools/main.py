@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,9 @@ from flagtriton_tools.bench.cli import bench_command
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.interrupts import exit_code_of, stopped_in_order
-from flagtriton_tools.launcher import running_server
+from flagtriton_tools.interrupts import exit_code_of
 from flagtriton_tools.repository import add_models, entries, remove_deployment
-from flagtriton_tools.serving import ServeOptions
+from flagtriton_tools.serve_cli import load_command, serve_command, unload_command
 
 __all__ = ["main"]
 
@@ -178,58 +175,8 @@ def remove(name: str, repository: Path) -> None:
     _MESSAGES.print(f"removed {escape(', '.join(folders))} from {escape(str(repository))}")
 
 
-@cli.command()
-@_repository
-@click.option("--load", multiple=True, metavar="NAME", help="Load only this deployment; may be repeated.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 opens the server to the network.")
-@click.option("--http-port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-@click.option("--grpc-port", type=click.IntRange(1, 65535), default=8001, show_default=True)
-@click.option("--metrics-port", type=click.IntRange(1, 65535), default=8002, show_default=True)
-@click.option("--tritonserver", metavar="PATH", help="The server's binary.  [default: on PATH, else the embedded one]")
-@click.option("--log-file", metavar="FILE", help="Where the server's log goes, - for here.  [default: a state folder]")
-@click.option("--ready-timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds.")
-@click.argument("tritonserver_flags", nargs=-1, type=click.UNPROCESSED)
-def serve(
-    repository: Path,
-    log_file: str | None,
-    ready_timeout: float,
-    tritonserver_flags: tuple[str, ...],
-    **chosen: Any,
-) -> int:
-    """Serve a repository until Ctrl-C. What stands behind -- goes to tritonserver as it is.
-
-    \b
-    flagtriton serve --repository repo
-    flagtriton serve --repository repo --load bge-m3 --http-port 9000 -- --log-verbose=1
-    """
-    options = ServeOptions(
-        repository,
-        log_file=_log_file(log_file, chosen["http_port"]),
-        ready_timeout_s=ready_timeout,
-        extra=tritonserver_flags,
-        **chosen,
-    )
-    with stopped_in_order():
-        return _serve(options)
-
-
-cli.add_command(bench_command)
-
-
-def _serve(options: ServeOptions) -> int:
-    """Return the server's exit code, once it has ended or been stopped."""
-    with ExitStack() as stack:
-        with _MESSAGES.status("starting tritonserver …"):
-            server = stack.enter_context(running_server(options, _report))
-        _MESSAGES.print(f"[bold]ready[/]: tritonserver {server.version}, {options.http_url}, {options.grpc_url}")
-        _MESSAGES.print(f"log: {escape(str(options.log_file or 'above'))}; stop with Ctrl-C")
-        try:
-            code = server.wait()
-        except KeyboardInterrupt:
-            _MESSAGES.print("stopping; again to kill …")
-            return server.stop()
-        _MESSAGES.print(f"tritonserver ended by itself with code {code}{escape(server.last_words())}")
-        return code
+for _command in (serve_command, load_command, unload_command, bench_command):
+    cli.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -245,14 +192,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt) as error:
         return exit_code_of(error)
     return code or 0
-
-
-def _report(line: str) -> None:
-    _MESSAGES.print(escape(line))
-
-
-def _log_file(chosen: str | None, http_port: int) -> Path | None:
-    if chosen is not None:
-        return None if chosen == "-" else Path(chosen)
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    return state / "flagtriton" / f"tritonserver-{http_port}.log"

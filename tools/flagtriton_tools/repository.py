@@ -19,7 +19,7 @@ from flagtriton_tools.deployments import PART_OF, Model
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import read_config, to_pbtxt
 
-__all__ = ["Entry", "add_models", "entries", "model_names", "remove_deployment", "with_ensembles"]
+__all__ = ["Entry", "add_models", "entries", "model_names", "remove_deployment"]
 
 _MODEL_PY = '''"""{summary}"""
 
@@ -120,12 +120,6 @@ def entries(repository: Path) -> list[Entry]:
 def model_names(repository: Path) -> list[str]:
     """Return the names of all models, steps and those of others included."""
     return sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
-
-
-def with_ensembles(names: Sequence[str], repository: Path) -> list[str]:
-    """Return the names, and behind those of deployments their further ensembles'."""
-    further = {entry.name: entry.ensembles for entry in entries(repository)}
-    return [model for name in names for model in (name, *further.get(name, ()))]
 
 
 def _replaced(names: Sequence[str], repository: Path) -> list[str]:

@@ -21,8 +21,8 @@ _TAIL_LINES = 6
 
 
 @contextmanager
-def opened_log(file: Path | None) -> Iterator[BinaryIO | None]:
-    """Yield the log, opened anew; None stays None.
+def opened_log(file: Path | None, *, again: bool = False) -> Iterator[BinaryIO | None]:
+    """Yield the log, begun anew or continued `again`; None stays None.
 
     Raises:
         ToolError: it cannot be written.
@@ -32,7 +32,7 @@ def opened_log(file: Path | None) -> Iterator[BinaryIO | None]:
         return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        log = file.open("wb")
+        log = file.open("ab" if again else "wb")
     except OSError as error:
         raise ToolError(f"cannot write the log {file}: {error}; choose another with --log-file") from error
     with log:

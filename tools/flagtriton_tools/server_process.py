@@ -8,19 +8,17 @@ import ctypes
 import os
 import signal
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flagtriton_tools.embedded import Tritonserver
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.repository import with_ensembles
+from flagtriton_tools.server_flags import server_flags
 from flagtriton_tools.server_log import log_excerpt, opened_log
 from flagtriton_tools.serving import ServeOptions
 
 __all__ = ["RunningServer", "start_server"]
-
-_EXIT_TIMEOUT_S = 10
-"""How long the server waits for requests, and for clients' idle HTTP connections, before it ends without them."""
 
 _STOP_TIMEOUT_S = 40.0
 """As long as Triton's own grace period of 30 s, which a flag may bring back, and some."""
@@ -39,13 +37,17 @@ class RunningServer:
     Attributes:
         process: the server itself, first of its process group; its Python stubs are the others.
         shared_memory: what the names of its files in `/dev/shm` begin with.
+        secret: for admin operations; None where they need none.
         version: what it calls itself once it has answered.
+        failed: deployments that it could not load, and why.
     """
 
     options: ServeOptions
     process: subprocess.Popen[bytes]
     shared_memory: str
+    secret: str | None = field(default=None, repr=False)
     version: str = "unknown"
+    failed: dict[str, str] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int | None:
@@ -81,7 +83,15 @@ class RunningServer:
         return log_excerpt(self.options.log_file)
 
 
-def start_server(binary: Tritonserver, options: ServeOptions, work_folder: Path) -> RunningServer:
+def start_server(
+    binary: Tritonserver,
+    options: ServeOptions,
+    work_folder: Path,
+    models: Sequence[str],
+    secret: str | None = None,
+    *,
+    again: bool = False,
+) -> RunningServer:
     """Start the server and return at once.
 
     It ends with the thread that calls this, if that ends first.
@@ -90,30 +100,17 @@ def start_server(binary: Tritonserver, options: ServeOptions, work_folder: Path)
         binary: which server.
         options: what it serves.
         work_folder: where it runs: a folder without anything that could be imported.
+        models: what it loads.
+        secret: what admin operations need; None is nothing.
+        again: the log of the server before it is continued.
 
     Raises:
         ToolError: the binary cannot be run, or its log not be written.
     """
     shared_memory = f"flagtriton_{os.getpid()}_{options.http_port}_"
-    loaded = with_ensembles(options.load, options.repository) if options.load else ()
-    control = ("--model-control-mode=explicit", *(f"--load-model={name}" for name in loaded))
-    command = [
-        str(binary.binary),
-        *binary.arguments,
-        f"--model-repository={options.repository.resolve()}",
-        f"--http-address={options.host}",
-        f"--http-port={options.http_port}",
-        f"--grpc-address={options.host}",
-        f"--grpc-port={options.grpc_port}",
-        f"--metrics-address={options.host}",
-        f"--metrics-port={options.metrics_port}",
-        f"--backend-config=python,shm-region-prefix-name={shared_memory}",
-        f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
-        *(control if options.load else ()),
-        *options.extra,
-    ]
+    command = [str(binary.binary), *binary.arguments, *server_flags(options, models, secret, shared_memory)]
     try:
-        with opened_log(options.log_file) as log:
+        with opened_log(options.log_file, again=again) as log:
             process = subprocess.Popen(
                 command,
                 cwd=work_folder,  # first on the stubs' sys.path, so it must hold nothing that could be imported
@@ -126,7 +123,7 @@ def start_server(binary: Tritonserver, options: ServeOptions, work_folder: Path)
             )
     except OSError as error:
         raise ToolError(f"cannot start {binary.binary}: {error}") from error
-    return RunningServer(options, process, shared_memory)
+    return RunningServer(options, process, shared_memory, secret)
 
 
 def _die_with_parent() -> None:

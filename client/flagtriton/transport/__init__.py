@@ -7,14 +7,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from flagtriton.transport.base import TLS, Deadline, InferenceReply, ModelConfig, RetryPolicy, ServerAddress, Transport
+from flagtriton.transport.base import TLS, Deadline, InferenceReply, ModelConfig, ServerAddress, Transport
 
 __all__ = [
     "TLS",
     "Deadline",
     "InferenceReply",
     "ModelConfig",
-    "RetryPolicy",
     "ServerAddress",
     "Transport",
     "connect",

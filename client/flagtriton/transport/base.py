@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a wire can do, where a server is, and how often a call is tried. Imports no wire."""
+"""What a wire can do, and where a server is. Imports no wire."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias
 from urllib.parse import SplitResult, urlsplit
 
 from numpy.typing import NDArray
 
-from flagtriton.errors import RequestTimeoutError, ServerUnavailableError
+from flagtriton.errors import RequestTimeoutError
 from flagtriton.options import OptionValue
 
 __all__ = [
@@ -20,16 +19,14 @@ __all__ = [
     "Deadline",
     "InferenceReply",
     "ModelConfig",
-    "RetryPolicy",
     "ServerAddress",
     "Transport",
     "queue_arguments",
+    "refused_by_dead_step",
 ]
 
 InferenceReply: TypeAlias = dict[str, NDArray[Any]]
 """Output tensors by name."""
-
-T = TypeVar("T")
 
 _SCHEMES = {
     "grpc": ("grpc", False),
@@ -158,6 +155,14 @@ def queue_arguments(parameters: Mapping[str, OptionValue], timeout_s: float) -> 
     return {"priority": _BULK if parameters.get("bulk") else _INTERACTIVE, "timeout": int(timeout_s * 1e6)}
 
 
+def refused_by_dead_step(message: str) -> bool:
+    """Return whether an error of Triton's says that a model's process has died, which a supervisor will mend.
+
+    Triton gives such errors no code that tells.
+    """
+    return "Stub process '" in message and "is not healthy" in message
+
+
 @dataclass(frozen=True)
 class Deadline:
     """When a call has to be done, with all of its requests and their retries.
@@ -185,42 +190,3 @@ class Deadline:
         if left <= 0:
             raise RequestTimeoutError("the call was not done within timeout_s; allow more, or send less")
         return left
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often a call is tried again when the server is away, busy or late, and how long the waits are.
-
-    The n-th wait is drawn uniformly from 0 to `min(first_wait_s * 2**n, longest_wait_s)` seconds, so that many
-    clients do not come back at the same moment.
-    """
-
-    retries: int = 5
-    first_wait_s: float = 0.5
-    longest_wait_s: float = 10.0
-
-    def call(
-        self, function: Callable[[], T], stopped: threading.Event | None = None, deadline: Deadline | None = None
-    ) -> T:
-        """Return what `function` returns; raise its last error once `retries` more tries have failed.
-
-        Args:
-            function: called until it returns, or raises something else than unavailability or a time-out.
-            stopped: once it is set, no wait goes on and no try follows.
-            deadline: no wait goes beyond it: the last error is raised before one that would.
-        """
-        import tenacity
-
-        event = stopped or threading.Event()
-        left = None if deadline is None else deadline.left_s()
-        ends = [tenacity.stop_after_attempt(self.retries + 1), tenacity.stop_when_event_set(event)]
-        if left is not None:
-            ends.append(tenacity.stop_before_delay(left))
-        retrying = tenacity.Retrying(
-            sleep=tenacity.sleep_using_event(event),
-            stop=tenacity.stop_any(*ends),
-            wait=tenacity.wait_random_exponential(multiplier=self.first_wait_s, max=self.longest_wait_s),
-            retry=tenacity.retry_if_exception_type((ServerUnavailableError, RequestTimeoutError)),
-            reraise=True,
-        )
-        return retrying(function)

@@ -8,13 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import grpc
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from flagtriton import errors
 from flagtriton.options import OptionValue
-from flagtriton.transport.base import TLS, InferenceReply, ModelConfig, ServerAddress, queue_arguments
+from flagtriton.transport.base import (
+    TLS,
+    InferenceReply,
+    ModelConfig,
+    ServerAddress,
+    queue_arguments,
+    refused_by_dead_step,
+)
 
 __all__ = ["GrpcTransport"]
 
@@ -100,8 +108,9 @@ class GrpcTransport:
     def ready_models(self) -> list[str]:
         """Return the names of all models that are ready."""
         with self._translated(""):
-            index = self._client.get_model_repository_index(headers=self._headers, client_timeout=self._timeout_s)
-        return [model.name for model in index.models if model.state == "READY"]
+            # Not the repository's index, for which a server may want a secret.
+            statistics = self._client.get_inference_statistics(headers=self._headers, client_timeout=self._timeout_s)
+        return [model.name for model in statistics.model_stats]
 
     def close(self) -> None:
         """Close the channel."""
@@ -119,10 +128,27 @@ class GrpcTransport:
             yield
         except InferenceServerException as error:
             kind = _ERRORS.get(error.status(), errors.ServerError)
+            if refused_by_dead_step(str(error.message())):
+                kind = errors.ServerUnavailableError
             subject = f"model {model!r} at {self.address}" if model else self.address
-            raise kind(f"{subject}: {error.message()}") from error
+            translated = kind(f"{subject}: {error.message()}")
+            if isinstance(translated, errors.ServerUnavailableError):
+                translated.retry_after_s = _retry_after_s(error.__context__)
+            raise translated from error
         except ValueError as error:  # protobuf's, of a number that does not fit
             raise errors.InvalidRequestError(f"the request does not fit gRPC: {error}") from error
+
+
+def _retry_after_s(error: BaseException | None) -> float | None:
+    """Return the seconds that a refusal's trailing metadata names, as gRPC's proxies and services send them."""
+    if not isinstance(error, grpc.Call):
+        return None
+    for name, value in error.trailing_metadata() or ():
+        if name == "grpc-retry-pushback-ms" and str(value).isdecimal():
+            return int(value) / 1e3
+        if name == "retry-after" and str(value).isdecimal():
+            return float(value)
+    return None
 
 
 def _close(clients: list[triton.InferenceServerClient]) -> None:

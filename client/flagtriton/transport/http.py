@@ -18,7 +18,14 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from flagtriton import errors
 from flagtriton.options import OptionValue
-from flagtriton.transport.base import TLS, InferenceReply, ModelConfig, ServerAddress, queue_arguments
+from flagtriton.transport.base import (
+    TLS,
+    InferenceReply,
+    ModelConfig,
+    ServerAddress,
+    queue_arguments,
+    refused_by_dead_step,
+)
 
 __all__ = ["HttpTransport"]
 
@@ -34,6 +41,19 @@ _ERRORS: dict[str, type[errors.FlagTritonError]] = {
     "503": errors.ServerUnavailableError,
     "504": errors.RequestTimeoutError,
 }
+
+
+class _Client(triton.InferenceServerClient):  # type: ignore[misc]
+    """Triton's client, which remembers for how long the last answer asked to be left alone."""
+
+    retry_after_s: float | None = None
+
+    def _post(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - geventhttpclient's response
+        self.retry_after_s = None
+        response = super()._post(*arguments, **named)
+        seconds = response.get("retry-after")
+        self.retry_after_s = float(seconds) if seconds is not None and seconds.isdecimal() else None
+        return response
 
 
 class HttpTransport:
@@ -53,7 +73,7 @@ class HttpTransport:
         self._timeout_s = timeout_s
         self._closed = False
         self._of_thread = threading.local()
-        self._clients: WeakSet[triton.InferenceServerClient] = WeakSet()  # each is closed when its thread ends
+        self._clients: WeakSet[_Client] = WeakSet()  # each is closed when its thread ends
 
     def __reduce__(self) -> tuple[type[HttpTransport], tuple[Any, ...]]:
         """Pickle what new connections need."""
@@ -94,8 +114,9 @@ class HttpTransport:
     def ready_models(self) -> list[str]:
         """Return the names of all models that are ready."""
         with self._translated(""):
-            index = self._client.get_model_repository_index(headers=self._headers)
-        return [model["name"] for model in index if model.get("state") == "READY"]
+            # Not the repository's index, for which a server may want a secret.
+            statistics = self._client.get_inference_statistics(headers=self._headers)
+        return [model["name"] for model in statistics["model_stats"]]
 
     def close(self) -> None:
         """Close the connections of every thread."""
@@ -104,7 +125,7 @@ class HttpTransport:
             self._clients.pop().close()
 
     @property
-    def _client(self) -> triton.InferenceServerClient:
+    def _client(self) -> _Client:
         if self._closed:
             raise errors.ClosedError(f"the connection to {self.address} is closed")
         client = getattr(self._of_thread, "client", None)
@@ -113,9 +134,9 @@ class HttpTransport:
             self._clients.add(client)
         return client
 
-    def _new_client(self) -> triton.InferenceServerClient:
+    def _new_client(self) -> _Client:
         tls = self._tls
-        return triton.InferenceServerClient(
+        return _Client(
             self._address.host_and_port,
             connection_timeout=self._timeout_s,
             network_timeout=self._timeout_s,
@@ -143,7 +164,12 @@ class HttpTransport:
             yield
         except InferenceServerException as error:
             kind = _ERRORS.get(error.status() or "", errors.ServerError)
-            raise kind(f"{subject}: {error.message()}") from error
+            if refused_by_dead_step(str(error.message())):
+                kind = errors.ServerUnavailableError
+            translated = kind(f"{subject}: {error.message()}")
+            if isinstance(translated, errors.ServerUnavailableError):
+                translated.retry_after_s = self._client.retry_after_s
+            raise translated from error
         except (TimeoutError, gevent.Timeout) as error:
             said = (
                 str(error) if isinstance(error.__cause__, gevent.Timeout) else f"no answer within {self._timeout_s} s"

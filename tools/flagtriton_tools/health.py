@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is true of a server, for probes, over HTTP and as a file: Triton calls a model ready whose process is dead."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from flagtriton_tools.errors import ToolError
+
+__all__ = ["Health", "served_health"]
+
+READY = "ready"
+
+
+@dataclass
+class _Standing:
+    """How one deployment stands: `ready`, or what keeps it from that, and how often it was brought back."""
+
+    state: str
+    reason: str = ""
+    recoveries: int = 0
+    since: float = field(default_factory=time.time)
+
+
+class Health:
+    """How the server and each of its deployments stand. Safe to share between threads.
+
+    Args:
+        file: exists while all of them answer, written anew at each `beat`; None has none.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._server = "starting"
+        self._standings: dict[str, _Standing] = {}
+        self._restarts = 0
+        self._write()
+
+    def server_is(self, state: str, *, restarts: int = 0) -> None:
+        """Say how the server stands: `starting`, `ready`, `draining` or `restarting`."""
+        with self._lock:
+            self._server, self._restarts = state, restarts
+        self._write()
+
+    def deployment_is(self, name: str, state: str, reason: str = "", *, recovered: bool = False) -> bool:
+        """Say how a deployment stands; return whether that is new."""
+        with self._lock:
+            former = self._standings.get(name)
+            recoveries = (former.recoveries if former else 0) + recovered
+            if former is not None and (former.state, former.reason, former.recoveries) == (state, reason, recoveries):
+                return False
+            self._standings[name] = _Standing(state, reason, recoveries)
+        self._write()
+        return True
+
+    def forget(self, name: str) -> None:
+        """Say that a deployment is no longer served, and is not meant to be."""
+        with self._lock:
+            self._standings.pop(name, None)
+        self._write()
+
+    def is_ready(self, name: str | None = None) -> bool:
+        """Return whether the server answers, and all deployments do, or the one of that name."""
+        with self._lock:
+            if name is not None:
+                standings = [self._standings[name]] if name in self._standings else []
+            else:
+                standings = list(self._standings.values())
+            return self._server == READY and bool(standings) and all(s.state == READY for s in standings)
+
+    def beat(self) -> None:
+        """Show that the launcher is alive: make the file's time the present one."""
+        self._write()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        ready = self.is_ready()
+        with self._lock:
+            return {
+                "ready": ready,
+                "server": self._server,
+                "restarts": self._restarts,
+                "deployments": {name: asdict(standing) for name, standing in sorted(self._standings.items())},
+            }
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        if not self.is_ready():
+            self._file.unlink(missing_ok=True)
+            return
+        partial = self._file.with_name(f".{self._file.name}.partial")
+        partial.write_text(json.dumps(self.to_json()), encoding="utf-8")
+        partial.replace(self._file)
+
+
+@contextmanager
+def served_health(health: Health, host: str, port: int) -> Iterator[None]:
+    """Answer `/healthz`, `/healthz/DEPLOYMENT` and `/livez` while the block runs: 200 if it is so, else 503.
+
+    Raises:
+        ToolError: the port is taken.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        server_version, sys_version = "flagtriton", ""
+        timeout = 10  # of a client that sends nothing
+
+        def do_GET(self) -> None:
+            parts = unquote(self.path.partition("?")[0]).strip("/").split("/", 1)
+            if parts[0] == "livez":
+                self._send(HTTPStatus.OK, {"alive": True})
+            elif parts[0] == "healthz":
+                name = parts[1] if len(parts) > 1 else None
+                said = health.to_json()
+                if name is not None and name not in said["deployments"]:
+                    self._send(HTTPStatus.NOT_FOUND, {"error": f"{name} is not served here"})
+                    return
+                ready = health.is_ready(name)
+                body = said if name is None else {"ready": ready, **said["deployments"][name]}
+                self._send(HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, body)
+            else:
+                self._send(HTTPStatus.NOT_FOUND, {"error": "ask for /healthz, /healthz/DEPLOYMENT or /livez"})
+
+        def log_message(self, *_: object) -> None:
+            """Write nothing: a probe comes every few seconds."""
+
+        def _send(self, status: HTTPStatus, body: dict[str, Any]) -> None:
+            encoded = json.dumps(body).encode() + b"\n"
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(encoded)))
+            self.end_headers()
+            self.wfile.write(encoded)
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        address_family = _family(host)
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Pass over clients that go away."""
+
+    try:
+        server = Server((host, port), Handler)
+    except OSError as error:
+        raise ToolError(f"--health-port {port} on {host}: {error.strerror}; choose another") from error
+    thread = threading.Thread(target=server.serve_forever, name="healthz", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _family(host: str) -> Any:  # noqa: ANN401 - an enum of socket's
+    import socket
+
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes that run a server's Python models."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+__all__ = ["instances", "live_stubs", "unhealthy_model"]
+
+_NOT_HEALTHY = re.compile(r"Stub process '(.+)_\d+_\d+' is not healthy")
+"""What Triton answers for a model whose process has died; in the name stand the group and the instance."""
+
+
+def live_stubs(server_pid: int) -> Counter[str]:
+    """Return how many processes each model of a server has that are alive."""
+    found: Counter[str] = Counter()
+    try:
+        children = psutil.Process(server_pid).children()
+    except psutil.NoSuchProcess:
+        return found
+    for child in children:
+        try:
+            command, dead = child.cmdline(), child.status() == psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            continue  # it ended meanwhile
+        if not dead and len(command) > 1 and command[0].endswith("triton_python_backend_stub"):
+            found[Path(command[1]).parents[1].name] += 1
+    return found
+
+
+def instances(config: Mapping[str, Any]) -> int:
+    """Return how many processes a loaded model's configuration asks for; none for what is not Python's."""
+    if config.get("backend") != "python":
+        return 0
+    groups = config.get("instance_group", [])
+    return sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups) or 1
+
+
+def unhealthy_model(message: str) -> str | None:
+    """Return the model whose process is dead, by an error message of Triton's; None if that is not what it says."""
+    match = _NOT_HEALTHY.search(message)
+    return match[1] if match else None

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running server, watched: every deployment is asked for an answer every few seconds, and brought back if it is dead.
+
+Triton 24.10 neither starts a Python process that has died again nor tells of it: it calls the model ready and fails
+every request. Loading the one model anew mends that, and touches no other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from flagtriton.protocol import DEPLOYMENT_KEYS
+from flagtriton_tools.admin import Admin, ModelState
+from flagtriton_tools.ensembles import PART_OF
+from flagtriton_tools.errors import ToolError
+from flagtriton_tools.health import READY, Health
+from flagtriton_tools.server_process import RunningServer
+from flagtriton_tools.stubs import instances, live_stubs, unhealthy_model
+
+__all__ = ["Supervisor", "Watched", "public_ensembles"]
+
+_TICK_S = 0.5
+_ROUND_S = 5.0
+"""How often it is looked whether deployments were loaded or unloaded meanwhile."""
+
+_LONGEST_WAIT_S = 60.0
+_HANGING_S = 60.0
+_UNLOADING_TIMEOUT_S = 30.0
+_WORKERS = 8
+_BUSY = 503
+
+
+@dataclass
+class Watched:
+    """One deployment of a running server.
+
+    Attributes:
+        ensembles: its public models; what each takes, by input.
+        steps: its private ones, each with how many processes it has.
+        attempts: to bring it back, since it last answered.
+        not_before: when it is looked at again, by the monotonic clock.
+        task: what is being done about it.
+    """
+
+    name: str
+    ensembles: dict[str, list[str]]
+    steps: dict[str, int]
+    attempts: int = 0
+    not_before: float = 0.0
+    task: Future[None] | None = field(default=None, repr=False)
+
+    @property
+    def models(self) -> list[str]:
+        """Everything it is made of."""
+        return [*self.ensembles, *self.steps]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is being done about it."""
+        return self.task is not None and not self.task.done()
+
+
+class Supervisor:
+    """Watches one server from the thread that calls `run`.
+
+    Args:
+        server: it.
+        admin: loads its models.
+        health: told how each deployment stands.
+        report: told what happens, a line at a time.
+        every_s: seconds between two questions to one deployment.
+    """
+
+    def __init__(
+        self,
+        server: RunningServer,
+        admin: Admin,
+        health: Health,
+        report: Callable[[str], None],
+        every_s: float = 2.0,
+    ) -> None:
+        self._server = server
+        self._admin = admin
+        self._health = health
+        self._report = report
+        self._every_s = every_s
+        self._watched: dict[str, Watched] = {}
+        self._next_round = 0.0
+        self._last_alive = time.monotonic()
+        self._stopped = False
+
+    @property
+    def names(self) -> list[str]:
+        """The deployments that are served or being brought back."""
+        return sorted(self._watched)
+
+    @property
+    def ensembles(self) -> list[str]:
+        """All their public models."""
+        return [ensemble for watched in self._watched.values() for ensemble in watched.ensembles]
+
+    def run(self) -> int:
+        """Watch until the server ends; return its exit code."""
+        pool = ThreadPoolExecutor(_WORKERS, "supervisor")
+        try:
+            while (code := self._server.exit_code) is None:
+                self._tick(pool)
+                time.sleep(_TICK_S)
+            return code
+        finally:
+            self._stopped = True
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _tick(self, pool: ThreadPoolExecutor) -> None:
+        now = time.monotonic()
+        if now >= self._next_round:
+            self._next_round = now + _ROUND_S
+            self._look_for_changes()
+        alive = live_stubs(self._server.process.pid)
+        for watched in self._watched.values():
+            if watched.is_busy:
+                continue
+            dead = [step for step, count in watched.steps.items() if alive[step] < count]
+            if dead and now >= watched.not_before:
+                watched.task = pool.submit(self._revive, watched, dead)
+            elif not dead and now >= watched.not_before:
+                watched.task = pool.submit(self._ask, watched)
+        self._health.beat()
+
+    def _look_for_changes(self) -> None:
+        """Watch what `flagtriton load` has loaded, and no longer what was unloaded; end a server that hangs."""
+        if self._admin.get("/v2/health/live").status == 200:
+            self._last_alive = time.monotonic()
+        elif time.monotonic() > self._last_alive + _HANGING_S:
+            self._report(f"tritonserver has not answered for {_HANGING_S:.0f} s, so it is ended")
+            self._server.kill()
+            return
+        states = self._admin.states()
+        if states is None:
+            return
+        for name in set(states) - set(self._watched):
+            if states[name].is_ready and (found := _watched(self._admin, name, states)) is not None:
+                self._watched[name] = found
+        for watched in list(self._watched.values()):
+            if not watched.is_busy and all(_was_unloaded(states, name) for name in watched.models):
+                del self._watched[watched.name]
+                self._health.forget(watched.name)
+                self._report(f"unloaded: {watched.name}")
+
+    def _ask(self, watched: Watched) -> None:
+        """Send a tiny request through all of a deployment's steps, and revive those that do not answer it."""
+        for ensemble, inputs in watched.ensembles.items():
+            reply = self._admin.post(f"/v2/models/{ensemble}/generate", dict.fromkeys(inputs, "ok"))
+            if reply.status in (200, _BUSY):
+                continue
+            watched.not_before = time.monotonic() + self._every_s
+            dead = unhealthy_model(reply.error)
+            if dead in watched.steps:
+                self._revive(watched, [dead])
+            elif not _was_unloaded(self._admin.states() or {}, ensemble):
+                self._says(watched, "failing", reply.error if reply.status else "no answer")
+            return
+        watched.attempts = 0
+        watched.not_before = time.monotonic() + self._every_s
+        self._says(watched, READY)
+
+    def _revive(self, watched: Watched, dead: Sequence[str]) -> None:
+        """Load dead steps anew; after a failure wait longer each time."""
+        began = time.monotonic()
+        states = self._admin.states() or {}
+        if not watched.attempts and not all(states.get(step, ModelState(step)).is_ready for step in dead):
+            watched.not_before = began + _TICK_S  # somebody is loading or unloading it
+            return
+        self._says(watched, "recovering", f"the process of {', '.join(dead)} has died")
+        try:
+            for step in dead:
+                self._admin.unload(step)
+                self._wait_until_unloaded(step)
+            for model in (*dead, *watched.ensembles):
+                if self._stopped:
+                    return
+                self._admin.load(model)
+        except ToolError as error:
+            wait_s = min(_LONGEST_WAIT_S, 2.0**watched.attempts)
+            watched.attempts += 1
+            watched.not_before = time.monotonic() + wait_s
+            self._says(watched, "failing", f"{error}; another try in {wait_s:.0f} s")
+            return
+        watched.not_before = 0.0
+        self._health.deployment_is(watched.name, READY, recovered=True)
+        self._report(f"recovered: {watched.name}, after {time.monotonic() - began:.1f} s")
+
+    def _wait_until_unloaded(self, step: str) -> None:
+        deadline = time.monotonic() + _UNLOADING_TIMEOUT_S
+        while time.monotonic() < deadline:
+            states = self._admin.states() or {}
+            if states.get(step, ModelState(step)).state not in ("UNLOADING", "READY"):
+                return
+            time.sleep(0.05)
+        raise ToolError(f"{step} did not unload within {_UNLOADING_TIMEOUT_S:.0f} s")
+
+    def _says(self, watched: Watched, state: str, reason: str = "") -> None:
+        if self._health.deployment_is(watched.name, state, reason) and state != READY:
+            self._report(f"{state}: {watched.name}: {reason}")
+
+
+def _was_unloaded(states: Mapping[str, ModelState], name: str) -> bool:
+    """Return whether somebody has asked for a model to be unloaded, and it is."""
+    return states.get(name, ModelState(name)).reason == "unloaded"
+
+
+def public_ensembles(admin: Admin, name: str, states: Mapping[str, ModelState]) -> dict[str, dict[str, Any]]:
+    """Return the configurations of a deployment's public models, its own first; none where it is none of ours."""
+    own = admin.config(name)
+    if own is None or not set(own.get("parameters", {})) >= DEPLOYMENT_KEYS or "ensemble_scheduling" not in own:
+        return {}
+    found = {name: own}
+    for other in states:
+        config = admin.config(other) if other.startswith(f"{name}_") else None
+        if config is not None and config.get("parameters", {}).get(PART_OF, {}).get("string_value") == name:
+            found[other] = config
+    return found
+
+
+def _watched(admin: Admin, name: str, states: Mapping[str, ModelState]) -> Watched | None:
+    configs = public_ensembles(admin, name, states)
+    if not configs:
+        return None
+    steps = {step["model_name"] for config in configs.values() for step in config["ensemble_scheduling"]["step"]}
+    inputs = {ensemble: [tensor["name"] for tensor in config["input"]] for ensemble, config in configs.items()}
+    return Watched(name, inputs, {step: instances(admin.config(step) or {}) for step in sorted(steps)})
