@@ -9,6 +9,7 @@ import torch
 from transformers import PretrainedConfig
 
 from flagtriton_server.adapters import merge_adapter
+from flagtriton_server.checkpoint_files import check_files
 from flagtriton_server.forward import Precision
 from flagtriton_server.layered_decoder import LayeredDecoder, LayerHeads
 from flagtriton_server.layered_spec import LayeredSpec
@@ -57,6 +58,7 @@ def load_decoder(settings: LayeredSettings, device: torch.device) -> LoadedDecod
         ValueError: it is of another architecture, lacks weights, they do not fit the device, or it has fewer positions
             than the deployment's `max_length`.
     """
+    check_files(settings.checkpoint)
     spec = read_spec(settings.checkpoint, settings.revision, settings.model_class)
     check_positions(settings.checkpoint, settings.max_length, {"max_position_embeddings": spec.positions})
     precision = choose_precision(settings.precision, device)

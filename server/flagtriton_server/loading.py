@@ -14,6 +14,7 @@ import torch
 from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.attention import ATTENTION_NAME, register_attention
 from flagtriton_server.blocks import fuse_bert_layers
+from flagtriton_server.checkpoint_files import check_files
 from flagtriton_server.forward import LoadedEncoder, Precision
 from flagtriton_server.packing import packed_lengths
 from flagtriton_server.path_trial import agree, trial_answers
@@ -76,11 +77,12 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
 
     Raises:
         OSError: the checkpoint is not there or lacks a file.
-        ValueError: its configuration is missing or of no known architecture, it lacks weights, they do not fit the
-            devices, or it has fewer positions than the deployment's `max_length`.
+        ValueError: its configuration is missing or of no known architecture, its files are not whole, it lacks weights,
+            they do not fit the devices, or it has fewer positions than the deployment's `max_length`.
     """
     from transformers import AutoConfig
 
+    check_files(settings.checkpoint)
     source = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
     config = AutoConfig.from_pretrained(settings.checkpoint, **source)
     config.use_cache = False  # a decoder would keep keys and values for tokens that never come

@@ -48,6 +48,8 @@ class TokenizerSettings:
         send_unweighted_ids: tell the steps behind which special tokens bear no lexical weight.
         joins_pairs: requests bring pairs that become one row each, as a reranker reads them.
         positions: tokens of a whole row, prompt included; None is `max_length`.
+        max_text_bytes: of one text, UTF-8; a longer one is refused, as tokenising it would keep all others waiting.
+        max_request_bytes: of a request's texts together.
     """
 
     checkpoint: str
@@ -62,6 +64,8 @@ class TokenizerSettings:
     send_unweighted_ids: bool = False
     joins_pairs: bool = False
     positions: int | None = None
+    max_text_bytes: int = 1 << 20
+    max_request_bytes: int = 16 << 20
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from tokenizers import Encoding, Tokenizer
 from tokenizers.models import BPE
 
 from flagtriton.protocol import INPUT_IDS, PAST_END, TOKEN_COUNT, Tensor
+from flagtriton_server.checkpoint_files import check_tokenizer
 from flagtriton_server.rejection import RequestError
 
 __all__ = ["TextBatch", "TextTokenizer", "ragged"]
@@ -84,15 +85,17 @@ class TextTokenizer:
 
         Raises:
             OSError: the checkpoint has no tokenizer.
-            ValueError: it has no fast tokenizer.
+            ValueError: it has no fast tokenizer, or one that cannot be the model's.
         """
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer, PretrainedConfig
 
         tokenizer = AutoTokenizer.from_pretrained(
             checkpoint, revision=revision or "main", trust_remote_code=trust_remote_code
         )
         if not tokenizer.is_fast:
             raise ValueError(f"{checkpoint} has no fast tokenizer; save one as tokenizer.json beside its weights")
+        config, _ = PretrainedConfig.get_config_dict(checkpoint, revision=revision or "main")
+        check_tokenizer(checkpoint, config, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_token_id)
         unweighted = [token for name, token in tokenizer.special_tokens_map.items() if name in _UNWEIGHTED]
         unweighted_ids = sorted(set(tokenizer.convert_tokens_to_ids(unweighted)))
         backend = tokenizer.backend_tokenizer

@@ -72,7 +72,7 @@ class TritonPythonModel:
         options = EmbedOptions.from_parameters(
             triton_io.options(request), **self._limits, model_class=self._settings.model_class
         )
-        texts = instructed(triton_io.texts(request, TEXT), options, self._settings)
+        texts = instructed(self._texts(request, TEXT), options, self._settings)
         most, refuse_longer = self._settings.max_length, options.truncate == "NONE"
         max_length = options.max_length or most
         if options.input_type == "query" and self._settings.model_class == EmbedderModelClass.DECODER_ONLY_ICL.value:
@@ -80,9 +80,15 @@ class TritonPythonModel:
             return QueryBatch(texts, prefix, options.suffix, max_length, most, refuse_longer)
         return TextBatch(texts, max_length, refuse_longer)
 
+    def _texts(self, request: PbRequest, spec: Tensor) -> list[str]:
+        settings = self._settings
+        return triton_io.texts(
+            request, spec, max_bytes=settings.max_text_bytes, max_total_bytes=settings.max_request_bytes
+        )
+
     def _read_pairs(self, request: PbRequest) -> PairBatch:
         options = ScoreOptions.from_parameters(triton_io.options(request), **self._limits)
-        queries, passages = (DistinctTexts.of(triton_io.texts(request, side)) for side in (QUERY, PASSAGE))
+        queries, passages = (DistinctTexts.of(self._texts(request, side)) for side in (QUERY, PASSAGE))
         return PairBatch(queries, passages, options, self._settings.max_length)
 
     def _read_rows(self, request: PbRequest) -> RerankBatch:
@@ -95,7 +101,7 @@ class TritonPythonModel:
             max_length=settings.max_length,
             model_class=settings.model_class,
         )
-        texts = triton_io.texts(request, QUERY), triton_io.texts(request, PASSAGE)
+        texts = self._texts(request, QUERY), self._texts(request, PASSAGE)
         queries, passages = pairs_instructed(*texts, options, settings)
         max_length = options.max_length or settings.max_length
         lengths = options.query_max_length or max_length * 3 // 4, max_length

@@ -31,6 +31,8 @@ class AddOptions:
     queue_requests: int | None = None
     queue_tokens: int | None = None
     queue_timeout: float | None = None
+    max_text_bytes: int = 1 << 20
+    max_request_bytes: int = 16 << 20
     tokenizer_instances: int = 1
     pool_in_encoder: bool = False
     colbert_dim: int | None = None

@@ -16,6 +16,7 @@ from flagtriton_tools.admin import Admin, ModelState
 from flagtriton_tools.admin_secret import hide_from_process_list, kept_secret, read_secret
 from flagtriton_tools.embedded import Tritonserver, check_numpy, find_tritonserver
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.machine import check_room
 from flagtriton_tools.repository import Entry, entries, model_names
 from flagtriton_tools.server_process import RunningServer, start_server
 from flagtriton_tools.serving import ServeOptions, check_options
@@ -68,6 +69,8 @@ class Launcher:
                 log's last lines.
         """
         models = _models(self.options.repository, names or self.options.load)
+        for warning in check_room(len(models), self.options.log_file):
+            self.report(warning)
         server = start_server(self.binary, self.options, self.work_folder, models, self.secret, again=again)
         try:
             states = self._wait(server, models)

@@ -71,6 +71,10 @@ def cli() -> None:
     help="Tokens of one forward pass.  [default: 4096 on the CPU, 65536 on a GPU]",
 )
 @click.option(
+    "--max-text-bytes", type=click.IntRange(1), default=1 << 20, show_default=True, help="Of a text; more is refused."
+)
+@click.option("--max-request-bytes", type=click.IntRange(1), default=16 << 20, show_default=True, help="Of all texts.")
+@click.option(
     "--queue-requests",
     type=click.IntRange(1),
     help="Requests that may wait before more are refused, of each priority.  [default: token budget / 32]",

@@ -21,6 +21,7 @@ __all__ = ["WatchOptions", "drain", "serve"]
 
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 60.0
+_STOP_TIMEOUT_S = 4.0
 _STEADY_S = 600.0
 """A server that ran so long has recovered: what went wrong before no longer counts."""
 
@@ -109,7 +110,7 @@ class _Serving:
             self._wait_before_restart(code, last_words)
 
     def _one_server(self) -> tuple[int | None, str]:
-        """Return the exit code of a server that died and its last words; None after draining."""
+        """Return the exit code of a server that died and its last words; None if it was drained."""
         options = self._launcher.options
         with self._launcher.started(self._names, again=self._restarts > 0) as server:
             for name, cause in server.failed.items():
@@ -127,6 +128,7 @@ class _Serving:
             return code, server.last_words()
 
     def _end(self, server: RunningServer, supervisor: Supervisor) -> None:
+        """Drain the server and stop it."""
         self._health.server_is("draining")
         self._report("stopping; again to kill …")
         began = time.monotonic()
@@ -137,7 +139,8 @@ class _Serving:
             drained = False
         if not drained:
             self._report(f"requests were still in flight after {time.monotonic() - began:.0f} s")
-        server.stop()
+        # What is left are connections that clients keep open, for which Triton would wait.
+        server.stop(_STOP_TIMEOUT_S)
 
     def _wait_before_restart(self, code: int, last_words: str) -> None:
         wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**self._restarts)

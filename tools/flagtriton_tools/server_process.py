@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flagtriton_tools.embedded import Tritonserver
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.machine import SHARED_MEMORY
 from flagtriton_tools.server_flags import server_flags
 from flagtriton_tools.server_log import log_excerpt, opened_log
 from flagtriton_tools.serving import ServeOptions
@@ -26,8 +27,6 @@ _STOP_TIMEOUT_S = 40.0
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 """Loaded here because nothing may be loaded between fork and exec."""
-
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass
@@ -59,12 +58,12 @@ class RunningServer:
         """Return the server's exit code, once it ends."""
         return _exit_code(self.process.wait())
 
-    def stop(self) -> int:
-        """Ask the server to end, kill it where it does not, and return its exit code."""
+    def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> int:
+        """Ask the server to end, kill it where it has not within so many seconds, and return its exit code."""
         try:
             if self.process.poll() is None:
                 self.process.terminate()
-            self.process.wait(_STOP_TIMEOUT_S)
+            self.process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             pass
         finally:
@@ -75,7 +74,7 @@ class RunningServer:
         """End at once what is left of the server and its stubs, and free their shared memory."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        for file in _SHARED_MEMORY.glob(f"{self.shared_memory}*"):
+        for file in SHARED_MEMORY.glob(f"{self.shared_memory}*"):
             file.unlink(missing_ok=True)
 
     def last_words(self) -> str:

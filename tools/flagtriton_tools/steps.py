@@ -95,6 +95,8 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
         send_unweighted_ids=pairs,
         joins_pairs=joins,
         positions=served.positions,
+        max_text_bytes=options.max_text_bytes,
+        max_request_bytes=options.max_request_bytes,
     )
     config = step_config(
         inputs=[TEXT, QUERY, PASSAGE, TOKEN_ID] if pairs else [QUERY, PASSAGE] if joins else [TEXT],

@@ -29,7 +29,6 @@ _ROUND_S = 5.0
 
 _LONGEST_WAIT_S = 60.0
 _HANGING_S = 60.0
-_UNLOADING_TIMEOUT_S = 30.0
 _WORKERS = 8
 _BUSY = 503
 
@@ -178,8 +177,7 @@ class Supervisor:
         self._says(watched, "recovering", f"the process of {', '.join(dead)} has died")
         try:
             for step in dead:
-                self._admin.unload(step)
-                self._wait_until_unloaded(step)
+                self._admin.unload(step)  # which takes 30 s and more; the successor need not wait for it
             for model in (*dead, *watched.ensembles):
                 if self._stopped:
                     return
@@ -193,15 +191,6 @@ class Supervisor:
         watched.not_before = 0.0
         self._health.deployment_is(watched.name, READY, recovered=True)
         self._report(f"recovered: {watched.name}, after {time.monotonic() - began:.1f} s")
-
-    def _wait_until_unloaded(self, step: str) -> None:
-        deadline = time.monotonic() + _UNLOADING_TIMEOUT_S
-        while time.monotonic() < deadline:
-            states = self._admin.states() or {}
-            if states.get(step, ModelState(step)).state not in ("UNLOADING", "READY"):
-                return
-            time.sleep(0.05)
-        raise ToolError(f"{step} did not unload within {_UNLOADING_TIMEOUT_S:.0f} s")
 
     def _says(self, watched: Watched, state: str, reason: str = "") -> None:
         if self._health.deployment_is(watched.name, state, reason) and state != READY:
