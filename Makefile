@@ -34,6 +34,11 @@ lint: venv ## ruff and mypy, as pre-commit runs them
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+.PHONY: audit
+audit: venv ## look the pinned versions up in an advisory database, over the network
+	@$(PIP) install --quiet pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip
+
 .PHONY: format
 format: venv ## put the code into shape
 	$(BIN)/ruff check --fix
