@@ -17,6 +17,7 @@ from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 from typing import Any
 
+import tritonclient.grpc as triton
 import trustme
 
 from flagtriton import TLS
@@ -65,6 +66,14 @@ class Proxy:
     def connection(self) -> HTTPSConnection:
         context = ssl.create_default_context(cafile=self.folder / "authority.pem")
         return HTTPSConnection("localhost", self.ports["https"], context=context, timeout=30)
+
+    def grpc_client(self) -> triton.InferenceServerClient:
+        return triton.InferenceServerClient(
+            f"localhost:{self.ports['grpcs']}",
+            ssl=True,
+            root_certificates=self.tls().root_certificates,
+            channel_args=[("grpc.enable_http_proxy", 0)],
+        )
 
     def set_tokens(self, tokens: Mapping[str, str]) -> None:
         """Write the tokens, by name; nginx reads them at its next start or reload."""

@@ -68,6 +68,7 @@ class Worker(Generic[T]):
             except Exception:  # an answer that could not be sent must not end the thread that all others wait for
                 self._log_error(traceback.format_exc())
             self._lets_pass = False
+            del jobs  # the requests' tensors lie in shared memory as long as they are held
 
     def _answer(self, jobs: Sequence[Job[T]]) -> None:
         wanted = [job for job in jobs if not _given_up(job)]

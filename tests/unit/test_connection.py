@@ -28,6 +28,32 @@ def test_no_retries_at_all_can_be_asked() -> None:
     assert ConnectionSettings.taken_from({"retries": 0}).retries == 0
 
 
+@pytest.mark.parametrize(
+    ("priority", "of_requests"),
+    [
+        (None, {0: False, 1: False, 2: True, 9: True}),
+        ("interactive", {0: False, 1: False, 2: False, 9: False}),
+        ("bulk", {0: True, 1: True, 2: True, 9: True}),
+    ],
+)
+def test_a_call_is_bulk_where_it_is_said_or_has_more_requests_than_one(
+    priority: str | None, of_requests: dict[int, bool]
+) -> None:
+    settings = ConnectionSettings.taken_from({"priority": priority})
+    assert {requests: settings.is_bulk(requests) for requests in of_requests} == of_requests
+
+
+def test_nothing_is_said_of_the_priority_unless_it_is_given() -> None:
+    assert ConnectionSettings().priority is None
+
+
+@pytest.mark.parametrize("priority", ["urgent", "Bulk", "", 1, True])
+def test_another_priority_is_refused_with_those_there_are(priority: object) -> None:
+    with pytest.raises(ValueError) as refused:
+        ConnectionSettings.taken_from({"priority": priority})
+    assert str(refused.value) == f"priority is {priority!r}; expected one of interactive, bulk, or None"
+
+
 def test_a_given_transport_is_used_as_it_is() -> None:
     fake = fake_server()
     assert ConnectionSettings(url="http://elsewhere:1", transport=fake).open_transport() is fake

@@ -185,7 +185,8 @@ def test_the_tokenizer_is_told_lengths_and_instructions() -> None:
 def test_the_encoder_is_told_precision_and_length() -> None:
     options = AddOptions(max_length=64, precision="bf16", revision="v2")
     settings = read_parameters(EncoderSettings, parameters(configs(options)["tiny_encoder"]))
-    assert settings == EncoderSettings("maker/tiny", 64, token_budget=4096, precision="bf16", revision="v2")
+    queue = {"queue_requests": 128, "queue_tokens": 131_072, "queue_timeout_s": 60.0}
+    assert settings == EncoderSettings("maker/tiny", 64, token_budget=4096, precision="bf16", revision="v2", **queue)
 
 
 @pytest.mark.parametrize(("pooling_method", "rows"), [("cls", "first"), ("last_token", "last"), ("mean", "all")])

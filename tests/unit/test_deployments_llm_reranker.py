@@ -106,14 +106,16 @@ def test_every_tensor_reaches_the_step_that_reads_it(model_class: str) -> None:
 
 def test_a_plain_decoder_sends_the_last_tokens_states() -> None:
     found = models(BASE, precision="fp16", max_length=600, revision="v2")
-    expected = EncoderSettings("org/ranker", 2048, TOKEN_BUDGETS["cpu"], "fp16", "last", revision="v2")
+    queue = {"queue_requests": 128, "queue_tokens": 131_072, "queue_timeout_s": 60.0}
+    expected = EncoderSettings("org/ranker", 2048, TOKEN_BUDGETS["cpu"], "fp16", "last", revision="v2", **queue)
     assert settings(EncoderSettings, found["ranker_encoder"]) == expected
 
 
 @pytest.mark.parametrize("model_class", LAYERED)
 def test_a_layered_decoder_is_told_its_class(model_class: str) -> None:
     found = models(model_class, precision="fp16", max_length=600, revision="v2", token_budget=99)
-    expected = LayeredSettings("org/ranker", model_class, 2048, 99, "fp16", "v2")
+    queue = {"queue_requests": 64, "queue_tokens": 32 * 99, "queue_timeout_s": 60.0}
+    expected = LayeredSettings("org/ranker", model_class, 2048, 99, "fp16", "v2", **queue)
     assert settings(LayeredSettings, found["ranker_encoder"]) == expected
 
 

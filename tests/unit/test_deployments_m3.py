@@ -175,6 +175,7 @@ def test_colbert_vectors_travel_in_the_dtype_that_the_step_and_the_ensemble_name
 OPTIONS = AddOptions(
     device="gpu:1", precision="bf16", revision="v2", trust_remote_code=True, colbert_dim=16, colbert_dtype="fp16"
 )
+QUEUE: dict[str, Any] = {"queue_requests": 2048, "queue_tokens": 2_097_152, "queue_timeout_s": 60.0}
 HEAD: dict[str, Any] = {
     "checkpoint": "maker/tiny",
     "precision": "bf16",
@@ -192,7 +193,7 @@ HEAD: dict[str, Any] = {
                 "maker/tiny", 512, "encoder-only-m3", "v2", trust_remote_code=True, send_unweighted_ids=True
             ),
         ),
-        ("encoder", EncoderSettings("maker/tiny", 512, 65536, "bf16", "all", None, "v2", True)),
+        ("encoder", EncoderSettings("maker/tiny", 512, 65536, "bf16", "all", None, "v2", True, **QUEUE)),
         ("pooler", PoolerSettings("cls", "bf16", "gpu", "all")),
         ("sparse", HeadSettings(**HEAD)),
         ("colbert", ColbertSettings(**HEAD, colbert_dim=16, colbert_dtype="fp16")),

@@ -14,7 +14,7 @@ import torch
 
 from flagtriton_server.settings import LayeredSettings
 from tests.layered_checkpoints import make_layerwise, make_lightweight
-from tests.unit.triton_stand_in import Request, answered, ids, imported_steps, started
+from tests.unit.triton_stand_in import Request, answered, ids, imported_steps, responses_of, started
 
 LAYERWISE, LIGHTWEIGHT = "decoder-only-layerwise", "decoder-only-lightweight"
 WIDTH = 48
@@ -138,7 +138,7 @@ BAD: dict[str, tuple[Request, str]] = {
 
 @pytest.mark.parametrize(("bad", "said"), BAD.values(), ids=BAD)
 def test_a_bad_request_fails_alone(step: Any, bad: Request, said: str) -> None:
-    before, refused, behind = step.execute([rows(), bad, rows('{"cutoff_layers": "2,4"}')])
+    before, refused, behind = responses_of(step, rows(), bad, rows('{"cutoff_layers": "2,4"}'))
     with pytest.raises(Exception, match=said):
         raise refused.error
     expected = answered(step, rows(), rows('{"cutoff_layers": "2,4"}'))
@@ -154,6 +154,6 @@ def test_a_batch_of_bad_requests_runs_nothing(step: Any) -> None:
 
 def test_compression_is_unknown_to_the_layerwise_class(steps: SimpleNamespace, checkpoints: dict[str, Path]) -> None:
     model = encoder(steps, checkpoints, LAYERWISE)
-    refused, answer = model.execute([rows('{"compress_ratio": 2}'), rows('{"cutoff_layers": "2"}')])
+    refused, answer = responses_of(model, rows('{"compress_ratio": 2}'), rows('{"cutoff_layers": "2"}'))
     assert "unknown option 'compress_ratio'" in str(refused.error)
     assert answer.error is None

@@ -87,6 +87,19 @@ def test_another_truncate_is_refused_with_the_choices(value: object) -> None:
         read(truncate=value)
 
 
+@pytest.mark.parametrize("value", [0, 1, "true", "bulk", None])
+def test_bulk_is_a_boolean_and_nothing_like_it(value: object) -> None:
+    with pytest.raises(OptionError, match=f"option 'bulk' is {value!r}; expected true or false"):
+        read(bulk=value)
+
+
+@pytest.mark.parametrize("model_class", ["encoder-only-base", "encoder-only-m3", "decoder-only-icl"])
+def test_requests_of_every_class_may_be_part_of_a_long_job(model_class: str) -> None:
+    assert EmbedOptions(bulk=True).to_parameters() == {"bulk": True}
+    assert read_for(model_class, bulk=True) == EmbedOptions(bulk=True)
+    assert read_for(model_class, bulk=False) == read_for(model_class) == EmbedOptions(bulk=False)
+
+
 def test_an_instruction_that_is_no_string_is_refused() -> None:
     with pytest.raises(OptionError, match="option 'instruction' is 1; expected a string"):
         read(input_type="query", instruction=1)
@@ -110,10 +123,10 @@ def test_an_instruction_needs_an_input_type() -> None:
 def test_an_unknown_option_is_named_beside_those_of_the_models_class(
     model_class: str | None, of_its_own: list[str]
 ) -> None:
-    of_all = ["input_type", "instruction", "instruction_format", "max_length", "normalize", "truncate", "truncate_dim"]
+    of_all = ["bulk", "input_type", "instruction", "instruction_format", "max_length", "normalize"]
     with pytest.raises(OptionError) as raised:
         read_for(model_class, maxlength=64)
-    known = ", ".join(sorted([*of_all, *of_its_own]))
+    known = ", ".join(sorted([*of_all, "truncate", "truncate_dim", *of_its_own]))
     assert str(raised.value) == f"unknown option 'maxlength'; this model has {known}"
 
 
@@ -137,6 +150,7 @@ def test_every_option_is_known_to_the_reader() -> None:
         "prefix": "",
         "suffix": "",
         "domain": "",
+        "bulk": True,
     }
     assert {*allowed, "examples"} == {field.name for field in dataclasses.fields(EmbedOptions)}
     assert read(**allowed) == EmbedOptions(**allowed)

@@ -30,8 +30,8 @@ def test_weights_are_sent_as_one_string() -> None:
 
 
 def test_only_score_options_that_differ_are_sent() -> None:
-    options = ScoreOptions(query_max_length=8, normalize=False)
-    assert options.to_parameters() == {"query_max_length": 8, "normalize": False}
+    options = ScoreOptions(query_max_length=8, normalize=False, bulk=True)
+    assert options.to_parameters() == {"query_max_length": 8, "normalize": False, "bulk": True}
 
 
 def test_no_parameters_are_the_default_score_options() -> None:
@@ -41,7 +41,12 @@ def test_no_parameters_are_the_default_score_options() -> None:
 def test_score_options_that_are_sent_are_read_back_equal() -> None:
     # 0.1 + 0.2 has seventeen digits, none of which may be lost
     options = ScoreOptions(
-        query_max_length=8, passage_max_length=9, weights=(0.1 + 0.2, 0.0, 2.0), normalize=False, truncate="NONE"
+        query_max_length=8,
+        passage_max_length=9,
+        weights=(0.1 + 0.2, 0.0, 2.0),
+        normalize=False,
+        truncate="NONE",
+        bulk=True,
     )
     assert read_score(**options.to_parameters()) == options
 
@@ -53,9 +58,10 @@ def test_every_score_option_is_known_to_the_reader() -> None:
         "weights": "1,1,1",
         "normalize": True,
         "truncate": "END",
+        "bulk": True,
     }
     assert set(allowed) == {field.name for field in dataclasses.fields(ScoreOptions)}
-    assert read_score(**allowed) == ScoreOptions(query_max_length=2, passage_max_length=512)
+    assert read_score(**allowed) == ScoreOptions(query_max_length=2, passage_max_length=512, bulk=True)
 
 
 @pytest.mark.parametrize("name", ["query_max_length", "passage_max_length"])
@@ -69,6 +75,7 @@ def test_another_length_of_either_side_is_refused_with_the_bounds(name: str, val
     ("name", "value", "expected"),
     [
         ("normalize", 1, "expected true or false"),
+        ("bulk", "true", "expected true or false"),
         ("truncate", "end", "expected one of 'END', 'NONE'"),
         ("weights", 1, "expected a string"),
     ],
@@ -79,8 +86,8 @@ def test_another_value_of_a_score_option_is_refused(name: str, value: object, ex
 
 
 def test_an_unknown_score_option_is_named_beside_the_known_ones() -> None:
-    known = "normalize, passage_max_length, query_max_length, truncate, weights"
-    with pytest.raises(OptionError, match=f"unknown option 'max_length'; this model has {known}"):
+    known = "bulk, normalize, passage_max_length, query_max_length, truncate, weights"
+    with pytest.raises(OptionError, match=f"unknown option 'max_length'; this model has {known}$"):
         read_score(max_length=64)
 
 

@@ -147,7 +147,9 @@ def test_instances_on_gpus_are_counted_on_each() -> None:
 
 
 def test_a_queue_is_unbounded_unless_told() -> None:
-    assert not step().dynamic_batching.HasField("default_queue_policy")
+    batching = step().dynamic_batching
+    assert not batching.HasField("default_queue_policy")
+    assert (batching.priority_levels, batching.default_priority_level) == (0, 0)
 
 
 def test_a_full_queue_refuses_and_a_late_request_is_rejected() -> None:
@@ -155,6 +157,12 @@ def test_a_full_queue_refuses_and_a_late_request_is_rejected() -> None:
     assert (policy.max_queue_size, policy.default_timeout_microseconds) == (4, 1000)
     assert policy.timeout_action == ModelQueuePolicy.REJECT
     assert policy.allow_timeout_override
+
+
+def test_a_bounded_queue_has_two_priorities_and_requests_that_name_none_have_the_first() -> None:
+    batching = step(queue_policy=QueuePolicy(4, 1000)).dynamic_batching
+    assert (batching.priority_levels, batching.default_priority_level) == (2, 1)
+    assert not batching.priority_queue_policy  # either has the bounds of the one policy
 
 
 def test_a_step_is_not_warmed_up_unless_told() -> None:

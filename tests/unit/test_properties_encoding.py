@@ -86,6 +86,7 @@ def make_model(kind: str, folder: Path) -> Model:
     make = {"bert": make_bert, "xlm-roberta": make_xlm_roberta}.get(name, lambda at: make_decoder(at, name))
     checkpoint = str(make(folder / name))
     encoder = load_encoder(EncoderSettings(checkpoint, LONGEST, token_budget=16, precision="fp32"), CPU)
+    assert encoder.packed
     module = AutoModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
 
     @cache

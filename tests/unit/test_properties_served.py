@@ -27,7 +27,7 @@ from flagtriton.transport import InferenceReply
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.unit.fakes import METHODS, NAME, fake_server, texts_of
 
-EXAMPLES = settings(max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 TEXT = st.sampled_from(["", "a", "bb", "é", "人工", "🙂\0"]) | st.text(max_size=8)
 """Some that come again and again."""

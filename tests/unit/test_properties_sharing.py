@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 import numpy as np
@@ -14,11 +15,11 @@ from flagtriton_server.ragged_texts import RaggedTexts
 from flagtriton_server.sharing import LEAST_SHARED, Segments, find_families, plan_segments
 from tests.unit.triton_stand_in import ids
 
-EXAMPLES = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
 BUDGETS = st.integers(1, 20) | st.integers(1, 200)
-TOKENS = st.sampled_from([0, 1, 70_000])
-"""Few enough that texts begin alike, one of them with more than two bytes."""
+TOKENS = st.sampled_from([0, 1, 65_536])
+"""Few enough that texts begin alike; in two bytes the last would be the first."""
 
 
 @st.composite
@@ -85,6 +86,16 @@ def test_families_do_not_depend_on_the_order_of_the_texts(texts: list[list[int]]
     shuffled = [*texts]
     order.shuffle(shuffled)
     assert found(shuffled) == found(texts)
+
+
+@EXAMPLES
+@given(texts=TEXTS, least=st.integers(1, 3))
+def test_neighbours_that_begin_alike_are_not_both_left_alone(texts: list[list[int]], least: int) -> None:
+    families = find_families(*packed(texts), 100, least)
+    alone = set(range(len(texts))) - {row for family in families for row in family.rows.tolist()}
+    for a, b in pairwise(sorted(range(len(texts)), key=texts.__getitem__)):
+        if min(len(texts[a]), len(texts[b])) > least and texts[a][:least] == texts[b][:least]:
+            assert not {a, b} <= alone
 
 
 @EXAMPLES

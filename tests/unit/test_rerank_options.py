@@ -26,10 +26,11 @@ EVERY: dict[str, Any] = {
     "cutoff_layers": (8, 16),
     "compress_ratio": 2,
     "compress_layers": (4, 12),
+    "bulk": True,
 }
 """A value of each option that is not its default."""
 
-OF_ALL = {"query_max_length", "max_length", "normalize", "truncate"}
+OF_ALL = {"query_max_length", "max_length", "normalize", "truncate", "bulk"}
 OF_LLMS = OF_ALL | {"prompt", "query_instruction", "passage_instruction"}
 OPTIONS = {
     ENCODER: OF_ALL,
@@ -126,6 +127,8 @@ def test_lengths_may_be_as_small_and_as_great_as_is_said() -> None:
     [
         ("normalize", 1, "true or false, as a boolean"),
         ("normalize", "true", "true or false, as a boolean"),
+        ("bulk", 1, "true or false, as a boolean"),
+        ("bulk", "true", "true or false, as a boolean"),
         ("truncate", "START", "one of 'END', 'NONE'"),
         ("truncate", "none", "one of 'END', 'NONE'"),
         ("truncate", False, "one of 'END', 'NONE'"),

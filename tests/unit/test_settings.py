@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from flagtriton.parameters import ParameterError, write_parameters
 from flagtriton_server.settings import (
     EncoderSettings,
+    LayeredSettings,
     PoolerSettings,
     TokenizerSettings,
+    all_instances,
     attention_path,
     instance_count,
     read_settings,
@@ -94,6 +98,44 @@ def test_a_group_without_a_count_is_one_instance() -> None:
 
 def test_no_group_is_one_instance() -> None:
     assert instance_count("{}") == 1
+
+
+@pytest.mark.parametrize(
+    ("groups", "instances"),
+    [
+        ([], 1),
+        ([{}], 1),
+        ([{"count": 2}, {"count": 3}], 5),
+        ([{"count": 2, "gpus": []}], 2),
+        ([{"count": 2, "gpus": [0, 3]}], 4),
+        ([{"count": 1, "gpus": [0, 1, 2]}, {"count": 2, "gpus": [5]}, {"count": 1}], 6),
+    ],
+)
+def test_instances_are_counted_on_all_of_their_devices(groups: list[dict[str, object]], instances: int) -> None:
+    assert all_instances(json.dumps({"instance_group": groups})) == instances
+
+
+def test_a_configuration_without_groups_is_one_instance() -> None:
+    assert all_instances("{}") == 1
+
+
+QUEUE: dict[str, object] = {"queue_requests": 7, "queue_tokens": 1000, "queue_timeout_s": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ({"checkpoint": "a/b"}, EncoderSettings("a/b", 8, 64)),
+        ({"checkpoint": "a/b", "model_class": "c"}, LayeredSettings("a/b", "c", 8, 64)),
+    ],
+)
+def test_what_may_wait_for_an_encoder_follows_from_its_budget_unless_told(given: dict[str, str], plain: Any) -> None:
+    config = {**given, "max_length": "8", "token_budget": "64"}
+    assert read_settings(type(plain), model_config(**config)) == plain
+    assert {getattr(plain, name) for name in QUEUE} == {None}
+    told = replace(plain, **QUEUE)
+    assert read_settings(type(plain), model_config(**config, **{n: str(v) for n, v in QUEUE.items()})) == told
+    assert read_settings(type(plain), model_config(**write_parameters(told))) == told
 
 
 @pytest.mark.parametrize(("method", "rows"), [("cls", "first"), ("last_token", "last"), ("mean", "all")])

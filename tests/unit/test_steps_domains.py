@@ -17,7 +17,7 @@ from transformers import Qwen3Config, Qwen3Model
 
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.settings import EncoderSettings, PoolerSettings
-from tests.unit.triton_stand_in import Request, TritonError, answered, ids, imported_steps, started
+from tests.unit.triton_stand_in import Request, TritonError, answered, ids, imported_steps, responses_of, started
 
 HIDDEN_SIZE = 16
 TEXTS = ids([5, 6, 7], [8, 9])
@@ -131,7 +131,7 @@ def test_requests_of_one_batch_get_the_answers_that_they_get_alone(steps: Simple
 def test_a_domain_that_the_model_refuses_fails_those_requests_alone(steps: SimpleNamespace, checkpoint: Path) -> None:
     step = started(steps.encoder, settings(checkpoint))
     (plain,) = answered(step, asked(None))
-    first, refused, last, also_refused = step.execute(list(map(asked, ["law", "cooking", None, "cooking"])))
+    first, refused, last, also_refused = responses_of(step, *map(asked, ["law", "cooking", None, "cooking"]))
     for response in (refused, also_refused):
         message, code = response.error.args
         assert message.startswith("option 'domain' is 'cooking', which this model refuses: ValueError(")
@@ -142,7 +142,8 @@ def test_a_domain_that_the_model_refuses_fails_those_requests_alone(steps: Simpl
 def test_a_refused_domain_is_forgotten_by_the_next_batch(steps: SimpleNamespace, checkpoint: Path) -> None:
     step = started(steps.encoder, settings(checkpoint))
     (before,) = answered(step, asked(None))
-    step.execute([asked("cooking")])
+    (refused,) = responses_of(step, asked("cooking"))
+    assert refused.error is not None
     (after,) = answered(step, asked(None))
     np.testing.assert_array_equal(after["dense_vecs"], before["dense_vecs"])
 

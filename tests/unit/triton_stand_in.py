@@ -24,6 +24,7 @@ from flagtriton.parameters import write_parameters
 __all__ = [
     "Request",
     "Response",
+    "Sender",
     "Tensor",
     "TritonError",
     "answered",
@@ -35,6 +36,9 @@ __all__ = [
 
 
 FINAL = 1
+
+_OVER_TRITON = ("triton_io", "queued_step")
+"""What the steps import that holds on to the module which stands in for Triton's."""
 
 
 class Tensor:
@@ -113,9 +117,9 @@ def imported_steps(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[Sim
     monkeypatch.setitem(sys.modules, backend.__name__, backend)
     monkeypatch.setattr("flagtriton_server.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
-    _forget("triton_io", *names)
+    _forget(*_OVER_TRITON, *names)
     yield SimpleNamespace(**{name: importlib.import_module(f"flagtriton_server.{name}") for name in names})
-    _forget("triton_io", *names)
+    _forget(*_OVER_TRITON, *names)
 
 
 def started(module: ModuleType, settings: Any) -> Any:
