@@ -58,6 +58,10 @@ class TritonPythonModel:
         """
         self._settings = read_settings(EncoderSettings, args["model_config"])
         self._pool = _reduction(self._settings)
+        self._queued = QueuedStep(self._settings, all_instances(args["model_config"]), self._read, self._run)
+        self._queued.start(lambda: self._load(args))
+
+    def _load(self, args: dict[str, str]) -> None:
         devices = instance_devices(args, self._settings.shard)
         threads = share_cores(instance_count(args["model_config"]))
         self._encoder = load_encoder(self._settings, *devices)
@@ -67,7 +71,6 @@ class TritonPythonModel:
             f"{'packed' if self._encoder.packed else 'padded'}, "
             f"{threads} threads, {self._settings.token_budget} tokens a pass"
         )
-        self._queued = QueuedStep(self._settings, all_instances(args["model_config"]), self._read, self._run)
         # A domain is a state of the module, in which another request must not run.
         if self._encoder.packed and self._encoder.device.type == "cpu" and not self._settings.pseudo_moe:
             self._queued.pause_between_layers(self._encoder.module)

@@ -28,6 +28,10 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the checkpoint onto this instance's device."""
         self._settings = read_settings(LayeredSettings, args["model_config"])
+        self._queued = QueuedStep(self._settings, all_instances(args["model_config"]), self._read, self._run)
+        self._queued.start(lambda: self._load(args))
+
+    def _load(self, args: dict[str, str]) -> None:
         (device,) = instance_devices(args)
         threads = share_cores(instance_count(args["model_config"]))
         self._decoder = load_decoder(self._settings, device)
@@ -36,7 +40,6 @@ class TritonPythonModel:
             f"{self._settings.checkpoint} on {device} in {self._decoder.precision.name}, packed, "
             f"{threads} threads, {self._settings.token_budget} tokens a pass"
         )
-        self._queued = QueuedStep(self._settings, all_instances(args["model_config"]), self._read, self._run)
         if device.type == "cpu":
             self._queued.pause_between_layers(self._decoder.module)
 

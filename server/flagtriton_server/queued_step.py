@@ -59,7 +59,10 @@ class QueuedStep(Generic[T]):
         self._tokens_ahead = _TURNS_AHEAD * settings.token_budget if instances > 1 else None
         self._queue: WorkQueue[T] = WorkQueue(queue_limits(settings), settings.token_budget)
         self._worker = Worker(self._queue, run, triton_io.log_error)
-        self._worker.start()
+
+    def start(self, load: Callable[[], None]) -> None:
+        """Load the model in the thread that is to run it, and begin to answer; raise what loading raises."""
+        self._worker.start(load)
 
     def execute(self, requests: Sequence[PbRequest]) -> list[PbResponse | None]:
         """Return what Triton's `execute` is to: an answer for each request that is refused at once, else None."""

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from flagtriton_server.rejection import RequestError
@@ -38,11 +39,19 @@ class Worker(Generic[T]):
         self._run = run
         self._log_error = log_error
         self._lets_pass = False
+        self._first: Callable[[], None] = lambda: None
+        self._begun: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, name="flagtriton", daemon=True)
 
-    def start(self) -> None:
-        """Begin."""
+    def start(self, first: Callable[[], None] = lambda: None) -> None:
+        """Begin, once the thread has done what comes first; raise what that raises.
+
+        A model is best loaded there: where two threads of a process have run torch, OpenMP has more threads than there
+        are cores, lets them sleep between any two operations, and a short query takes twice the time.
+        """
+        self._first = first
         self._thread.start()
+        self._begun.result()
 
     def stop(self) -> None:
         """End once the requests that wait are answered."""
@@ -61,6 +70,12 @@ class Worker(Generic[T]):
             self._lets_pass = True
 
     def _work(self) -> None:
+        try:
+            self._first()
+        except BaseException as error:
+            self._begun.set_exception(error)
+            return
+        self._begun.set_result(None)
         while jobs := self._queue.take():
             self._lets_pass = jobs[0].bulk
             try:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
 
 import gevent
 import gevent.ssl
+import rapidjson
 import tritonclient.http as triton
 from geventhttpclient.response import HTTPConnectionClosed, HTTPParseError
 from numpy.typing import NDArray
@@ -48,9 +49,15 @@ class _Client(triton.InferenceServerClient):  # type: ignore[misc]
 
     retry_after_s: float | None = None
 
-    def _post(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - geventhttpclient's response
+    def _get(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - geventhttpclient's response
+        return self._noted(super()._get, *arguments, **named)
+
+    def _post(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        return self._noted(super()._post, *arguments, **named)
+
+    def _noted(self, send: Callable[..., Any], *arguments: Any, **named: Any) -> Any:  # noqa: ANN401
         self.retry_after_s = None
-        response = super()._post(*arguments, **named)
+        response = send(*arguments, **named)
         seconds = response.get("retry-after")
         self.retry_after_s = float(seconds) if seconds is not None and seconds.isdecimal() else None
         return response
@@ -170,6 +177,8 @@ class HttpTransport:
             if isinstance(translated, errors.ServerUnavailableError):
                 translated.retry_after_s = self._client.retry_after_s
             raise translated from error
+        except rapidjson.JSONDecodeError as error:
+            raise errors.ServerError(f"{subject} answered something that is not Triton's: {error}") from error
         except (TimeoutError, gevent.Timeout) as error:
             said = (
                 str(error) if isinstance(error.__cause__, gevent.Timeout) else f"no answer within {self._timeout_s} s"
