@@ -72,7 +72,7 @@ class RetryPolicy:
 
     def _wait_s(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
-        if isinstance(error, ServerUnavailableError) and error.retry_after_s is not None:
+        if isinstance(error, ServerUnavailableError) and error.retry_after_s:
             return error.retry_after_s * random.uniform(1, _AT_MOST_LATER)
         most = min(self.first_wait_s * 2 ** min(state.attempt_number - 1, 30), self.longest_wait_s)
         return random.uniform(0, most)

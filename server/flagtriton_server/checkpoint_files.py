@@ -27,13 +27,18 @@ def check_files(checkpoint: str) -> None:
     folder = Path(checkpoint)
     if not folder.is_dir():
         return
-    for index in sorted([*folder.glob("*.safetensors.index.json"), *folder.glob("*.bin.index.json")]):
+    tensors = sorted(folder.glob("*.safetensors"))
+    indices = sorted(folder.glob("*.safetensors.index.json"))
+    pickles = (
+        [] if tensors or indices else sorted(folder.glob("pytorch_model*.bin"))
+    )  # read where there is nothing else
+    for index in indices or ([] if tensors else sorted(folder.glob("*.bin.index.json"))):
         for name in _shards(index):
             if not (folder / name).is_file():
                 raise ValueError(f"{folder / name} is missing, which {index.name} names; download the checkpoint again")
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in tensors:
         _check_safetensors(file)
-    for file in sorted(folder.glob("pytorch_model*.bin")):
+    for file in pickles:
         if not zipfile.is_zipfile(file) and not _is_legacy_pickle(file):
             raise ValueError(f"{file} is cut short or {_what_it_is(file)}; download it again")
 

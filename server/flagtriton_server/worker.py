@@ -78,15 +78,18 @@ class Worker(Generic[T]):
         self._begun.set_result(None)
         while jobs := self._queue.take():
             self._lets_pass = jobs[0].bulk
-            try:
-                self._answer(jobs)
-            except Exception:  # an answer that could not be sent must not end the thread that all others wait for
-                self._log_error(traceback.format_exc())
+            self._answer(jobs)
             self._lets_pass = False
             del jobs  # the requests' tensors lie in shared memory as long as they are held
 
     def _answer(self, jobs: Sequence[Job[T]]) -> None:
-        wanted = [job for job in jobs if not _given_up(job)]
+        wanted = []
+        for job in jobs:
+            reason = _given_up(job)
+            if reason is None:
+                wanted.append(job)
+            else:
+                self._send(job, reason)
         if not wanted:
             return
         try:
@@ -96,15 +99,19 @@ class Worker(Generic[T]):
             failure = RequestError(f"the model failed on this batch: {type(error).__name__}, see its log", "INTERNAL")
             answers = [failure] * len(wanted)
         for job, answer in zip(wanted, answers, strict=True):
+            self._send(job, answer)
+
+    def _send(self, job: Job[T], answer: object) -> None:
+        try:
             job.answer(answer)
+        except Exception:  # one that cannot be sent must not keep the others from theirs
+            self._log_error(traceback.format_exc())
 
 
-def _given_up(job: Job[Any]) -> bool:
-    """Return whether nobody wants an answer any more, or it comes too late; then that is the answer."""
+def _given_up(job: Job[Any]) -> RequestError | None:
+    """Return why a request is not to be run: nobody wants its answer any more, or it comes too late."""
     if job.is_cancelled():
-        job.answer(RequestError("the client has cancelled this request", "CANCELLED"))
-    elif job.expires_at < time.monotonic():
-        job.answer(RequestError("the request has waited too long; send it again later", "UNAVAILABLE"))
-    else:
-        return False
-    return True
+        return RequestError("the client has cancelled this request", "CANCELLED")
+    if job.expires_at < time.monotonic():
+        return RequestError("the request has waited too long; send it again later", "UNAVAILABLE")
+    return None

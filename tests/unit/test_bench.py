@@ -157,18 +157,18 @@ def test_a_soak_tells_pace_by_tokens_and_memory_once_settled() -> None:
 def test_a_made_checkpoint_has_its_shape_and_tokenizes_the_texts(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(SHAPES, "tiny", Shape(family, 5000, 2, 32, 4, 66))
+    monkeypatch.setitem(SHAPES, "tiny", Shape(family, 6000, 2, 32, 4, 66))
     folder = make_checkpoint("tiny", tmp_path)
     config = json.loads((folder / "config.json").read_text())
     assert (config["num_hidden_layers"], config["hidden_size"], config["intermediate_size"]) == (2, 32, 128)
-    assert config["vocab_size"] == 5000
+    assert config["vocab_size"] == 6000
     tokenizer = TextTokenizer.from_checkpoint(str(folder), None, False)
     (answer,) = tokenizer.encode([TextBatch(["the music of mitochondria"], 64)])
     ids = next(iter(answer.values()))[0]
     unknown = 1 if family == "bert" else 3
     assert unknown not in ids
     assert len(ids) > 2 + 4  # four words, one of them of several pieces, and two special tokens
-    assert ids.max() < 5000
+    assert ids.max() < 6000
 
 
 def test_a_made_checkpoint_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,15 +17,42 @@ def test_connection_settings_are_taken_out_of_the_arguments() -> None:
     assert arguments == {"colour": "red"}
 
 
-@pytest.mark.parametrize("bad", [{"concurrency": 0}, {"retries": -1}, {"timeout_s": 0}, {"timeout_s": -1.0}])
-def test_a_setting_out_of_range_is_refused_by_name(bad: dict[str, Any]) -> None:
-    [(name, value)] = bad.items()
-    with pytest.raises(ValueError, match=rf"\b{name}\b( is)? {value}\b.*expected at least 1, at least 0"):
-        ConnectionSettings.taken_from(bad)
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("concurrency", 0, "at least 1"),
+        ("retries", -1, "at least 0"),
+        ("retry_s", -0.5, "at least 0"),
+        ("timeout_s", 0, "seconds above 0"),
+        ("timeout_s", -1.0, "seconds above 0"),
+        ("request_timeout_s", 0, "seconds above 0"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(name: str, value: float, expected: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        ConnectionSettings.taken_from({name: value})
+    assert str(refused.value) == f"{name} is {value}; expected {expected}"
 
 
-def test_no_retries_at_all_can_be_asked() -> None:
-    assert ConnectionSettings.taken_from({"retries": 0}).retries == 0
+@pytest.mark.parametrize("name", ["retries", "retry_s"])
+def test_no_retries_at_all_can_be_asked(name: str) -> None:
+    assert getattr(ConnectionSettings.taken_from({name: 0}), name) == 0
+
+
+def test_a_request_is_tried_again_as_often_as_there_is_time_for_within_five_minutes() -> None:
+    policy = ConnectionSettings().retry_policy
+    assert (policy.retries, policy.patience_s) == (None, 300.0)
+
+
+def test_what_is_asked_of_retries_holds_for_every_request() -> None:
+    policy = ConnectionSettings(retries=7, retry_s=2.5).retry_policy
+    assert (policy.retries, policy.patience_s) == (7, 2.5)
+
+
+@pytest.mark.parametrize(("retry_s", "patience_s"), [(300.0, 15.0), (15.5, 15.0), (2.5, 2.5), (0, 0)])
+def test_a_deployment_is_looked_for_a_quarter_of_a_minute_at_most(retry_s: float, patience_s: float) -> None:
+    policy = ConnectionSettings(retries=7, retry_s=retry_s).first_retry_policy
+    assert (policy.retries, policy.patience_s) == (7, patience_s)
 
 
 @pytest.mark.parametrize(

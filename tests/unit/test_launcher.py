@@ -6,64 +6,25 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from flagtriton_tools import server_process
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.launcher import ServerStoppedError, running_server
 from flagtriton_tools.server_process import RunningServer
-from flagtriton_tools.serving import ServeOptions, free_ports
+from flagtriton_tools.serving import ServeOptions
 from tests.unit.builders import executable
-
-SERVER = f"""#!{sys.executable}
-import json, os, signal, sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
-flags = dict(argument.partition("=")[::2] for argument in sys.argv[1:])
-
-class Handler(BaseHTTPRequestHandler):
-    def answer(self):
-        content = {{
-            "/v2": {{"version": "9.9"}},
-            "/v2/repository/index": [{{"name": "tiny", "state": "READY"}}, {{"name": "late", "state": "LOADING"}}],
-        }}.get(self.path, {{}})
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(json.dumps(content).encode())
-
-    do_GET = do_POST = answer
-
-if "--deaf=1" in sys.argv:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-else:
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-print(json.dumps(sys.argv[1:]), flush=True)
-HTTPServer(("127.0.0.1", int(flags["--http-port"])), Handler).serve_forever()
-"""
-"""Ready at once; ends with code 0 at SIGTERM, or ignores it if told to."""
+from tests.unit.server_program import SERVER, options_for
 
 
-def options_for(tmp_path: Path, source: str, name: str = "tritonserver") -> ServeOptions:
-    """Return options that serve one model named `tiny` with a program of that source."""
-    repository = tmp_path / "repo"
-    (repository / "tiny").mkdir(parents=True)
-    (repository / "tiny" / "config.pbtxt").touch()
-    http_port, grpc_port, metrics_port = free_ports(3)
-    return ServeOptions(
-        repository,
-        http_port=http_port,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
-        tritonserver=str(executable(tmp_path / name, source)),
-        log_file=tmp_path / "logs" / "server.log",
-        ready_timeout_s=30,
-    )
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep secrets in a folder of this test; return it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "flagtriton"
 
 
 @pytest.fixture
@@ -112,30 +73,6 @@ def test_a_host_that_is_not_this_machines_is_refused(unstarted: ServeOptions) ->
     # 192.0.2.1 is kept for documentation (RFC 5737)
     with pytest.raises(ToolError, match=r"on 192\.0\.2\.1: Cannot assign requested address"):
         run(replace(unstarted, host="192.0.2.1"))
-
-
-def test_free_ports_are_all_different() -> None:
-    assert len(set(free_ports(20))) == 20
-
-
-def test_free_ports_can_be_listened_on() -> None:
-    with ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server(("127.0.0.1", port))) for port in free_ports(3)]
-        assert len(servers) == 3
-
-
-@pytest.mark.parametrize(
-    ("host", "http_url", "grpc_url"),
-    [
-        ("127.0.0.1", "http://127.0.0.1:8000", "grpc://127.0.0.1:8001"),
-        ("0.0.0.0", "http://127.0.0.1:8000", "grpc://127.0.0.1:8001"),
-        ("::", "http://[::1]:8000", "grpc://[::1]:8001"),
-        ("fd00::1", "http://[fd00::1]:8000", "grpc://[fd00::1]:8001"),
-    ],
-)
-def test_addresses_are_those_this_machine_reaches(host: str, http_url: str, grpc_url: str) -> None:
-    options = ServeOptions(Path("repo"), host=host)
-    assert (options.http_url, options.grpc_url) == (http_url, grpc_url)
 
 
 def test_a_server_that_ends_before_it_is_ready_is_reported_with_its_log(tmp_path: Path) -> None:
@@ -260,7 +197,7 @@ def test_a_server_is_stopped_where_the_body_fails(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_process, "_STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(RunningServer.stop, "__defaults__", (0.2,))
     options = replace(options_for(tmp_path, SERVER), extra=("--deaf=1",))
     with running_server(options) as server:
         pass
@@ -268,7 +205,7 @@ def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: py
 
 
 def test_what_a_server_has_started_is_killed_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_process, "_STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(RunningServer.stop, "__defaults__", (0.2,))
     script = executable(tmp_path / "parent", "#!/bin/sh\ntrap '' TERM\ntail -f /dev/null &\necho up\nwait\n")
     process = subprocess.Popen([script], stdout=subprocess.PIPE, start_new_session=True)
     assert process.stdout is not None

@@ -209,11 +209,17 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_serving_gives_the_servers_own_exit_code(
-    checkpoint: str, repository: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: str,
+    repository: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     main(["add", checkpoint, "--repository", repository])
     server = executable(tmp_path / "server", "#!/bin/sh\necho 'E1 out of memory'\nexit 3\n")
-    ports = zip(["--http-port", "--grpc-port", "--metrics-port"], map(str, free_ports(3)), strict=True)
+    flags = ["--http-port", "--grpc-port", "--metrics-port", "--health-port"]
+    ports = zip(flags, map(str, free_ports(4)), strict=True)
     arguments = ["serve", "--repository", repository, "--tritonserver", str(server)]
     arguments += ["--log-file", str(tmp_path / "server.log"), *(word for port in ports for word in port)]
     assert main(arguments) == 3
@@ -246,7 +252,7 @@ def test_an_errors_own_exit_code_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 def test_the_command_starts_without_the_servers_packages() -> None:
-    missing = ("tokenizers", "torch", "transformers", "psutil", "urllib3")
+    missing = ("tokenizers", "torch", "transformers", "urllib3")
     blocked = f"import sys; sys.modules.update(dict.fromkeys({missing}))"
     code = f"{blocked}; from flagtriton_tools.main import main; sys.exit(main(['bench', '--texts', '32']))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ import pytest
 from flagtriton_tools.deployments import AddOptions, Model, build
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import EnsembleStep, ensemble_config
-from flagtriton_tools.repository import add_models, entries, model_names, remove_deployment, with_ensembles
+from flagtriton_tools.repository import add_models, entries, model_names, remove_deployment
 from tests.unit.builders import facts, snapshot
 
 STEPS = ("tokenizer", "encoder", "pooler", "sparse", "colbert", "scorer")
@@ -148,15 +148,3 @@ def test_force_does_not_make_a_further_ensemble_of_another_deployment(tmp_path: 
     with pytest.raises(ToolError, match="m3_score is part of the deployment m3_score; pass another --name"):
         add_models(m3(), tmp_path / "repo", force=True)
     assert snapshot(tmp_path) == before
-
-
-def test_further_ensembles_stand_behind_their_deployments(repository: Path) -> None:
-    assert with_ensembles(["z", "m3", "a"], repository) == ["z", "m3", "m3_score", "a"]
-
-
-def test_names_of_other_models_stay_as_they_are(repository: Path) -> None:
-    assert with_ensembles(["m3_encoder", "m3_score"], repository) == ["m3_encoder", "m3_score"]
-
-
-def test_no_names_stay_none(repository: Path) -> None:
-    assert with_ensembles([], repository) == []

@@ -173,3 +173,65 @@ def test_a_request_without_any_input_fails_alone(tokenizer: Any) -> None:
     refused, answer = tokenizer.execute([Request({}), texts("a fox")])
     assert "input 'text' is missing" in str(refused.error)
     assert answer.error is None
+
+
+def limited(steps: SimpleNamespace, checkpoint: Path, **limits: Any) -> Any:
+    return started(steps.tokenizer, TokenizerSettings(str(checkpoint), 8, **limits))
+
+
+def refusals(model: Any, *requests: Request) -> list[str | None]:
+    return [response.error and str(response.error.args[0]) for response in model.execute(list(requests))]
+
+
+def test_a_text_of_too_many_bytes_is_refused_and_its_neighbours_are_answered(
+    steps: SimpleNamespace, checkpoint: Path
+) -> None:
+    model = limited(steps, checkpoint, max_text_bytes=5)
+    refused, *answered_ones = refusals(model, texts("fox", "foxes!"), texts("foxes"), token_ids(5))
+    assert refused == (
+        "text 1 has 6 bytes; this model takes 5: cut it, or deploy the model with a greater --max-text-bytes"
+    )
+    assert answered_ones == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("pair", "named"), [(("foxes!", "fox"), "query 0 has 6"), (("fox", "foxes!"), "passage 0 has 6")]
+)
+def test_each_side_of_a_pair_has_the_limits_of_texts(
+    steps: SimpleNamespace, checkpoint: Path, pair: tuple[str, str], named: str
+) -> None:
+    (refused,) = refusals(limited(steps, checkpoint, max_text_bytes=5), pairs(pair))
+    assert refused is not None
+    assert named in refused
+
+
+def test_pairs_to_be_read_together_have_the_limits_of_texts(steps: SimpleNamespace, checkpoint: Path) -> None:
+    model = limited(steps, checkpoint, max_text_bytes=5, joins_pairs=True)
+    first, second = refusals(model, pairs(("fox", "foxes!")), pairs(("fox", "foxes")))
+    assert (first or "").startswith("passage 0 has 6 bytes; this model takes 5")
+    assert second is None
+
+
+def test_a_requests_texts_together_have_a_limit_which_its_neighbours_do_not_share(
+    steps: SimpleNamespace, checkpoint: Path
+) -> None:
+    model = limited(steps, checkpoint, max_request_bytes=6)
+    assert refusals(model, texts("fox", "dog"), texts("fox", "dogs"), texts("fox", "dog")) == [
+        None,
+        "text has 7 bytes in all; this model takes 6: send fewer texts in each request",
+        None,
+    ]
+
+
+def test_an_instruction_does_not_count_as_a_texts_bytes(steps: SimpleNamespace, checkpoint: Path) -> None:
+    model = limited(steps, checkpoint, max_text_bytes=3, query_instruction="find what is asked for: ")
+    assert refusals(model, texts("fox", options='{"input_type": "query"}')) == [None]
+
+
+def test_a_text_may_have_a_mebibyte_and_a_request_sixteen(steps: SimpleNamespace, checkpoint: Path) -> None:
+    model = limited(steps, checkpoint)
+    most, longer = "x" * (1 << 20), "x" * ((1 << 20) + 1)
+    fits, too_long, too_many = refusals(model, texts(most), texts(longer), texts(*[most] * 16, "x"))
+    assert fits is None
+    assert "text 0 has 1048577 bytes; this model takes 1048576" in (too_long or "")
+    assert "text has 16777217 bytes in all; this model takes 16777216" in (too_many or "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Addresses, retries, configurations, and what each wire's errors become; nothing is sent."""
+"""Addresses, configurations, and what each wire's errors become; nothing is sent."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
 
 from flagtriton import errors
-from flagtriton.errors import ClosedError, RequestTimeoutError, ServerUnavailableError
-from flagtriton.retries import RetryPolicy
+from flagtriton.errors import ClosedError
 from flagtriton.texts import text_tensor
 from flagtriton.transport import TLS, ModelConfig, ServerAddress, Transport, connect
 
@@ -51,6 +50,7 @@ HTTP_ERRORS = {
     503: errors.ServerUnavailableError,
     504: errors.RequestTimeoutError,
 }
+CLIENTS = {"grpc": "tritonclient.grpc.InferenceServerClient", "http": "flagtriton.transport.http._Client"}
 CALLS = {
     "infer": lambda transport: transport.infer("m", {"text": text_tensor(["a"])}, ["dense_vecs"], {}),
     "model_config": lambda transport: transport.model_config("m"),
@@ -69,12 +69,13 @@ def failing(monkeypatch: pytest.MonkeyPatch, wire: str, failure: BaseException) 
         def fail(self, *args: Any, **kwargs: Any) -> None:
             raise failure
 
-        infer = get_model_config = get_model_repository_index = fail
+        infer = get_model_config = get_inference_statistics = fail
+        retry_after_s = None
 
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(f"tritonclient.{wire}.InferenceServerClient", Client)
+    monkeypatch.setattr(CLIENTS[wire], Client)
     transport = connect(f"{wire}://server:1")
     yield transport
     transport.close()
@@ -207,86 +208,6 @@ def test_encryption_reaches_the_grpc_client(
     assert {name: seen[name] for name in expected} == expected
 
 
-# Retries.
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace the waiting; return the seconds, each drawn at its longest."""
-    seconds: list[float] = []
-    monkeypatch.setattr("tenacity.sleep_using_event", lambda event: seconds.append)
-    monkeypatch.setattr("random.uniform", lambda least, most: most)
-    return seconds
-
-
-class Flaky:
-    """A function that raises `failure` at its first `times` calls."""
-
-    def __init__(self, failure: Exception, times: int) -> None:
-        self.failure = failure
-        self.times = times
-        self.calls = 0
-
-    def __call__(self) -> str:
-        self.calls += 1
-        if self.calls <= self.times:
-            raise self.failure
-        return "answer"
-
-
-@pytest.mark.parametrize("kind", [ServerUnavailableError, RequestTimeoutError])
-def test_what_may_pass_is_tried_again(kind: type[Exception], waits: list[float]) -> None:
-    function = Flaky(kind("x"), times=2)
-    assert RetryPolicy(retries=2).call(function) == "answer"
-    assert function.calls == 3
-
-
-NOT_RETRIED = [
-    errors.InvalidRequestError,
-    errors.ModelNotServedError,
-    errors.AccessDeniedError,
-    errors.DeploymentMismatchError,
-    errors.ServerError,
-    errors.MissingExtraError,
-    ValueError,
-    ConnectionError,
-]
-
-
-@pytest.mark.parametrize("kind", NOT_RETRIED)
-def test_what_will_not_pass_is_not_tried_again(kind: type[Exception], waits: list[float]) -> None:
-    function = Flaky(kind("x"), times=1)
-    with pytest.raises(kind, match="x"):
-        RetryPolicy(retries=2).call(function)
-    assert (function.calls, waits) == (1, [])
-
-
-def test_the_last_error_is_raised_itself(waits: list[float]) -> None:
-    failure = ServerUnavailableError("busy")
-    with pytest.raises(ServerUnavailableError) as caught:
-        RetryPolicy(retries=1).call(Flaky(failure, times=9))
-    assert caught.value is failure
-
-
-@pytest.mark.parametrize("retries", [0, 1, 4])
-def test_there_is_one_try_more_than_retries(retries: int, waits: list[float]) -> None:
-    function = Flaky(ServerUnavailableError("busy"), times=99)
-    with pytest.raises(ServerUnavailableError):
-        RetryPolicy(retries=retries).call(function)
-    assert (function.calls, len(waits)) == (retries + 1, retries)
-
-
-def test_the_longest_waits_double_up_to_a_limit(waits: list[float]) -> None:
-    RetryPolicy(retries=5, first_wait_s=1.0, longest_wait_s=5.0).call(Flaky(ServerUnavailableError("busy"), times=5))
-    assert waits == [1, 2, 4, 5, 5]
-
-
-def test_the_shortest_wait_is_none(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:
-    monkeypatch.setattr("random.uniform", lambda least, most: least)
-    RetryPolicy(retries=1).call(Flaky(ServerUnavailableError("busy"), times=1))
-    assert waits == [0]
-
-
 # Configurations.
 
 
@@ -404,7 +325,7 @@ class Recorder:
 @pytest.mark.parametrize("wire", ["grpc", "http"])
 def test_a_request_reaches_tritonclient_whole(wire: str, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
-    monkeypatch.setattr(f"tritonclient.{wire}.InferenceServerClient", lambda *args, **options: recorder)
+    monkeypatch.setattr(CLIENTS[wire], lambda *args, **options: recorder)
     transport = connect(f"{wire}://server:1", headers={"authorization": "Bearer t"})
     reply = transport.infer("m", {"text": text_tensor(["a", "bb"])}, ["dense_vecs"], {"max_length": 7})
     [((model, [tensor]), options)] = recorder.calls

@@ -76,11 +76,22 @@ class Admin:
     secret: str | None = field(default=None, repr=False)
     timeout_s: float = 10.0
     ca_file: str | None = None
+    _context: ssl.SSLContext | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        try:
+            usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        except ValueError:  # a port out of range
+            usable = False
+        if not usable:
             raise ToolError(f"the server's URL is {self.url!r}; expected http://host:port or https://host:port")
+        object.__setattr__(self, "url", self.url.rstrip("/"))
+        if parts.scheme == "https":
+            try:
+                object.__setattr__(self, "_context", ssl.create_default_context(cafile=self.ca_file))
+            except OSError as error:
+                raise ToolError(f"--ca-file is {self.ca_file}: {error}; expected PEM certificates") from error
 
     def states(self) -> dict[str, ModelState] | None:
         """Return every model of the repository by name; None where the server does not answer.
@@ -91,8 +102,11 @@ class Admin:
         reply = self.post("/v2/repository/index", {})
         if reply.status == 0:
             return None
-        models = json.loads(self._allowed(reply).body)
-        return {m["name"]: ModelState(m["name"], m.get("state", ""), m.get("reason", "")) for m in models}
+        try:
+            models = json.loads(self._allowed(reply).body)
+            return {m["name"]: ModelState(m["name"], m.get("state", ""), m.get("reason", "")) for m in models}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ToolError(f"{self.url} is not Triton's HTTP address; it answered {reply.error!r}") from error
 
     def load(self, name: str) -> None:
         """Load a model, or load it anew if its files have changed; return once it serves.
@@ -139,8 +153,8 @@ class Admin:
         headers = {SECRET_HEADER: self.secret} if self.secret else {}
         request = urllib.request.Request(self.url + path, body, headers)
         handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]  # none leads to loopback
-        if self.url.startswith("https"):
-            handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=self.ca_file)))
+        if self._context is not None:
+            handlers.append(urllib.request.HTTPSHandler(context=self._context))
         try:
             with urllib.request.build_opener(*handlers).open(request, timeout=timeout_s) as reply:
                 return Reply(reply.status, reply.read())

@@ -76,7 +76,10 @@ def find_secret(url: str, file: Path | None) -> str | None:
     if file is not None:
         return read_secret(file)
     parts = urlsplit(url)
-    kept = _file_of(parts.port or 8000)
+    try:
+        kept = _file_of(parts.port or 8000)
+    except ValueError:  # a port out of range
+        return None
     return read_secret(kept) if _is_loopback(parts.hostname or "") and kept.is_file() else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 
+from flagtriton.protocol import score_model_name
 from flagtriton_tools.admin import Admin, ModelState
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.supervision import public_ensembles
@@ -28,8 +29,9 @@ def load_deployment(admin: Admin, name: str) -> list[str]:
         raise ToolError(
             f"{admin.url} has no model {name} in its repository; `flagtriton add CHECKPOINT --name {name}` adds it"
         )
-    if not before[name].is_ready:
-        admin.load(name)
+    for ensemble in (name, score_model_name(name)):
+        if ensemble in before and not before[ensemble].is_ready:
+            admin.load(ensemble)
     models = _models(admin, name)
     for model in reversed(models):  # steps first: the ensembles then find them as they are to be
         admin.load(model)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -37,14 +38,21 @@ class Health:
 
     Args:
         file: exists while all of them answer, written anew at each `beat`; None has none.
+
+    Raises:
+        ToolError: the file cannot be written.
     """
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
         self._server = "starting"
         self._standings: dict[str, _Standing] = {}
         self._restarts = 0
+        if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+            raise ToolError(
+                f"--health-file is {file}, in a folder that is not there, or that nothing can be written to"
+            )
         self._write()
 
     def server_is(self, state: str, *, restarts: int = 0) -> None:
@@ -102,12 +110,13 @@ class Health:
     def _write(self) -> None:
         if self._file is None:
             return
-        if not self.is_ready():
-            self._file.unlink(missing_ok=True)
-            return
-        partial = self._file.with_name(f".{self._file.name}.partial")
-        partial.write_text(json.dumps(self.to_json()), encoding="utf-8")
-        partial.replace(self._file)
+        with self._writing:
+            if not self.is_ready():
+                self._file.unlink(missing_ok=True)
+                return
+            partial = self._file.with_name(f".{self._file.name}.partial")
+            partial.write_text(json.dumps(self.to_json()), encoding="utf-8")
+            partial.replace(self._file)
 
 
 @contextmanager

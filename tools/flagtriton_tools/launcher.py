@@ -115,7 +115,7 @@ class Launcher:
         failed = {name: cause for name, parts in units.items() if (cause := _cause(parts, states)) is not None}
         for name, cause in failed.items():
             self.report(f"not served: {name}: {cause}")
-        if len(failed) == len(units):
+        if units and len(failed) == len(units):
             raise ServerStoppedError(f"no model could be loaded{server.last_words()}", 1)
         return failed
 
@@ -171,7 +171,8 @@ def _units(repository: Path, models: Sequence[str]) -> dict[str, tuple[str, ...]
     found: list[Entry] = entries(repository)
     units = {entry.name: entry.folders for entry in found if entry.name in models}
     parts = {folder for entry in found for folder in entry.folders}
-    return units | {name: (name,) for name in models if name not in parts}
+    others = {name: (name,) for name in models if name not in parts}
+    return units | others or {name: (name,) for name in models}  # steps alone, which somebody wants to try
 
 
 def _cause(parts: Sequence[str], states: Mapping[str, ModelState]) -> str | None:

@@ -66,14 +66,23 @@ def drain(admin: Admin, ensembles: Iterable[str], grace_period_s: float) -> bool
 
     Triton's own stop accepts requests until its end, and then drops them. An ensemble that is unloaded takes no new
     ones, answers those it has, and only then is gone; its steps go on meanwhile.
+
+    Raises:
+        ToolError: the server does not answer.
     """
     waiting = set(ensembles)
     deadline = time.monotonic() + grace_period_s
+    refusal = None
     for name in waiting:
-        admin.unload(name)
+        try:
+            admin.unload(name)
+        except ToolError as error:
+            refusal = error
     while waiting and time.monotonic() < deadline:
         states = admin.states()
         if states is None:
+            if refusal is not None:
+                raise refusal
             return False
         waiting = {name for name in waiting if states.get(name, ModelState(name)).state in ("READY", "UNLOADING")}
         time.sleep(0.05)
@@ -116,15 +125,15 @@ class _Serving:
             for name, cause in server.failed.items():
                 self._health.deployment_is(name, "failed", cause)
             supervisor = Supervisor(server, self._launcher.admin, self._health, self._report, self._watch.every_s)
-            self._health.server_is(READY, restarts=self._restarts)
-            self._report(f"ready: tritonserver {server.version}, {options.http_url}, {options.grpc_url}")
-            self._report(f"log: {options.log_file or 'above'}; stop with Ctrl-C")
             try:
+                self._health.server_is(READY, restarts=self._restarts)
+                self._report(f"ready: tritonserver {server.version}, {options.http_url}, {options.grpc_url}")
+                self._report(f"log: {options.log_file or 'above'}; stop with Ctrl-C")
                 code = supervisor.run()
             except KeyboardInterrupt:
                 self._end(server, supervisor)
                 return None, ""
-            self._names = supervisor.names or self._names
+            self._names = sorted({*supervisor.names, *server.failed}) or self._names
             return code, server.last_words()
 
     def _end(self, server: RunningServer, supervisor: Supervisor) -> None:
@@ -132,6 +141,8 @@ class _Serving:
         self._health.server_is("draining")
         self._report("stopping; again to kill …")
         began = time.monotonic()
+        if not supervisor.ensembles:  # it had not begun yet
+            supervisor.look_for_changes()
         try:
             drained = drain(self._launcher.admin, supervisor.ensembles, self._watch.grace_period_s)
         except ToolError as error:

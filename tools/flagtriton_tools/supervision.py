@@ -41,7 +41,8 @@ class Watched:
         ensembles: its public models; what each takes, by input.
         steps: its private ones, each with how many processes it has.
         attempts: to bring it back, since it last answered.
-        not_before: when it is looked at again, by the monotonic clock.
+        ask_at: when it is asked again, by the monotonic clock.
+        revive_at: before that it is not brought back again.
         task: what is being done about it.
     """
 
@@ -49,7 +50,8 @@ class Watched:
     ensembles: dict[str, list[str]]
     steps: dict[str, int]
     attempts: int = 0
-    not_before: float = 0.0
+    ask_at: float = 0.0
+    revive_at: float = 0.0
     task: Future[None] | None = field(default=None, repr=False)
 
     @property
@@ -118,19 +120,19 @@ class Supervisor:
         now = time.monotonic()
         if now >= self._next_round:
             self._next_round = now + _ROUND_S
-            self._look_for_changes()
+            self.look_for_changes()
         alive = live_stubs(self._server.process.pid)
         for watched in self._watched.values():
             if watched.is_busy:
                 continue
             dead = [step for step, count in watched.steps.items() if alive[step] < count]
-            if dead and now >= watched.not_before:
+            if dead and now >= watched.revive_at:
                 watched.task = pool.submit(self._revive, watched, dead)
-            elif not dead and now >= watched.not_before:
+            elif not dead and now >= watched.ask_at:
                 watched.task = pool.submit(self._ask, watched)
         self._health.beat()
 
-    def _look_for_changes(self) -> None:
+    def look_for_changes(self) -> None:
         """Watch what `flagtriton load` has loaded, and no longer what was unloaded; end a server that hangs."""
         if self._admin.get("/v2/health/live").status == 200:
             self._last_alive = time.monotonic()
@@ -156,23 +158,23 @@ class Supervisor:
             reply = self._admin.post(f"/v2/models/{ensemble}/generate", dict.fromkeys(inputs, "ok"))
             if reply.status in (200, _BUSY):
                 continue
-            watched.not_before = time.monotonic() + self._every_s
+            watched.ask_at = time.monotonic() + self._every_s
             dead = unhealthy_model(reply.error)
             if dead in watched.steps:
                 self._revive(watched, [dead])
-            elif not _was_unloaded(self._admin.states() or {}, ensemble):
+            elif (states := self._admin.states()) is None or not _was_unloaded(states, ensemble):
                 self._says(watched, "failing", reply.error if reply.status else "no answer")
             return
         watched.attempts = 0
-        watched.not_before = time.monotonic() + self._every_s
+        watched.ask_at = time.monotonic() + self._every_s
         self._says(watched, READY)
 
     def _revive(self, watched: Watched, dead: Sequence[str]) -> None:
         """Load dead steps anew; after a failure wait longer each time."""
         began = time.monotonic()
         states = self._admin.states() or {}
-        if not watched.attempts and not all(states.get(step, ModelState(step)).is_ready for step in dead):
-            watched.not_before = began + _TICK_S  # somebody is loading or unloading it
+        if not watched.attempts and not self._still_dead(watched, dead, states):
+            watched.revive_at = began + _TICK_S  # somebody is loading or unloading it
             return
         self._says(watched, "recovering", f"the process of {', '.join(dead)} has died")
         try:
@@ -185,12 +187,22 @@ class Supervisor:
         except ToolError as error:
             wait_s = min(_LONGEST_WAIT_S, 2.0**watched.attempts)
             watched.attempts += 1
-            watched.not_before = time.monotonic() + wait_s
+            watched.revive_at = watched.ask_at = time.monotonic() + wait_s
             self._says(watched, "failing", f"{error}; another try in {wait_s:.0f} s")
             return
-        watched.not_before = 0.0
+        watched.revive_at = watched.ask_at = 0.0
         self._health.deployment_is(watched.name, READY, recovered=True)
         self._report(f"recovered: {watched.name}, after {time.monotonic() - began:.1f} s")
+
+    def _still_dead(self, watched: Watched, dead: Sequence[str], states: Mapping[str, ModelState]) -> bool:
+        """Return whether Triton thinks that the dead steps live; what was loaded anew may have other steps by now."""
+        fresh = _watched(self._admin, watched.name, states)
+        if fresh is None:
+            return False
+        was = watched.ensembles, watched.steps
+        watched.ensembles, watched.steps = fresh.ensembles, fresh.steps
+        unchanged = was == (fresh.ensembles, fresh.steps)
+        return unchanged and all(states.get(step, ModelState(step)).is_ready for step in dead)
 
     def _says(self, watched: Watched, state: str, reason: str = "") -> None:
         if self._health.deployment_is(watched.name, state, reason) and state != READY:
@@ -198,8 +210,8 @@ class Supervisor:
 
 
 def _was_unloaded(states: Mapping[str, ModelState], name: str) -> bool:
-    """Return whether somebody has asked for a model to be unloaded, and it is."""
-    return states.get(name, ModelState(name)).reason == "unloaded"
+    """Return whether somebody has asked for a model to be unloaded, and it is, or is no longer in the repository."""
+    return name not in states or states[name].reason == "unloaded"
 
 
 def public_ensembles(admin: Admin, name: str, states: Mapping[str, ModelState]) -> dict[str, dict[str, Any]]:
