@@ -13,7 +13,7 @@ import click
 
 from tests.faults.overload import beside_bulk, overload
 from tests.faults.scenarios import kill_server, kill_stubs, stop_under_load
-from tests.faults.serving import make_repository
+from tests.faults.serving import make_repository, serving
 
 Scenario = Callable[[Path, Path], dict[str, Any]]
 
@@ -55,7 +55,10 @@ def stubs(out: Path, kills: int, every: float, callers: int, seed: int) -> None:
     """Kill a random model process now and then."""
 
     def scenario(repository: Path, folder: Path) -> dict[str, Any]:
-        return kill_stubs(repository, folder, every_s=every, kills=kills, threads=callers, seed=seed, report=click.echo)
+        with serving(repository, folder) as server:
+            return kill_stubs(
+                server, repository, every_s=every, kills=kills, threads=callers, seed=seed, report=click.echo
+            )
 
     _run(
         out,
@@ -75,10 +78,15 @@ def stubs(out: Path, kills: int, every: float, callers: int, seed: int) -> None:
 @click.pass_obj
 def server(out: Path, texts: int) -> None:
     """Kill tritonserver in the middle of one call."""
+
+    def scenario(repository: Path, folder: Path) -> dict[str, Any]:
+        with serving(repository, folder) as server:
+            return kill_server(server, count=texts, report=click.echo)
+
     _run(
         out,
         "server",
-        lambda repository, folder: kill_server(repository, folder, count=texts, report=click.echo),
+        scenario,
         lambda figures: (
             figures["shape_is_right"] and figures["largest_difference"] <= 1e-6 and figures["restarts"] == 1
         ),

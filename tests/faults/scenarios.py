@@ -21,7 +21,7 @@ from flagtriton_tools.repository import entries
 from tests.faults.callers import callers, summary, texts
 from tests.faults.serving import TINY, Serving, serving
 
-__all__ = ["kill_server", "kill_stubs", "stop_under_load"]
+__all__ = ["drain_under_load", "kill_server", "kill_stubs", "stop_under_load"]
 
 Report = Callable[[str], None]
 
@@ -30,47 +30,52 @@ _REFUSALS = ("has no available versions", "unknown model", "not found", "refused
 
 
 def kill_stubs(
-    repository: Path, folder: Path, *, every_s: float, kills: int, threads: int, seed: int, report: Report
+    server: Serving,
+    repository: Path,
+    *,
+    every_s: float,
+    kills: int,
+    threads: int,
+    seed: int,
+    report: Report,
 ) -> dict[str, Any]:
     """Kill a random model process now and then under callers of three deployments."""
     rng = random.Random(seed)
     recoveries: list[dict[str, Any]] = []
-    with serving(repository, folder) as server:
-        owners = {step: entry.name for entry in entries(repository) for step in entry.steps}
-        with callers(server.grpc_url, threads) as running:
-            time.sleep(3)
-            for _ in range(kills):
-                began = time.monotonic()
-                step, process = rng.choice(sorted(server.stubs.items()))
-                recovery_s = _killed_and_back(server, owners[step], process.pid)
-                others = [
-                    failure
-                    for caller in running
-                    for at, failure in caller.transport.failures
-                    if caller.name != owners[step] and at >= began
-                ]
-                recoveries.append({"step": step, "seconds": recovery_s, "failures_of_others": len(others)})
-                report(f"{step}: back after {recovery_s:.1f} s, {len(others)} failures of other deployments")
-                time.sleep(max(0.0, every_s - (time.monotonic() - began)))
-        return {"recoveries": recoveries, **summary(running)}
+    owners = {step: entry.name for entry in entries(repository) for step in entry.steps}
+    with callers(server.grpc_url, threads) as running:
+        time.sleep(3)
+        for _ in range(kills):
+            began = time.monotonic()
+            step, process = rng.choice(sorted(server.stubs.items()))
+            recovery_s = _killed_and_back(server, owners[step], process.pid)
+            others = [
+                f"{caller.name}: {failure}"
+                for caller in running
+                for at, failure in caller.transport.failures
+                if caller.name != owners[step] and at >= began
+            ]
+            recoveries.append({"step": step, "seconds": recovery_s, "failures_of_others": others})
+            report(f"{step}: back after {recovery_s:.1f} s, failures of other deployments: {sorted(set(others)) or 0}")
+            time.sleep(max(0.0, every_s - (time.monotonic() - began)))
+    return {"recoveries": recoveries, **summary(running)}
 
 
-def kill_server(repository: Path, folder: Path, *, count: int, report: Report) -> dict[str, Any]:
+def kill_server(server: Serving, *, count: int, report: Report) -> dict[str, Any]:
     """Kill tritonserver in the middle of one `encode` of many texts."""
     corpus = texts(count, seed=1)
-    with serving(repository, folder) as server:
-        with FlagModel(TINY, url=server.grpc_url, use_fp16=False, pooling_method="cls", show_progress=False) as model:
-            began = time.monotonic()
-            expected = np.asarray(model.encode(corpus, batch_size=32))
-            undisturbed_s = time.monotonic() - began
-            report(f"undisturbed: {undisturbed_s:.1f} s")
-            timer = threading.Timer(undisturbed_s / 2, server.tritonserver.kill)
-            timer.start()
-            began = time.monotonic()
-            answer = np.asarray(model.encode(corpus, batch_size=32))
-            disturbed_s = time.monotonic() - began
-            timer.cancel()
-        restarts = server.health()["restarts"]
+    with FlagModel(TINY, url=server.grpc_url, use_fp16=False, pooling_method="cls", show_progress=False) as model:
+        began = time.monotonic()
+        expected = np.asarray(model.encode(corpus, batch_size=32))
+        undisturbed_s = time.monotonic() - began
+        report(f"undisturbed: {undisturbed_s:.1f} s")
+        timer = threading.Timer(undisturbed_s / 2, server.tritonserver.kill)
+        timer.start()
+        began = time.monotonic()
+        answer = np.asarray(model.encode(corpus, batch_size=32))
+        disturbed_s = time.monotonic() - began
+        timer.cancel()
+    restarts = server.health()["restarts"]
     report(f"killed half-way: {disturbed_s:.1f} s, {restarts} restart")
     return {
         "texts": count,
@@ -87,24 +92,29 @@ def stop_under_load(repository: Path, folder: Path, *, times: int, threads: int,
     stops = []
     for number in range(times):
         with serving(repository, folder / str(number), "--load", TINY) as server:
-            seen: Counter[str] = Counter()
-            workers = [
-                threading.Thread(target=_until_refused, args=(url, seen), daemon=True)
-                for url in [server.grpc_url, server.http_url] * (threads // 2)
-            ]
-            for worker in workers:
-                worker.start()
-            time.sleep(1 + random.Random(number).random())
-            began = time.monotonic()
-            server.process.send_signal(signal.SIGTERM)
-            code = server.process.wait(60)
-            seconds = time.monotonic() - began
-            for worker in workers:
-                worker.join(60)
-        lost = {said: n for said, n in seen.items() if said not in ("answered", "refused")}
-        stops.append({"exit_code": code, "seconds": seconds, "answered": seen["answered"], "lost": lost})
-        report(f"exit code {code} after {seconds:.1f} s; {seen['answered']} answered, lost: {lost or 'none'}")
+            stops.append(drain_under_load(server, threads=threads, after_s=1 + random.Random(number).random()))
+        report("exit code {exit_code} after {seconds:.1f} s; {answered} answered, lost: {lost}".format(**stops[-1]))
     return {"stops": stops}
+
+
+def drain_under_load(server: Serving, *, threads: int, after_s: float) -> dict[str, Any]:
+    """Send SIGTERM under load of both wires; return its exit code, seconds, answers and what was lost, by message."""
+    seen: Counter[str] = Counter()
+    workers = [
+        threading.Thread(target=_until_refused, args=(url, seen), daemon=True)
+        for url in [server.grpc_url, server.http_url] * (threads // 2)
+    ]
+    for worker in workers:
+        worker.start()
+    time.sleep(after_s)
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    code = server.process.wait(60)
+    seconds = time.monotonic() - began
+    for worker in workers:
+        worker.join(60)
+    lost = {said: n for said, n in seen.items() if said not in ("answered", "refused")}
+    return {"exit_code": code, "seconds": seconds, "answered": seen["answered"], "lost": lost}
 
 
 def _killed_and_back(server: Serving, deployment: str, pid: int) -> float:

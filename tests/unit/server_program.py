@@ -38,6 +38,9 @@ class Handler(BaseHTTPRequestHandler):
             told = {{name: "LOADING" if polls >= 0 else state for name, state in states.items()}}
             reasons = {{"UNAVAILABLE": "OSError: no such checkpoint\\n\\nAt:\\n  model.py(1)"}}
             models = [{{"name": n, "state": s, "reason": reasons.get(s, "")}} for n, s in told.items()]
+            for model in models:
+                if model["name"] in flags.get("--without-steps", "").split(","):
+                    model["reason"] = "a step of it did not load"
             return self.send(200, [*models, {{"name": "late", "state": "LOADING"}}])
         words = self.path.split("/")
         if admin and words[-1] in ("load", "unload"):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def told(what: Any, status: int = 200) -> Answer:
     return Answer(status, json.dumps(what).encode())
 
 
-@pytest.mark.parametrize("wrong", ["", "localhost:8000", "grpc://localhost:8001", "http://", "ftp://host"])
+@pytest.mark.parametrize(
+    "wrong", ["", "localhost:8000", "grpc://localhost:8001", "http://", "ftp://host", "http://a:0", "http://a:99999"]
+)
 def test_another_url_is_refused_with_the_forms_there_are(wrong: str) -> None:
     with pytest.raises(ToolError) as refused:
         Admin(wrong)
@@ -71,6 +74,29 @@ def test_every_model_is_told_by_name_with_its_state(server: Server, url: str) ->
     }
     (asked,) = server.asked
     assert (asked.method, asked.body) == ("POST", b"{}")
+
+
+@pytest.mark.parametrize("slashes", ["", "/", "//"])
+def test_a_slash_at_the_end_of_a_url_is_no_part_of_it(server: Server, url: str, slashes: str) -> None:
+    admin = Admin(url + slashes)
+    admin.get("/v2")
+    assert (admin.url, server.asked[0].path) == (url, "/v2")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(404, b'{"error": "no such path"}'),
+        Answer(501, b"<html>Unsupported method</html>"),
+        Answer(200, b"[1]"),
+        Answer(200, b'[{"state": "READY"}]'),
+        Answer(200, b""),
+    ],
+)
+def test_what_is_not_tritons_http_is_told(server: Server, url: str, answer: Answer) -> None:
+    server.answers["/v2/repository/index"] = answer
+    with pytest.raises(ToolError, match=f"{url} is not Triton's HTTP address; it answered"):
+        Admin(url).states()
 
 
 @pytest.mark.parametrize(
@@ -184,6 +210,21 @@ def test_a_server_that_is_not_there_loads_nothing_and_says_so() -> None:
 def test_a_server_that_hangs_up_has_not_answered(server: Server, url: str) -> None:
     server.answers["/v2/health/live"] = None
     assert Admin(url).get("/v2/health/live").status == 0
+
+
+def test_a_server_that_speaks_no_http_has_not_answered() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def speak() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(65_536)
+                connection.sendall(b"220 smtp ready\r\n")
+
+        thread = threading.Thread(target=speak)
+        thread.start()
+        assert Admin(f"http://127.0.0.1:{other.getsockname()[1]}").get("/v2").status == 0
+        thread.join()
 
 
 def test_a_server_that_is_silent_has_not_answered_in_time() -> None:

@@ -136,6 +136,12 @@ def test_a_pointer_beside_whole_tensors_that_are_read_in_its_place_is_no_fault(t
     check_files(str(tmp_path))
 
 
+def test_an_index_of_shards_that_are_not_there_beside_whole_tensors_is_no_fault(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    write_index(tmp_path, "pytorch_model-00001-of-00002.bin", index="pytorch_model.bin.index.json")
+    check_files(str(tmp_path))
+
+
 # Shards.
 
 

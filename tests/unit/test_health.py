@@ -230,7 +230,7 @@ def url(health: Health) -> Iterator[str]:
 def ask(url: str) -> tuple[int, Any]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=20) as reply:
+        with opener.open(url, timeout=5) as reply:
             assert reply.headers["Content-Type"] == "application/json"
             return reply.status, json.loads(reply.read())
     except urllib.error.HTTPError as error:

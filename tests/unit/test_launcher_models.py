@@ -118,6 +118,12 @@ def test_a_deployment_whose_step_does_not_load_is_told_with_the_cause(options: S
     assert [line for line in lines if line.startswith("not")] == [f"not served: plain: {CAUSE}"]
 
 
+def test_the_cause_is_the_steps_rather_than_that_of_the_ensembles_that_lack_it(options: ServeOptions) -> None:
+    flags = ("--broken=m3,m3_score,m3_encoder", "--without-steps=m3,m3_score")
+    with running_server(with_flags(options, *flags)) as server:
+        assert server.failed == {"m3": CAUSE}
+
+
 def test_a_deployment_is_told_once_whatever_of_it_does_not_load(options: ServeOptions) -> None:
     with running_server(with_flags(options, "--broken=m3,m3_score,m3_encoder,m3_scorer")) as server:
         assert server.failed == {"m3": CAUSE}

@@ -22,7 +22,7 @@ LIMITS = st.integers(1, 6) | st.integers(1, 60)
 SIZES = st.lists(st.integers(0, 2), max_size=30) | st.lists(st.integers(0, 9) | st.integers(0, 80), max_size=30)
 TEXTS = st.lists(st.sampled_from(["", "\0", "a\0\0", "🙂"]) | st.text(max_size=8), max_size=12)
 PAIRS = st.lists(st.tuples(st.sampled_from(["", "q", "é", "a longer query", "人工智能", "🙂\0"]), st.text(max_size=6)))
-ANY_TEXTS = st.lists(st.text("aé🙂") | st.text("aé🙂\ud800\udfff", max_size=3), max_size=5)
+ANY_TEXTS = st.lists(st.text("aé🙂 \n", max_size=3) | st.text("aé🙂\ud800\udfff", max_size=3), max_size=5)
 """Lone surrogates among them, which have no UTF-8 form."""
 
 

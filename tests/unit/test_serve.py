@@ -181,7 +181,15 @@ def test_an_interruption_between_two_servers_ends_the_command(run: Run, clock: F
         run((137, 0))
 
 
-def test_a_server_that_is_interrupted_once_it_says_how_is_drained(run: Run, triton: FakeTriton) -> None:
+def test_a_server_that_is_interrupted_once_it_says_how_is_drained(
+    run: Run, triton: FakeTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing was looked at before.
+    everything = FakeSupervisor.ensembles
+    monkeypatch.setattr(FakeSupervisor, "ensembles", ())
+    look = lambda _: monkeypatch.setattr(FakeSupervisor, "ensembles", everything)  # noqa: E731
+    monkeypatch.setattr(FakeSupervisor, "look_for_changes", look, raising=False)
+
     class Lines(list[str]):
         def append(self, line: str) -> None:
             super().append(line)

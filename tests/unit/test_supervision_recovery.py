@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from flagtriton_tools import supervision
 from flagtriton_tools.admin import ModelState, Reply
 from flagtriton_tools.control import load_deployment, unload_deployment
 from flagtriton_tools.health import READY
@@ -42,6 +44,24 @@ def test_a_dead_process_is_seen_within_half_a_second(world: World) -> None:
     world.at(2.5, lambda: world.triton.die("plain_encoder"))
     world.run(3.5)
     assert "recovered: plain, after 0.0 s" in world.lines
+
+
+def test_what_was_brought_back_is_asked_at_once(world: World) -> None:
+    world.at(2.5, lambda: world.triton.die("plain_encoder"))
+    world.run(3.5)
+    assert [name for name, _ in world.triton.asked].count("plain") == 3  # at 0, 2 and 3 s
+
+
+def test_a_process_that_only_triton_calls_dead_has_growing_waits_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = Counter(dict.fromkeys(world.triton.stubs, 9))
+    monkeypatch.setattr(supervision, "live_stubs", lambda _: alive)
+    world.triton.replies["m3"] = [refused(UNHEALTHY)]
+    world.triton.failures["m3_encoder"] = [CAUSE] * 20
+    world.run(20)
+    waits = [line.rpartition("; another try in ")[2] for line in world.lines if line.startswith("failing")]
+    assert waits == ["1 s", "2 s", "4 s", "8 s", "16 s"]
 
 
 def test_one_dead_process_of_several_is_enough(world: World) -> None:

@@ -111,8 +111,8 @@ def test_no_thread_keeps_the_process_from_ending() -> None:
     worker: Worker[Any] = Worker(waiting, lambda work: work, print)
     worker.start()
     (thread,) = set(threading.enumerate()) - before
-    assert thread.daemon
     worker.stop()
+    assert thread.daemon
 
 
 # What goes wrong.

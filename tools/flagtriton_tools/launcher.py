@@ -69,6 +69,8 @@ class Launcher:
                 log's last lines.
         """
         models = _models(self.options.repository, names or self.options.load)
+        if names and not self.options.load:
+            models += _foreign(self.options.repository)
         for warning in check_room(len(models), self.options.log_file):
             self.report(warning)
         server = start_server(self.binary, self.options, self.work_folder, models, self.secret, again=again)
@@ -164,6 +166,12 @@ def _models(repository: Path, names: Sequence[str]) -> list[str]:
         return model_names(repository)
     found = {entry.name: entry.folders for entry in entries(repository)}
     return list(dict.fromkeys(model for name in names for model in found.get(name, (name,))))
+
+
+def _foreign(repository: Path) -> list[str]:
+    """Return the models that belong to no deployment."""
+    parts = {folder for entry in entries(repository) for folder in entry.folders}
+    return [name for name in model_names(repository) if name not in parts]
 
 
 def _units(repository: Path, models: Sequence[str]) -> dict[str, tuple[str, ...]]:

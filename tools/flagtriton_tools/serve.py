@@ -131,10 +131,14 @@ class _Serving:
                 self._report(f"log: {options.log_file or 'above'}; stop with Ctrl-C")
                 code = supervisor.run()
             except KeyboardInterrupt:
-                self._end(server, supervisor)
+                try:
+                    self._end(server, supervisor)
+                except KeyboardInterrupt:
+                    server.kill()
+                    raise
                 return None, ""
             self._names = sorted({*supervisor.names, *server.failed}) or self._names
-            return code, server.last_words()
+            return code or 1, server.last_words()  # 0 is for a server that was asked to end
 
     def _end(self, server: RunningServer, supervisor: Supervisor) -> None:
         """Drain the server and stop it."""

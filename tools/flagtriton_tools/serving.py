@@ -30,8 +30,6 @@ _OWN_FLAGS = {
     "--grpc-server-cert": "--tls-certificate",
     "--grpc-server-key": "--tls-key",
     "--grpc-root-cert": "--tls-client-ca",
-    "--http-restricted-api": "--secret-file, or --open-admin and no secret",
-    "--grpc-restricted-protocol": "--secret-file, or --open-admin and no secret",
 }
 """tritonserver's flags that `serve` sets itself, and which of its options does."""
 
@@ -97,7 +95,7 @@ class ServeOptions:
     @property
     def open_to_network(self) -> dict[str, str]:
         """Where others than this machine reach which port: flag to host."""
-        hosts = {"--host": self.host, "--http-host": self.http_host}
+        hosts = {"--host": self.host} | ({"--http-host": self.http_host} if self.http_host != self.host else {})
         return {flag: host for flag, host in hosts.items() if not _is_loopback(host)}
 
 

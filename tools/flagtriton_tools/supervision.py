@@ -146,6 +146,7 @@ class Supervisor:
         for name in set(states) - set(self._watched):
             if states[name].is_ready and (found := _watched(self._admin, name, states)) is not None:
                 self._watched[name] = found
+                self._health.deployment_is(name, "starting")
         for watched in list(self._watched.values()):
             if not watched.is_busy and all(_was_unloaded(states, name) for name in watched.models):
                 del self._watched[watched.name]
