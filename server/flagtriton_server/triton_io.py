@@ -75,12 +75,15 @@ class Reply:
     Attributes:
         bulk: the request is part of a long job, which others may overtake.
         timeout_s: how long its client lets it wait in a queue, seconds.
+
+    Raises:
+        RequestError: its parameters cannot be read; nothing will be sent for it.
     """
 
     def __init__(self, request: PbRequest) -> None:
+        self.bulk = options(request).get("bulk") is True
         self._request = request  # its tensors lie in shared memory as long as it is held
         self._sender = request.get_response_sender()
-        self.bulk = options(request).get("bulk") is True
         self.timeout_s = request.timeout() / 1e6 or math.inf
 
     def is_cancelled(self) -> bool:
@@ -154,8 +157,15 @@ def array(request: PbRequest, spec: TensorSpec) -> NDArray[Any]:
 
 
 def options(request: PbRequest) -> dict[str, Any]:
-    """Return the request's parameters."""
-    return json.loads(request.parameters() or "{}")
+    """Return the request's parameters.
+
+    Raises:
+        RequestError: they cannot be read, as where a name or a value is not UTF-8, which Triton lets pass.
+    """
+    try:
+        return json.loads(request.parameters() or "{}")
+    except ValueError as error:  # a UnicodeDecodeError is one
+        raise RequestError(f"the request's parameters cannot be read: {error}; send UTF-8") from error
 
 
 def embed_options(request: PbRequest) -> EmbedOptions:
@@ -201,7 +211,10 @@ def _submitted(request: PbRequest, read: Callable[[Any], T], submit: Callable[[T
     item = _read_one(request, read)
     if isinstance(item, Exception):
         return _response(item)
-    reply = Reply(request)
+    try:
+        reply = Reply(request)
+    except RequestError as error:
+        return _response(error)
     try:
         submit(item, reply)
     except RequestError as error:

@@ -143,3 +143,15 @@ def test_an_error_in_the_log_says_whose_it_is(triton_io: Any, monkeypatch: pytes
     monkeypatch.setattr(triton_io.pb_utils.Logger, "log_error", lines.append)
     triton_io.log_error("it broke")
     assert lines == ["[flagtriton] it broke"]
+
+
+def test_parameters_that_are_not_utf8_fail_their_request_alone(triton_io: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable() -> str:
+        return b"\xcf(".decode()
+
+    bad, good = request(1), request(2)
+    monkeypatch.setattr(bad, "parameters", unreadable)
+    handed_over: list[int] = []
+    refused, later = triton_io.respond_later([bad, good], read, lambda number, _: handed_over.append(number))
+    assert "the request's parameters cannot be read" in str(refused.error.args[0])
+    assert (later, handed_over) == (None, [2])
