@@ -122,6 +122,6 @@ def serve_options(repository: Path, log_file: Path, **more: Any) -> ServeOptions
         grpc_port=grpc_port,
         metrics_port=metrics_port,
         log_file=log_file,
-        ready_timeout_s=300,
+        ready_timeout_s=500,
         **more,
     )

@@ -155,3 +155,19 @@ def test_parameters_that_are_not_utf8_fail_their_request_alone(triton_io: Any, m
     refused, later = triton_io.respond_later([bad, good], read, lambda number, _: handed_over.append(number))
     assert "the request's parameters cannot be read" in str(refused.error.args[0])
     assert (later, handed_over) == (None, [2])
+
+
+@pytest.mark.parametrize("sent", ["{", "bulk", '{"bulk": tru'])
+def test_a_request_that_is_answered_at_once_has_no_answer_to_come(
+    triton_io: Any, sent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whoever asks for a sender has to send the final response through it.
+    asked: list[Request] = []
+    monkeypatch.setattr(Request, "get_response_sender", lambda self: asked.append(self) or self.sender)
+    requests = [request(-1), request(1, cancelled=True), request(1, sent), request(2)]
+    responses = triton_io.respond_later(requests, read, lambda *_: None)
+    assert [response is not None for response in responses] == [True, True, True, False]
+    message, code = responses[2].error.args
+    assert message.startswith("the request's parameters cannot be read: ")
+    assert code == TritonError.INVALID_ARG
+    assert asked == requests[3:]
