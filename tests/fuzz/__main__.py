@@ -37,7 +37,7 @@ python -m tests.fuzz --seed 1 --only 4711 --url http://localhost:8000 --grpc-url
 @click.option("--requests", type=click.IntRange(1), default=20_000, show_default=True, help="Good ones included.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed sends the same requests.")
 @click.option("--threads", type=click.IntRange(1), default=8, show_default=True, help="That send at once.")
-@click.option("--warm-up", type=click.IntRange(0), help="Requests before memory counts.  [default: 4000, or a third]")
+@click.option("--warm-up", type=click.IntRange(0), help="Requests before memory counts.  [default: half of them]")
 @click.option("--only", type=click.IntRange(0), help="Send the request with this number alone, and show it.")
 @click.option("--deadly", is_flag=True, help="Send what ends tritonserver 2.51, too.")
 @click.option("--url", help="HTTP address of a running server.  [default: one with the tests' repository is started]")
@@ -65,7 +65,7 @@ def main(
             sys.exit(_send_one(Campaign(target, catalogue, known, 1), only))
         with tqdm(total=requests, unit="request", smoothing=0.05, disable=None) as bar:
             campaign = Campaign(target, catalogue, known, threads, bar.update)
-            found = campaign.run(requests, min(4_000, requests // 3) if warm_up is None else warm_up)
+            found = campaign.run(requests, requests // 2 if warm_up is None else warm_up)
     print_findings(found, seed, _RESULTS)
     sys.exit(1 if found.violations else 0)
 

@@ -32,7 +32,9 @@ _GROWTH = 0.02
 _LAST_SENT = 24
 _TRIES = 5
 _OF_A_NEIGHBOUR = re.compile("incomplete string data|unexpected number of string elements")
-_RAISED = re.compile(r".*Failed to process the request\(s\) for model '[^']*', message: (?P<error>.*)")
+_RAISED = re.compile(
+    r".*(Failed to process the request\(s\) for model '[^']*', message: |failed on this batch: )(?P<error>.*)"
+)
 _OUR_FRAME = re.compile(r"flagtriton_server/(?P<file>\w+\.py)\(\d+\): (?P<name>\w+)")
 
 

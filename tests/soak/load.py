@@ -142,7 +142,7 @@ class Load:
         start = time.perf_counter()
         answer = call.ask(model)
         seconds = time.perf_counter() - start
-        wrong = differs(answer, self._right[call.name])
+        wrong = differs(answer, self._right[call.name], call.bound)
         with self._lock:
             self._tally.latencies_s.append(seconds)
             if wrong:
