@@ -19,7 +19,7 @@ from flagtriton_server.loading import encoder_precision
 from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors, padded_vectors
 from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.rejection import RequestError, one_by_one
 from flagtriton_server.settings import ColbertSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
@@ -64,7 +64,7 @@ class TritonPythonModel:
 
     @torch.inference_mode()
     def _run(self, work: list[_ColbertRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
-        return [self._answer(item) for item in work]
+        return one_by_one(self._answer, work)
 
     def _answer(self, work: _ColbertRequest) -> dict[Tensor, NDArray[Any]] | RequestError:
         lengths = colbert_lengths(work.token_counts)

@@ -16,6 +16,7 @@ from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.packing import token_counts
 from flagtriton_server.pooling import pooling_named, to_embedding
+from flagtriton_server.rejection import RequestError, one_by_one
 from flagtriton_server.settings import PoolerSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
@@ -57,8 +58,8 @@ class TritonPythonModel:
         return _PoolRequest(states, lengths, triton_io.embed_options(request))
 
     @torch.inference_mode()
-    def _run(self, work: list[_PoolRequest]) -> list[dict[Tensor, NDArray[np.float32]]]:
-        return [{DENSE_VECS: self._embeddings(item)} for item in work]
+    def _run(self, work: list[_PoolRequest]) -> list[dict[Tensor, NDArray[np.float32]] | RequestError]:
+        return one_by_one(lambda item: {DENSE_VECS: self._embeddings(item)}, work)
 
     def _embeddings(self, work: _PoolRequest) -> NDArray[np.float32]:
         vectors = self._pool(work.states, torch.from_numpy(work.lengths))

@@ -15,7 +15,7 @@ from flagtriton_server import triton_io
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.placement import instance_devices
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.rejection import RequestError, one_by_one
 from flagtriton_server.reranker_heads import load_reranker_head
 from flagtriton_server.settings import RerankerHeadSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
@@ -50,7 +50,7 @@ class TritonPythonModel:
 
     @torch.inference_mode()
     def _run(self, work: list[tuple[torch.Tensor, RerankOptions]]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
-        return [self._scores(*item) for item in work]
+        return one_by_one(lambda item: self._scores(*item), work)
 
     def _scores(self, vectors: torch.Tensor, options: RerankOptions) -> dict[Tensor, NDArray[Any]] | RequestError:
         try:

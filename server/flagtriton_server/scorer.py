@@ -30,7 +30,7 @@ from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors
 from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import pooling_named, to_embedding
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.rejection import RequestError, one_by_one
 from flagtriton_server.scoring import EncodedSide, five_scores
 from flagtriton_server.settings import ScorerSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
@@ -98,8 +98,8 @@ class TritonPythonModel:
         return _Side(input_ids[distinct], vectors, texts)
 
     @torch.inference_mode()
-    def _run(self, work: list[_ScoreRequest]) -> list[dict[Tensor, NDArray[Any]]]:
-        return [self._scores(item) for item in work]
+    def _run(self, work: list[_ScoreRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+        return one_by_one(self._scores, work)
 
     def _scores(self, work: _ScoreRequest) -> dict[Tensor, NDArray[Any]]:
         options = EmbedOptions(normalize=work.options.normalize)

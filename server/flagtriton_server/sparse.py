@@ -18,6 +18,7 @@ from flagtriton_server.lexical import lexical_weights, token_weights
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
+from flagtriton_server.rejection import RequestError, one_by_one
 from flagtriton_server.settings import HeadSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
@@ -56,8 +57,8 @@ class TritonPythonModel:
         return _SparseRequest(input_ids, states, triton_io.array(request, UNWEIGHTED_IDS)[0])
 
     @torch.inference_mode()
-    def _run(self, work: list[_SparseRequest]) -> list[dict[Tensor, NDArray[Any]]]:
-        return [self._weights(item) for item in work]
+    def _run(self, work: list[_SparseRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+        return one_by_one(self._weights, work)
 
     def _weights(self, work: _SparseRequest) -> dict[Tensor, NDArray[Any]]:
         weights = token_weights(work.states, self._head)
