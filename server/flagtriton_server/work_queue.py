@@ -117,6 +117,8 @@ class WorkQueue(Generic[T]):
         """
         expires_at = time.monotonic() + min(job.timeout_s, self._limits.timeout_s)
         with self._changed:
+            if self._closed:
+                raise RequestError("the model is being unloaded; send it again later", "UNAVAILABLE")
             lane = self._bulk if job.bulk else self._interactive
             lane.add(replace(job, expires_at=expires_at), self._limits)
             self._changed.notify_all()

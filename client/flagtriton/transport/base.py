@@ -34,6 +34,9 @@ _SCHEMES = {
     "http": ("http", False),
     "https": ("http", True),
 }
+_LONGEST_S = 1e6
+"""What a queue is told of longer times, seconds; infinity is no number of µs."""
+
 _INTERACTIVE, _BULK = 1, 2
 """Triton's priority levels, 1 the first."""
 
@@ -152,7 +155,8 @@ class Transport(Protocol):
 
 def queue_arguments(parameters: Mapping[str, OptionValue], timeout_s: float) -> dict[str, int]:
     """Return what Triton's own queues are told of a request: its priority, and for how many µs it may wait."""
-    return {"priority": _BULK if parameters.get("bulk") else _INTERACTIVE, "timeout": int(timeout_s * 1e6)}
+    priority = _BULK if parameters.get("bulk") else _INTERACTIVE
+    return {"priority": priority, "timeout": int(min(timeout_s, _LONGEST_S) * 1e6)}
 
 
 def refused_by_dead_step(message: str) -> bool:
