@@ -11,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tritonclient.grpc as triton
 import trustme
+from tritonclient.utils import InferenceServerException
 
-from flagtriton import TLS, FlagModel, FlagTritonError, ServerUnavailableError
+from flagtriton import TLS, FlagModel, FlagTritonError, InvalidRequestError, ServerUnavailableError
+from flagtriton_tools.admin import SECRET_HEADER, Admin
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build
 from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
+from flagtriton_tools.serving import ServeOptions
 from tests.conftest import Served, serve_options
 
 pytestmark = pytest.mark.server
@@ -73,14 +77,74 @@ def https_port(served: Served, authority: str, folder: Path) -> Iterator[int]:
 def port(folder: Path, authority: str, bert: Path) -> Iterator[int]:
     """Serve one deployment over gRPC with TLS, inference behind a secret; return the port."""
     add_models(build(inspect_checkpoint(str(bert)), AddOptions(name="tiny", precision="fp32")), folder / "repository")
-    flags = (
-        "--grpc-use-ssl=true",
-        f"--grpc-server-cert={folder / 'certificate.pem'}",
-        f"--grpc-server-key={folder / 'key.pem'}",
-        "--grpc-restricted-protocol=inference:x-key=open sesame",
+    options = serve_options(
+        folder / "repository",
+        folder / "log",
+        tls_certificate=folder / "certificate.pem",
+        tls_key=folder / "key.pem",
+        extra=("--grpc-restricted-protocol=inference:x-key=open sesame",),
     )
-    with running_server(serve_options(folder / "repository", folder / "log", extra=flags)) as server:
+    with running_server(options) as server:
         yield server.options.grpc_port
+
+
+@pytest.fixture(scope="module")
+def mutual(folder: Path, authority: str, bert: Path) -> Iterator[ServeOptions]:
+    """Serve one deployment to clients whose certificate is the authority's own."""
+    models = build(inspect_checkpoint(str(bert)), AddOptions(name="tiny", precision="fp32", pool_in_encoder=True))
+    add_models(models, folder / "mutual")
+    options = serve_options(
+        folder / "mutual",
+        folder / "mutual.log",
+        tls_certificate=folder / "certificate.pem",
+        tls_key=folder / "key.pem",
+        tls_client_ca=Path(authority),
+    )
+    with running_server(options) as server:
+        yield server.options
+
+
+def test_clients_without_a_certificate_do_not_connect_where_one_is_asked_for(
+    mutual: ServeOptions, authority: str, folder: Path
+) -> None:
+    own = TLS(authority, str(folder / "key.pem"), str(folder / "certificate.pem"))
+    with FlagModel("tiny", url=f"grpcs://localhost:{mutual.grpc_port}", ssl=own, use_fp16=False) as model:
+        assert model.encode("a").shape == (48,)
+    with pytest.raises(ServerUnavailableError):
+        FlagModel("tiny", url=f"grpcs://localhost:{mutual.grpc_port}", ssl=TLS(authority), retries=0)
+
+
+def test_admin_operations_need_the_secret_on_both_wires_and_all_else_needs_none(served: Served) -> None:
+    options, secret = served.server.options, served.server.secret
+    assert Admin(options.http_url, secret).states()
+    for operation in ("/v2/repository/index", "/v2/systemsharedmemory/region/x/register", "/v2/logging"):
+        assert Admin(options.http_url).post(operation, {}).status == 403
+    assert Admin(options.http_url).get("/v2/models/bert-cls/config").status == 200
+    with triton.InferenceServerClient(served.grpc_url.split("//")[1]) as client:
+        with pytest.raises(InferenceServerException, match="expecting header"):
+            client.load_model("bert-cls")
+        headers = {f"triton-grpc-protocol-{SECRET_HEADER}": secret}
+        assert client.get_model_repository_index(headers=headers).models
+
+
+def test_the_secret_does_not_stand_in_the_list_of_processes_nor_in_the_log(served: Served) -> None:
+    secret = served.server.secret
+    assert secret is not None
+    command = Path(f"/proc/{served.server.process.pid}/cmdline").read_bytes()
+    assert b"--http-restricted-api" in command
+    assert secret.encode() not in command
+    assert served.server.options.log_file is not None
+    assert secret not in served.server.options.log_file.read_text(errors="replace")
+
+
+def test_no_text_stands_in_the_log(served: Served) -> None:
+    with FlagModel("bert-cls", url=served.grpc_url, use_fp16=False) as model:
+        model.encode(["a very private remark", "another"])
+        with pytest.raises(InvalidRequestError) as refused:
+            model.encode(["a very private remark" * 60_000])
+    assert "private" not in str(refused.value)
+    assert served.server.options.log_file is not None
+    assert "private remark" not in served.server.options.log_file.read_text(errors="replace")
 
 
 def test_the_right_certificate_and_header_get_answers(port: int, authority: str) -> None:
