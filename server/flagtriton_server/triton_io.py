@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -40,6 +41,9 @@ __all__ = [
 T = TypeVar("T")
 
 _NO_LIMIT = 2**31
+_SHARED_MEMORY = "/dev/shm"
+_SPARE = 1 << 20  # bytes by which the backend's pool grows beyond what is asked for
+_largest_sent = [0]  # bytes
 _MOST_OF_A_MESSAGE = 2_000  # bytes; in a header each may take three
 
 PbRequest: TypeAlias = Any
@@ -92,7 +96,8 @@ class Reply:
 
     def send(self, answer: Answer | Exception) -> None:
         """Send the answer, or the error in place of one; once."""
-        self._sender.send(_response(answer), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        sent = answer if isinstance(answer, Exception) else _if_there_is_room(answer)
+        self._sender.send(_response(sent), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def respond_later(
@@ -229,6 +234,27 @@ def _decoded(row: bytes, kind: str, index: int) -> str:
         raise RequestError(
             f"{kind} {index} is not valid UTF-8: byte 0x{row[error.start]:02x} at position {error.start}; send UTF-8"
         ) from error
+
+
+def _if_there_is_room(answer: Answer) -> Answer | RequestError:
+    """Return an answer, or the error that is sent while there is still something to send it with.
+
+    A sender that fails for want of shared memory cannot send anything any more, and its client would wait for ever. The
+    memory that answers of this size have once had stays this process's own.
+    """
+    needed = sum(values.nbytes for values in answer.values())
+    if needed <= _largest_sent[0]:
+        return answer
+    room = os.statvfs(_SHARED_MEMORY)
+    free = room.f_bavail * room.f_frsize
+    if needed + _SPARE > free:
+        return RequestError(
+            f"{_SHARED_MEMORY} has {free} bytes free, and this answer needs {needed}; send fewer texts in each, or "
+            "with docker, use '--shm-size' flag to control the shared memory",
+            "INTERNAL",
+        )
+    _largest_sent[0] = needed
+    return answer
 
 
 def _cut(message: str) -> str:
