@@ -56,6 +56,11 @@ class ModelState:
         return self.state == "READY"
 
     @property
+    def is_gone(self) -> bool:
+        """Whether it takes no requests and has none left to answer."""
+        return self.state not in ("READY", "UNLOADING")
+
+    @property
     def cause(self) -> str:
         """The reason without the traceback behind it."""
         return _without_traceback(self.reason)

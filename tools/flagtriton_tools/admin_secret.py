@@ -13,11 +13,11 @@ import secrets
 import string
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.serving import is_loopback
 
 __all__ = ["find_secret", "hide_from_process_list", "kept_secret", "read_secret", "state_folder"]
 
@@ -80,7 +80,7 @@ def find_secret(url: str, file: Path | None) -> str | None:
         kept = _file_of(parts.port or 8000)
     except ValueError:  # a port out of range
         return None
-    return read_secret(kept) if _is_loopback(parts.hostname or "") and kept.is_file() else None
+    return read_secret(kept) if is_loopback(parts.hostname or "") and kept.is_file() else None
 
 
 def hide_from_process_list(process_id: int, secret: str) -> bool:
@@ -103,10 +103,3 @@ def hide_from_process_list(process_id: int, secret: str) -> bool:
 
 def _file_of(http_port: int) -> Path:
     return state_folder() / f"admin-{http_port}.secret"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -8,7 +8,7 @@ import time
 from flagtriton.protocol import score_model_name
 from flagtriton_tools.admin import Admin, ModelState
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.supervision import public_ensembles
+from flagtriton_tools.supervision import public_ensembles, steps_of
 
 __all__ = ["load_deployment", "unload_deployment"]
 
@@ -32,7 +32,8 @@ def load_deployment(admin: Admin, name: str) -> list[str]:
     for ensemble in (name, score_model_name(name)):
         if ensemble in before and not before[ensemble].is_ready:
             admin.load(ensemble)
-    models = _models(admin, name)
+    configs = public_ensembles(admin, name, _states(admin))
+    models = [*configs, *steps_of(configs)] or [name]
     for model in reversed(models):  # steps first: the ensembles then find them as they are to be
         admin.load(model)
     return models
@@ -47,20 +48,13 @@ def unload_deployment(admin: Admin, name: str) -> list[str]:
     states = _states(admin)
     if not states.get(name, ModelState(name)).is_ready:
         raise ToolError(f"{name} is not loaded at {admin.url}")
-    models = _models(admin, name)
-    ensembles = [model for model in models if model in public_ensembles(admin, name, states)] or [name]
-    for batch in (ensembles, [model for model in models if model not in ensembles]):
+    configs = public_ensembles(admin, name, states)
+    batches = list(configs) or [name], steps_of(configs)
+    for batch in batches:
         for model in batch:
             admin.unload(model)
         _wait_until_gone(admin, batch)
-    return models
-
-
-def _models(admin: Admin, name: str) -> list[str]:
-    """Return a loaded deployment's models, ensembles first; of another's model that itself."""
-    configs = public_ensembles(admin, name, _states(admin))
-    steps = [step["model_name"] for config in configs.values() for step in config["ensemble_scheduling"]["step"]]
-    return list(dict.fromkeys([*configs, *steps])) or [name]
+    return [model for batch in batches for model in batch]
 
 
 def _states(admin: Admin) -> dict[str, ModelState]:
@@ -74,7 +68,7 @@ def _wait_until_gone(admin: Admin, models: list[str]) -> None:
     deadline = time.monotonic() + _UNLOADING_TIMEOUT_S
     while time.monotonic() < deadline:
         states = _states(admin)
-        if all(states.get(name, ModelState(name)).state not in ("READY", "UNLOADING") for name in models):
+        if all(states.get(name, ModelState(name)).is_gone for name in models):
             return
         time.sleep(0.05)
     raise ToolError(f"{', '.join(models)} still had requests after {_UNLOADING_TIMEOUT_S:.0f} s")

@@ -84,7 +84,7 @@ def drain(admin: Admin, ensembles: Iterable[str], grace_period_s: float) -> bool
             if refusal is not None:
                 raise refusal
             return False
-        waiting = {name for name in waiting if states.get(name, ModelState(name)).state in ("READY", "UNLOADING")}
+        waiting = {name for name in waiting if not states.get(name, ModelState(name)).is_gone}
         time.sleep(0.05)
     return not waiting
 

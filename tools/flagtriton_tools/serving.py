@@ -6,12 +6,13 @@ from __future__ import annotations
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository import entries, model_names
 
-__all__ = ["ServeOptions", "check_options", "free_ports"]
+__all__ = ["ServeOptions", "check_options", "free_ports", "is_loopback"]
 
 _OWN_FLAGS = {
     "--model-repository": "--repository",
@@ -96,7 +97,7 @@ class ServeOptions:
     def open_to_network(self) -> dict[str, str]:
         """Where others than this machine reach which port: flag to host."""
         hosts = {"--host": self.host} | ({"--http-host": self.http_host} if self.http_host != self.host else {})
-        return {flag: host for flag, host in hosts.items() if not _is_loopback(host)}
+        return {flag: host for flag, host in hosts.items() if not is_loopback(host)}
 
 
 def check_options(options: ServeOptions) -> None:
@@ -180,5 +181,9 @@ def _reachable(host: str) -> str:
     return f"[{reachable}]" if ":" in reachable else reachable
 
 
-def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches what listens there."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

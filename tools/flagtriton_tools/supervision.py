@@ -21,7 +21,7 @@ from flagtriton_tools.health import READY, Health
 from flagtriton_tools.server_process import RunningServer
 from flagtriton_tools.stubs import instances, live_stubs, unhealthy_model
 
-__all__ = ["Supervisor", "Watched", "public_ensembles"]
+__all__ = ["Supervisor", "Watched", "public_ensembles", "steps_of"]
 
 _TICK_S = 0.5
 _ROUND_S = 5.0
@@ -228,10 +228,15 @@ def public_ensembles(admin: Admin, name: str, states: Mapping[str, ModelState]) 
     return found
 
 
+def steps_of(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the models that some ensembles chain, each once."""
+    steps = [step["model_name"] for config in configs.values() for step in config["ensemble_scheduling"]["step"]]
+    return list(dict.fromkeys(steps))
+
+
 def _watched(admin: Admin, name: str, states: Mapping[str, ModelState]) -> Watched | None:
     configs = public_ensembles(admin, name, states)
     if not configs:
         return None
-    steps = {step["model_name"] for config in configs.values() for step in config["ensemble_scheduling"]["step"]}
     inputs = {ensemble: [tensor["name"] for tensor in config["input"]] for ensemble, config in configs.items()}
-    return Watched(name, inputs, {step: instances(admin.config(step) or {}) for step in sorted(steps)})
+    return Watched(name, inputs, {step: instances(admin.config(step) or {}) for step in sorted(steps_of(configs))})
