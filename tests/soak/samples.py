@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +30,8 @@ class Sample:
     Attributes:
         seconds: since the start.
         rss_mb: resident, of all the server's processes; `pss_mb` counts what they share once.
-        files: open descriptors of all of them; likewise `threads`.
+        files: open descriptors of all of them, less one for every connection that this process keeps to them.
+        threads: of all of them.
         shm_mb: their blocks in `/dev/shm`.
         client_mb: resident, of this process, which calls.
         requests: calls and malformed requests so far.
@@ -94,6 +94,12 @@ def summary(samples: Sequence[Sample], load: Load) -> dict[str, Any]:
     }
 
 
+def _connections() -> int:
+    """Return how many connections this process has, each of which is an open file of the server's, too."""
+    kept = psutil.Process().net_connections(kind="tcp")
+    return sum(connection.status == psutil.CONN_ESTABLISHED for connection in kept)
+
+
 def _sample(load: Load, pid: int, seconds: float) -> Sample:
     held, tally, latencies = holdings(pid, pss=True), load.tally, load.taken_latencies_s()
     p50, p99 = np.percentile(latencies, [50, 99]) * 1_000 if latencies else (None, None)
@@ -101,10 +107,10 @@ def _sample(load: Load, pid: int, seconds: float) -> Sample:
         seconds,
         held.all_rss_mb,
         held.pss_mb,
-        held.all_files,
+        held.all_files - _connections(),
         held.threads,
         held.shm_mb,
-        psutil.Process(os.getpid()).memory_info().rss / 2**20,
+        psutil.Process().memory_info().rss / 2**20,
         sum(tally.done.values()),
         len(tally.wrong) + len(tally.errors),
         None if p50 is None else float(p50),

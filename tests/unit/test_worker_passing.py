@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -11,6 +12,10 @@ from flagtriton_server.rejection import RequestError
 from flagtriton_server.work_queue import Job, WorkQueue
 from flagtriton_server.worker import Worker
 from tests.unit.jobs import TURN, Answers, job, queue
+
+
+END = "end"
+"""A request behind all others."""
 
 
 class Layers:
@@ -34,6 +39,8 @@ class Layers:
         self.worker: Worker[Any] = Worker(waiting, self.run, self.log.append)
 
     def run(self, work: list[str]) -> list[str]:
+        if work == [END]:
+            return work
         names = "+".join(work)
         for layer in range(3):
             for each in self.arriving.get((names, layer), []):
@@ -46,7 +53,10 @@ class Layers:
 
     def done(self) -> list[str]:
         """Return the layers in the order they were computed, once all requests are answered."""
+        ended = threading.Event()  # behind all others: a queue that is closed before would refuse what arrives
+        self.waiting.put(Job(END, TURN, lambda _: ended.set(), bulk=True))
         self.worker.start()
+        assert ended.wait(timeout=30)
         self.worker.stop()
         return self.seen
 
