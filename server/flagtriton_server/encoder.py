@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from flagtriton.options import EmbedOptions
 from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, PASSAGE_START, Tensor
 from flagtriton_server import triton_io
+from flagtriton_server.cores import give_way, share_cores
 from flagtriton_server.domains import in_domain
 from flagtriton_server.encoding import check_token_ids, encode, encode_pooled
 from flagtriton_server.forward import LoadedEncoder
 from flagtriton_server.hidden_states import to_bytes
-from flagtriton_server.loading import load_encoder, share_cores
+from flagtriton_server.loading import load_encoder
 from flagtriton_server.memory import keep_freed_memory
 from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
@@ -71,6 +72,8 @@ class TritonPythonModel:
             f"{'packed' if self._encoder.packed else 'padded'}, "
             f"{threads} threads, {self._settings.token_budget} tokens a pass"
         )
+        if self._encoder.device.type == "cpu":
+            give_way()
         # A domain is a state of the module, in which another request must not run.
         if self._encoder.packed and self._encoder.device.type == "cpu" and not self._settings.pseudo_moe:
             self._queued.pause_between_layers(self._encoder.module)

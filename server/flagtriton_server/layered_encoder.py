@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol import HIDDEN_STATES, INPUT_IDS, PASSAGE_END, PASSAGE_START, Tensor
 from flagtriton_server import triton_io
+from flagtriton_server.cores import give_way, share_cores
 from flagtriton_server.encoding import check_token_ids
 from flagtriton_server.hidden_states import to_bytes
 from flagtriton_server.layered_encoding import LayeredRequest, check_parts, encode_layers
 from flagtriton_server.layered_loading import load_decoder
-from flagtriton_server.loading import share_cores
 from flagtriton_server.memory import keep_freed_memory
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.queued_step import QueuedStep
@@ -41,6 +41,7 @@ class TritonPythonModel:
             f"{threads} threads, {self._settings.token_budget} tokens a pass"
         )
         if device.type == "cpu":
+            give_way()
             self._queued.pause_between_layers(self._decoder.module)
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse | None]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,6 @@ __all__ = [
     "choose_precision",
     "encoder_precision",
     "load_encoder",
-    "share_cores",
 ]
 
 _MOST_KERNEL_TOKENS = 1_024
@@ -167,13 +165,6 @@ def _load_module(
     if not settings.trust_remote_code and getattr(module, "pooler", None) is not None:
         module.pooler = None  # BERT's tanh layer over CLS, which no embedder reads
     return (module if len(devices) > 1 else module.to(device=devices[0], dtype=precision.computed)).eval()
-
-
-def share_cores(instances: int) -> int:
-    """Give this process its share of the processor's cores; return how many threads that is."""
-    threads = max(1, len(os.sched_getaffinity(0)) // instances)
-    torch.set_num_threads(threads)
-    return threads
 
 
 def check_positions(checkpoint: str, max_length: int, config: dict[str, Any]) -> None:

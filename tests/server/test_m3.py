@@ -228,7 +228,12 @@ def test_query_and_passage_counts_that_differ_are_refused(served: Served) -> Non
 @pytest.mark.parametrize(
     ("model", "option", "value", "complaint"),
     [
-        ("m3_score", "max_length", 8, "unknown option 'max_length'; this model has bulk, normalize, passage_max_length"),
+        (
+            "m3_score",
+            "max_length",
+            8,
+            "unknown option 'max_length'; this model has bulk, normalize, passage_max_length",
+        ),
         ("m3_score", "query_max_length", 9000, "option 'query_max_length' is 9000; expected a whole number from 2"),
         ("m3_score", "truncate", "SOME", "option 'truncate' is 'SOME'"),
         ("m3", "weights", "1,1,1", "unknown option 'weights'; this model has bulk, input_type"),

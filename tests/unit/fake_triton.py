@@ -22,6 +22,7 @@ from tests.unit.builders import facts
 __all__ = ["FakeAdmin", "FakeClock", "FakeServer", "FakeTriton", "InlinePool", "deployment"]
 
 UNLOADED = "unloaded"
+LACKS_STEPS = "ensemble contains models that are not available or ambiguous"
 
 
 def deployment(name: str, model_class: str = "encoder-only-base", **options: Any) -> dict[str, dict[str, Any]]:
@@ -43,6 +44,7 @@ class FakeTriton:
         failures: why the next attempts to load a model fail.
         replies: to requests for a model, one after another, the last one again and again.
         unloading_polls: how often a model is still being unloaded when the index is read.
+        brings_back: whether a step that is loaded brings back the ensembles that went with it.
         answers: whether it answers at all.
     """
 
@@ -55,6 +57,7 @@ class FakeTriton:
     replies: dict[str, list[Reply]] = field(default_factory=dict)
     asked: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     unloading_polls: dict[str, int] = field(default_factory=dict)
+    brings_back: bool = True
     answers: bool = True
 
     def serve(self, *deployments: Mapping[str, dict[str, Any]]) -> FakeTriton:
@@ -103,24 +106,33 @@ class FakeTriton:
         scripted = self.replies.get(name, [])
         if scripted:
             return scripted.pop(0) if len(scripted) > 1 else scripted[0]
-        for step in self.loaded[name]["ensemble_scheduling"]["step"]:
-            if not self.stubs[step["model_name"]]:
-                return _refused(500, f"in ensemble '{name}', Stub process '{step['model_name']}_0_0' is not healthy.")
+        for step in _steps(self.loaded[name]):
+            if not self.stubs[step]:
+                return _refused(500, f"in ensemble '{name}', Stub process '{step}_0_0' is not healthy.")
         return _told({"embedding": [1.0]})
 
     def _load(self, name: str) -> None:
         config = self.loaded[name] = self.files[name]
         self.states[name] = ModelState(name, "READY")
         self.stubs[name] = instances(config)
-        for step in config.get("ensemble_scheduling", {}).get("step", ()):
-            if step["model_name"] not in self.loaded:
-                self._load(step["model_name"])
+        for step in _steps(config):
+            if step not in self.loaded:
+                self._load(step)
+        for ensemble in self._ensembles_of(name) if self.brings_back else ():
+            if self.states.get(ensemble, ModelState(ensemble)).reason == LACKS_STEPS:
+                self._load(ensemble)
+
+    def _ensembles_of(self, step: str) -> list[str]:
+        return [name for name, config in self.files.items() if step in _steps(config)]
 
     def _unload(self, name: str) -> Reply:
         state = "UNLOADING" if name in self.unloading_polls else "UNAVAILABLE"
         self.states[name] = ModelState(name, state, UNLOADED)
         self.loaded.pop(name, None)
         self.stubs[name] = 0
+        for ensemble in self._ensembles_of(name):
+            if self.loaded.pop(ensemble, None) is not None:
+                self.states[ensemble] = ModelState(ensemble, "UNAVAILABLE", LACKS_STEPS)
         return Reply(200)
 
     def _index(self) -> list[dict[str, str]]:
@@ -216,6 +228,10 @@ class InlinePool:
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
         self.shut_down = (wait, cancel_futures)
+
+
+def _steps(config: Mapping[str, Any]) -> list[str]:
+    return [step["model_name"] for step in config.get("ensemble_scheduling", {}).get("step", ())]
 
 
 def _refused(status: int, error: str) -> Reply:

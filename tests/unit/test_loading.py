@@ -179,17 +179,3 @@ def test_a_checkpoint_that_lacks_weights_is_refused_not_filled_at_random(checkpo
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks 1 weights .*layer\.1\.attention\.self\.query\.weight the first"):
         load(tmp_path)
-
-
-def test_a_process_gets_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[int] = []
-    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(loading.torch, "set_num_threads", given.append)
-    assert loading.share_cores(3) == 2
-    assert given == [2]
-
-
-def test_more_instances_than_cores_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda _: {0, 1})
-    monkeypatch.setattr(loading.torch, "set_num_threads", lambda _: None)
-    assert loading.share_cores(5) == 1

@@ -33,6 +33,7 @@ def test_a_server_is_told_what_it_serves_and_where() -> None:
         "--metrics-address=127.0.0.1",
         "--metrics-port=3",
         "--backend-config=python,shm-region-prefix-name=flagtriton_7_1_",
+        "--disable-auto-complete-config",
         "--exit-timeout-secs=10",
     ]
 
@@ -116,3 +117,8 @@ def test_without_a_secret_nothing_is_restricted() -> None:
 def test_further_flags_stand_last_and_as_they_are() -> None:
     extra = ("--log-verbose=1", "--rate-limit", "off")
     assert flags(replace(ENCRYPTED, extra=extra), "open-sesame")[-3:] == list(extra)
+
+
+def test_only_models_of_others_are_asked_for_what_their_configurations_leave_out() -> None:
+    told = server_flags(PLAIN, ["a"], None, "flagtriton_7_1_", auto_complete=True)
+    assert set(flags()) - set(told) == {"--disable-auto-complete-config"}

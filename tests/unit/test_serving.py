@@ -194,5 +194,11 @@ def test_other_flags_pass(options: ServeOptions) -> None:
 
 def test_every_flag_that_must_be_said_once_is_the_launchers_own(options: ServeOptions, tls: dict[str, Path]) -> None:
     told = {flag.partition("=")[0] for flag in server_flags(replace(options, **tls), ["tiny"], "secret", "shm_")}
-    again = {"--backend-config", "--exit-timeout-secs", "--http-restricted-api", "--grpc-restricted-protocol"}
+    again = {
+        "--backend-config",
+        "--disable-auto-complete-config",
+        "--exit-timeout-secs",
+        "--http-restricted-api",
+        "--grpc-restricted-protocol",
+    }
     assert told - set(serving._OWN_FLAGS) == again  # may be said again

@@ -31,13 +31,21 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 def test_a_dead_process_is_brought_back_with_its_ensembles_and_nothing_else(world: World) -> None:
     world.at(3, lambda: world.triton.die("m3_encoder"))
     world.run(6)
-    assert world.triton.calls == ["unload m3_encoder", "load m3_encoder", "load m3", "load m3_score"]
+    assert world.triton.calls == ["unload m3_encoder", "load m3_encoder"]
     assert world.lines == [
         "recovering: m3: the process of m3_encoder has died",
         "recovered: m3, after 0.0 s",
     ]
     assert (world.state("m3"), world.recoveries("m3")) == ((READY, ""), 1)
     assert world.recoveries("plain") == 0
+
+
+def test_ensembles_that_triton_does_not_bring_back_are_loaded(world: World) -> None:
+    world.triton.brings_back = False
+    world.at(3, lambda: world.triton.die("m3_encoder"))
+    world.run(6)
+    assert world.triton.calls == ["unload m3_encoder", "load m3_encoder", "load m3", "load m3_score"]
+    assert (world.state("m3"), world.recoveries("m3")) == ((READY, ""), 1)
 
 
 def test_a_dead_process_is_seen_within_half_a_second(world: World) -> None:
@@ -79,7 +87,6 @@ def test_all_dead_steps_are_unloaded_before_any_is_loaded(world: World) -> None:
         "unload plain_pooler",
         "load plain_encoder",
         "load plain_pooler",
-        "load plain",
     ]
     assert world.lines[0] == "recovering: plain: the process of plain_encoder, plain_pooler has died"
 
@@ -106,7 +113,7 @@ def test_it_is_recovering_while_it_is_brought_back(world: World) -> None:
 def test_a_process_that_triton_calls_dead_is_brought_back_though_it_seems_alive(world: World) -> None:
     world.triton.replies["m3"] = [OK, refused(UNHEALTHY), OK]
     world.run(6)
-    assert world.triton.calls == ["unload m3_encoder", "load m3_encoder", "load m3", "load m3_score"]
+    assert world.triton.calls == ["unload m3_encoder", "load m3_encoder"]
     assert (world.state("m3"), world.recoveries("m3")) == ((READY, ""), 1)
 
 
@@ -190,7 +197,7 @@ def test_what_is_loaded_later_is_watched_within_five_seconds(world: World) -> No
     world.at(13, lambda: world.triton.die("new_encoder"))
     world.run(15)
     assert world.supervisor.names == ["m3", "new", "plain"]
-    assert world.triton.calls == ["unload new_encoder", "load new_encoder", "load new"]
+    assert world.triton.calls == ["unload new_encoder", "load new_encoder"]
     assert world.state("new") == (READY, "")
 
 
@@ -271,5 +278,5 @@ def test_a_deployment_loaded_anew_with_other_steps_is_watched_by_those(world: Wo
     world.at(7, lambda: world.triton.calls.clear())
     world.at(13, lambda: world.triton.die("plain_encoder"))
     world.run(20)
-    assert world.triton.calls == ["unload plain_encoder", "load plain_encoder", "load plain"]
+    assert world.triton.calls == ["unload plain_encoder", "load plain_encoder"]
     assert world.state("plain") == (READY, "")

@@ -13,7 +13,6 @@ from flagtriton_server.work_queue import Job, WorkQueue
 from flagtriton_server.worker import Worker
 from tests.unit.jobs import TURN, Answers, job, queue
 
-
 END = "end"
 """A request behind all others."""
 

@@ -116,6 +116,7 @@ def imported_steps(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[Sim
         setattr(backend, name, value)
     monkeypatch.setitem(sys.modules, backend.__name__, backend)
     monkeypatch.setattr("flagtriton_server.memory.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("flagtriton_server.cores.give_way", lambda: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     _forget(*_OVER_TRITON, *names)
     yield SimpleNamespace(**{name: importlib.import_module(f"flagtriton_server.{name}") for name in names})

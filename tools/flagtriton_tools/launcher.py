@@ -69,11 +69,14 @@ class Launcher:
                 log's last lines.
         """
         models = _models(self.options.repository, names or self.options.load)
+        foreign = _foreign(self.options.repository)
         if names and not self.options.load:
-            models += _foreign(self.options.repository)
+            models += foreign
         for warning in check_room(len(models), self.options.log_file):
             self.report(warning)
-        server = start_server(self.binary, self.options, self.work_folder, models, self.secret, again=again)
+        server = start_server(
+            self.binary, self.options, self.work_folder, models, self.secret, again=again, auto_complete=bool(foreign)
+        )
         try:
             states = self._wait(server, models)
             server.version = str(json.loads(self.admin.get("/v2").body or b"{}").get("version", "unknown"))

@@ -18,7 +18,12 @@ _EXIT_TIMEOUT_S = 10
 
 
 def server_flags(
-    options: ServeOptions, models: Sequence[str], secret: str | None, shared_memory_prefix: str
+    options: ServeOptions,
+    models: Sequence[str],
+    secret: str | None,
+    shared_memory_prefix: str,
+    *,
+    auto_complete: bool = False,
 ) -> list[str]:
     """Return tritonserver's flags.
 
@@ -27,6 +32,8 @@ def server_flags(
         models: loaded at the start, steps by their own names: so that one of them can be loaded anew alone.
         secret: for the restricted operations; None leaves them open.
         shared_memory_prefix: what the server's files in `/dev/shm` begin with.
+        auto_complete: let Triton ask each model for what its configuration leaves out, for which it starts every
+            Python model twice. Ours leave nothing out.
     """
     return [
         f"--model-repository={options.repository.resolve()}",
@@ -40,6 +47,7 @@ def server_flags(
         f"--metrics-address={options.host}",
         f"--metrics-port={options.metrics_port}",
         f"--backend-config=python,shm-region-prefix-name={shared_memory_prefix}",
+        *([] if auto_complete else ["--disable-auto-complete-config"]),
         f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
         *_tls_flags(options),
         *_secret_flags(secret),

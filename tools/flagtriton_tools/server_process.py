@@ -90,6 +90,7 @@ def start_server(
     secret: str | None = None,
     *,
     again: bool = False,
+    auto_complete: bool = False,
 ) -> RunningServer:
     """Start the server and return at once.
 
@@ -102,12 +103,14 @@ def start_server(
         models: what it loads.
         secret: what admin operations need; None is nothing.
         again: the log of the server before it is continued.
+        auto_complete: there are models whose configurations leave something out.
 
     Raises:
         ToolError: the binary cannot be run, or its log not be written.
     """
     shared_memory = f"flagtriton_{os.getpid()}_{options.http_port}_"
-    command = [str(binary.binary), *binary.arguments, *server_flags(options, models, secret, shared_memory)]
+    flags = server_flags(options, models, secret, shared_memory, auto_complete=auto_complete)
+    command = [str(binary.binary), *binary.arguments, *flags]
     try:
         with opened_log(options.log_file, again=again) as log:
             process = subprocess.Popen(

@@ -160,10 +160,13 @@ class Supervisor:
             if reply.status in (200, _BUSY):
                 continue
             watched.ask_at = time.monotonic() + self._every_s
+            states = self._admin.states()
             dead = unhealthy_model(reply.error)
             if dead in watched.steps:
                 self._revive(watched, [dead])
-            elif (states := self._admin.states()) is None or not _was_unloaded(states, ensemble):
+            elif watched.attempts and states and (lacking := [s for s in watched.steps if not _is_ready(states, s)]):
+                self._revive(watched, lacking)
+            elif states is None or not _was_unloaded(states, ensemble):
                 self._says(watched, "failing", reply.error if reply.status else "no answer")
             return
         watched.attempts = 0
@@ -181,10 +184,11 @@ class Supervisor:
         try:
             for step in dead:
                 self._admin.unload(step)  # which takes 30 s and more; the successor need not wait for it
-            for model in (*dead, *watched.ensembles):
+            for step in dead:
                 if self._stopped:
                     return
-                self._admin.load(model)
+                self._admin.load(step)
+            self._load_what_is_missing(watched)
         except ToolError as error:
             wait_s = min(_LONGEST_WAIT_S, 2.0**watched.attempts)
             watched.attempts += 1
@@ -195,6 +199,17 @@ class Supervisor:
         self._health.deployment_is(watched.name, READY, recovered=True)
         self._report(f"recovered: {watched.name}, after {time.monotonic() - began:.1f} s")
 
+    def _load_what_is_missing(self, watched: Watched) -> None:
+        """Load the ensembles that Triton has not brought back with their steps, as it should have.
+
+        One that is loaded by name has all of its steps looked at, and those loaded anew whose folders have changed, be
+        it by the bytecode of their first start: on a busy machine that takes half a minute.
+        """
+        states = self._admin.states() or {}
+        for ensemble in watched.ensembles:
+            if not self._stopped and not _is_ready(states, ensemble):
+                self._admin.load(ensemble)
+
     def _still_dead(self, watched: Watched, dead: Sequence[str], states: Mapping[str, ModelState]) -> bool:
         """Return whether Triton thinks that the dead steps live; what was loaded anew may have other steps by now."""
         fresh = _watched(self._admin, watched.name, states)
@@ -203,11 +218,15 @@ class Supervisor:
         was = watched.ensembles, watched.steps
         watched.ensembles, watched.steps = fresh.ensembles, fresh.steps
         unchanged = was == (fresh.ensembles, fresh.steps)
-        return unchanged and all(states.get(step, ModelState(step)).is_ready for step in dead)
+        return unchanged and all(_is_ready(states, step) for step in dead)
 
     def _says(self, watched: Watched, state: str, reason: str = "") -> None:
         if self._health.deployment_is(watched.name, state, reason) and state != READY:
             self._report(f"{state}: {watched.name}: {reason}")
+
+
+def _is_ready(states: Mapping[str, ModelState], name: str) -> bool:
+    return states.get(name, ModelState(name)).is_ready
 
 
 def _was_unloaded(states: Mapping[str, ModelState], name: str) -> bool:

@@ -107,8 +107,9 @@ class Raw:
         import torch
 
         from flagtriton.protocol import INPUT_IDS
+        from flagtriton_server.cores import share_cores
         from flagtriton_server.encoding import encode_pooled
-        from flagtriton_server.loading import load_encoder, share_cores
+        from flagtriton_server.loading import load_encoder
         from flagtriton_server.memory import keep_freed_memory
         from flagtriton_server.pooling import pooling_named
         from flagtriton_server.settings import EncoderSettings

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`flagtriton_server.cores`: threads, what they do while they wait, and who goes first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from flagtriton_server import cores
+
+NICENESS = """
+import os, threading
+from flagtriton_server.cores import give_way
+stop, was = threading.Event(), os.getpriority(os.PRIO_PROCESS, 0)
+before = threading.Thread(target=stop.wait)
+before.start()
+give_way()
+after = threading.Thread(target=stop.wait)
+after.start()
+print([os.getpriority(os.PRIO_PROCESS, thread.native_id) - was for thread in (threading.main_thread(), before, after)])
+stop.set()
+"""
+
+
+def run(program: str, **environment: str) -> tuple[str, str]:
+    """Return what a new process prints, and what it says."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env={**environment}, timeout=60
+    )
+    return done.stdout, done.stderr
+
+
+def test_a_process_gets_its_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(cores.torch, "set_num_threads", given.append)
+    assert cores.share_cores(3) == 2
+    assert given == [2]
+
+
+def test_more_instances_than_cores_have_one_thread_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(cores.torch, "set_num_threads", lambda _: None)
+    assert cores.share_cores(5) == 1
+
+
+def test_all_threads_of_a_process_give_way() -> None:
+    assert run(NICENESS)[0] == "[5, 5, 5]\n"
+
+
+def spins(**environment: str) -> str:
+    """Return how long OpenMP's threads wait for work without sleeping, as it tells when torch has loaded it."""
+    said = run("import flagtriton_server, torch", OMP_DISPLAY_ENV="verbose", **environment)[1]
+    return next(line.split("'")[1] for line in said.splitlines() if "GOMP_SPINCOUNT" in line)
+
+
+def test_threads_wait_for_the_next_operation_and_no_longer() -> None:
+    assert spins() == "14000"
+
+
+def test_who_says_otherwise_is_heard() -> None:
+    assert spins(GOMP_SPINCOUNT="77") == "77"
+    assert int(spins(OMP_WAIT_POLICY="active")) > 1_000_000
