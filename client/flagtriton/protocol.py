@@ -103,6 +103,10 @@ QUERY_ROWS = Tensor("query_rows", "INT32", (1,))
 PASSAGE_ROWS = Tensor("passage_rows", "INT32", (1,))
 """Which row of the request has the tokens of this row's text: its own, or that of its first occurrence."""
 
+DONE = Tensor("done", "FP32", (1,))
+AFTER = Tensor("after", "FP32", (1,))
+"""What a step sends when it has ended, and what one takes that is to begin then; the number says nothing."""
+
 QUERY_STATES = Tensor("query_states", "UINT8", (-1, -1))
 PASSAGE_STATES = Tensor("passage_states", "UINT8", (-1, -1))
 """`hidden_states` of each side."""

@@ -23,12 +23,14 @@ def share_cores(instances: int) -> int:
 
 
 def give_way() -> None:
-    """Let processes that have less to do go first: those that load a model, tokenise, or take requests.
+    """Let go first who has less to do: processes that load a model or tokenise, and this one's main thread.
+
+    The main thread, in which Triton calls a step, takes requests and refuses those that find their queue full.
 
     A step whose process has died takes several seconds of a core to come back, which is a minute beside models that
     compute on all cores without a pause.
     """
-    for thread in Path("/proc/self/task").iterdir():  # on Linux each has a niceness of its own
+    threads = {int(folder.name) for folder in Path("/proc/self/task").iterdir()}
+    for thread in threads - {os.getpid()}:  # on Linux each has a niceness of its own
         with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
-            niceness = os.getpriority(os.PRIO_PROCESS, int(thread.name))
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), niceness + _MORE_NICENESS)
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _MORE_NICENESS)

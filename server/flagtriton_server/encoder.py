@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.options import EmbedOptions
-from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, PASSAGE_START, Tensor
+from flagtriton.protocol import (
+    DENSE_VECS,
+    HIDDEN_STATES,
+    INPUT_IDS,
+    PASSAGE_IDS,
+    PASSAGE_START,
+    PASSAGE_STATES,
+    Tensor,
+)
 from flagtriton_server import triton_io
 from flagtriton_server.cores import give_way, share_cores
 from flagtriton_server.domains import in_domain
@@ -36,10 +44,17 @@ class _EncodeRequest:
     input_ids: NDArray[np.int32]  # [B, T]
     options: EmbedOptions  # the defaults where this step needs none
     second_parts: NDArray[np.int32] | None = None  # [B, 1] where a pair's passage begins
+    passage_ids: NDArray[np.int32] | None = None  # [B, T'] texts of their own, where `input_ids` are those of queries
+
+    @property
+    def texts(self) -> dict[Tensor, NDArray[np.int32]]:
+        """The token ids by what their hidden states are sent as."""
+        passages = {} if self.passage_ids is None else {PASSAGE_STATES: self.passage_ids}
+        return {HIDDEN_STATES: self.input_ids, **passages}
 
     @property
     def tokens(self) -> int:
-        return int(token_counts(self.input_ids).sum())
+        return sum(int(token_counts(ids).sum()) for ids in self.texts.values())
 
 
 _RAISED_BY_MODELS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
@@ -91,6 +106,10 @@ class TritonPythonModel:
         check_token_ids(input_ids, self._encoder.vocab_size, self._settings.max_length)
         if self._settings.token_types:
             return _EncodeRequest(input_ids, EmbedOptions(), triton_io.array(request, PASSAGE_START))
+        if triton_io.has(request, PASSAGE_IDS):
+            passage_ids = triton_io.array(request, PASSAGE_IDS)
+            check_token_ids(passage_ids, self._encoder.vocab_size, self._settings.max_length)
+            return _EncodeRequest(input_ids, EmbedOptions(), passage_ids=passage_ids)
         reads_options = self._settings.pooling_method is not None or self._settings.pseudo_moe
         return _EncodeRequest(input_ids, triton_io.embed_options(request) if reads_options else EmbedOptions())
 
@@ -111,9 +130,11 @@ class TritonPythonModel:
             return [RequestError(f"option 'domain' is {domain!r}, which this model refuses: {error!r}")] * len(work)
 
     def _answers(self, encoder: LoadedEncoder, work: list[_EncodeRequest]) -> list[dict[Tensor, NDArray[Any]]]:
-        requests, budget = [item.input_ids for item in work], self._settings.token_budget
+        budget = self._settings.token_budget
         if self._pool is None:
-            return [{HIDDEN_STATES: to_bytes(states)} for states in encode(encoder, requests, budget)]
+            states = iter(encode(encoder, [ids for item in work for ids in item.texts.values()], budget))
+            return [{tensor: to_bytes(next(states)) for tensor in item.texts} for item in work]
+        requests = [item.input_ids for item in work]
         second_parts = [item.second_parts for item in work if item.second_parts is not None]
         vectors = encode_pooled(encoder, requests, budget, self._pool, second_parts or None)
         if self._settings.pooling_method is None:

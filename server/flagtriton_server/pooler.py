@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from flagtriton.options import EmbedOptions
-from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, Tensor
+from flagtriton.protocol import DENSE_VECS, DONE, HIDDEN_STATES, INPUT_IDS, Tensor
 from flagtriton_server import triton_io
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.loading import encoder_precision
@@ -42,6 +42,7 @@ class TritonPythonModel:
         settings = read_settings(PoolerSettings, args["model_config"])
         self._pool = pooling_named(settings.pooling_method)
         self._pseudo_moe = settings.pseudo_moe
+        self._sends_done = settings.sends_done
         self._one_row = settings.rows != "all"
         self._dtype = encoder_precision(settings.precision, settings.device).computed
         torch.set_num_threads(1)  # a few sums: threads would only take the encoder's cores
@@ -59,8 +60,9 @@ class TritonPythonModel:
 
     @torch.inference_mode()
     def _run(self, work: list[_PoolRequest]) -> list[dict[Tensor, NDArray[np.float32]] | RequestError]:
-        return one_by_one(lambda item: {DENSE_VECS: self._embeddings(item)}, work)
+        return one_by_one(self._answer, work)
 
-    def _embeddings(self, work: _PoolRequest) -> NDArray[np.float32]:
+    def _answer(self, work: _PoolRequest) -> dict[Tensor, NDArray[np.float32]]:
         vectors = self._pool(work.states, torch.from_numpy(work.lengths))
-        return to_embedding(vectors, work.options, pseudo_moe=self._pseudo_moe)
+        embeddings = to_embedding(vectors, work.options, pseudo_moe=self._pseudo_moe)
+        return {DENSE_VECS: embeddings, **({DONE: triton_io.done(embeddings)} if self._sends_done else {})}

@@ -137,6 +137,7 @@ class PoolerSettings:
         device: where the encoder runs, `cpu` or `gpu`; `auto` means something else on each.
         rows: which hidden states of a text leave the encoder: `all`, `first` or `last`.
         pseudo_moe: send 0 for nan and ±10,000 for infinities.
+        sends_done: another step is to begin when this one has ended.
     """
 
     pooling_method: str
@@ -144,6 +145,7 @@ class PoolerSettings:
     device: str = "cpu"
     rows: str = "all"
     pseudo_moe: bool = False
+    sends_done: bool = False
 
 
 @dataclass(frozen=True)

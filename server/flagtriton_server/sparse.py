@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flagtriton.protocol import HIDDEN_STATES, INPUT_IDS, SPARSE_IDS, SPARSE_WEIGHTS, UNWEIGHTED_IDS, Tensor
+from flagtriton.protocol import DONE, HIDDEN_STATES, INPUT_IDS, SPARSE_IDS, SPARSE_WEIGHTS, UNWEIGHTED_IDS, Tensor
 from flagtriton_server import triton_io
 from flagtriton_server.heads import load_sparse_head
 from flagtriton_server.hidden_states import from_bytes
@@ -63,4 +63,4 @@ class TritonPythonModel:
     def _weights(self, work: _SparseRequest) -> dict[Tensor, NDArray[Any]]:
         weights = token_weights(work.states, self._head)
         ids, greatest = lexical_weights(work.input_ids, weights, work.unweighted).padded(len(work.input_ids))
-        return {SPARSE_IDS: ids, SPARSE_WEIGHTS: greatest}
+        return {SPARSE_IDS: ids, SPARSE_WEIGHTS: greatest, DONE: triton_io.done(ids)}

@@ -161,6 +161,11 @@ def array(request: PbRequest, spec: TensorSpec) -> NDArray[Any]:
     return tensor.as_numpy()
 
 
+def done(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Return `DONE` of as many rows."""
+    return np.zeros((len(rows), 1), dtype=np.float32)
+
+
 def options(request: PbRequest) -> dict[str, Any]:
     """Return the request's parameters.
 

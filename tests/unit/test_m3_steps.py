@@ -25,7 +25,7 @@ from flagtriton_server.settings import (
     TokenizerSettings,
 )
 from tests.checkpoints import make_m3
-from tests.unit.triton_stand_in import Request, answered, ids, imported_steps, started
+from tests.unit.triton_stand_in import Request, answered, ids, imported_steps, responses_of, started
 
 TEXTS = [[0, 7, 9, 7, 30, 2], [0, 2], [0, 5, 6, 2]]
 UNWEIGHTED = np.array([[0, 1, 2, 3]], dtype=np.int32)
@@ -127,10 +127,11 @@ def scored(
 ) -> list[dict[str, NDArray[np.float32]]]:
     """Return the scores of each request, through tokenizer, encoder and scorer."""
     tokens = answered(tokenizer_step(steps, checkpoint), *requests)
-    sides = [encoded(steps, checkpoint, *(each[f"{side}_ids"] for each in tokens)) for side in ("query", "passage")]
+    encoder = started(steps.encoder, EncoderSettings(str(checkpoint), 512, token_budget=64, precision="fp32"))
+    pairs = [Request({"input_ids": each["query_ids"], "passage_ids": each["passage_ids"]}) for each in tokens]
     behind = [
-        Request({**each, "query_states": q, "passage_states": p}, request.options)
-        for each, q, p, request in zip(tokens, *sides, requests, strict=True)
+        Request({**each, "query_states": s["hidden_states"], "passage_states": s["passage_states"]}, request.options)
+        for each, s, request in zip(tokens, answered(encoder, *pairs), requests, strict=True)
     ]
     return answered(scorer_step(steps, checkpoint, **more), *behind)
 
@@ -140,13 +141,32 @@ def with_head(folder: Path, name: str, weight: torch.Tensor, bias: torch.Tensor)
     return folder
 
 
+def test_passages_beside_queries_get_the_states_that_they_get_alone(steps: SimpleNamespace, checkpoint: Path) -> None:
+    encoder = started(steps.encoder, EncoderSettings(str(checkpoint), 512, token_budget=64, precision="fp32"))
+    queries, passages = ids(*TEXTS[:1]), ids(*TEXTS)
+    both, neither = Request({"input_ids": queries, "passage_ids": passages}), Request({"input_ids": queries})
+    together, alone = answered(encoder, both, neither)
+    assert (list(together), list(alone)) == (["hidden_states", "passage_states"], ["hidden_states"])
+    for tensor, each in {"hidden_states": queries, "passage_states": passages}.items():
+        (expected,) = encoded(steps, checkpoint, each)
+        assert together[tensor].shape == expected.shape
+        np.testing.assert_allclose(together[tensor].view(np.float32), expected.view(np.float32), rtol=0, atol=1e-5)
+
+
+def test_passages_beside_queries_are_checked_too(steps: SimpleNamespace, checkpoint: Path) -> None:
+    encoder = started(steps.encoder, EncoderSettings(str(checkpoint), 512, token_budget=64, precision="fp32"))
+    (refused,) = responses_of(encoder, Request({"input_ids": ids(*TEXTS), "passage_ids": ids([10**6])}))
+    assert "1000000" in str(refused.error)
+
+
 def test_lexical_weights_are_those_of_each_text_by_itself(
     steps: SimpleNamespace, checkpoint: Path, formulas: Formulas
 ) -> None:
     model = sparse_step(steps, checkpoint)
     requests = [texts_request(steps, checkpoint, TEXTS), texts_request(steps, checkpoint, TEXTS[:1])]
     for answer, texts in zip(answered(model, *requests), (TEXTS, TEXTS[:1]), strict=True):
-        assert list(answer) == ["sparse_ids", "sparse_weights"]
+        assert list(answer) == ["sparse_ids", "sparse_weights", "done"]
+        assert answer["done"].shape == (len(texts), 1)
         for row, weights, text in zip(answer["sparse_ids"], answer["sparse_weights"], texts, strict=True):
             expected = formulas.lexical(text)
             assert row[row >= 0].tolist() == list(expected)

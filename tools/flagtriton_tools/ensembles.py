@@ -10,9 +10,11 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from flagtriton.parameters import write_parameters
 from flagtriton.protocol import (
+    AFTER,
     COLBERT_LENGTHS,
     COLBERT_VECS,
     DENSE_VECS,
+    DONE,
     HIDDEN_STATES,
     INPUT_IDS,
     LAYER_SCORES,
@@ -142,7 +144,13 @@ def _m3_embedder(name: str, served: Deployment, options: AddOptions) -> list[Mod
 
 
 def _m3_embed_ensemble(name: str, served: Deployment, options: AddOptions) -> ModelConfig:
+    """Return the ensemble whose heads run one after another.
+
+    Where several steps are ready at once and the client has left, Triton 24.10 ends with signal 11.
+    """
     states = _same(HIDDEN_STATES, INPUT_IDS)
+    weigh = {**states, **_same(UNWEIGHTED_IDS), AFTER.name: "dense_done"}
+    project = {**states, AFTER.name: "sparse_done"}
     colbert = replace(COLBERT_VECS, datatype=(served.colbert_dtype or "").upper())
     return ensemble_config(
         inputs=[TEXT],
@@ -151,24 +159,24 @@ def _m3_embed_ensemble(name: str, served: Deployment, options: AddOptions) -> Mo
         steps=[
             EnsembleStep(f"{name}_tokenizer", _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT, UNWEIGHTED_IDS)),
             EnsembleStep(f"{name}_encoder", _same(INPUT_IDS), _same(HIDDEN_STATES)),
-            EnsembleStep(f"{name}_pooler", states, _same(DENSE_VECS)),
-            EnsembleStep(f"{name}_sparse", {**states, **_same(UNWEIGHTED_IDS)}, _same(SPARSE_IDS, SPARSE_WEIGHTS)),
-            EnsembleStep(f"{name}_colbert", states, _same(COLBERT_VECS, COLBERT_LENGTHS)),
+            EnsembleStep(f"{name}_pooler", states, {**_same(DENSE_VECS), DONE.name: "dense_done"}),
+            EnsembleStep(f"{name}_sparse", weigh, {**_same(SPARSE_IDS, SPARSE_WEIGHTS), DONE.name: "sparse_done"}),
+            EnsembleStep(f"{name}_colbert", project, _same(COLBERT_VECS, COLBERT_LENGTHS)),
         ],
         parameters=write_parameters(served),
     )
 
 
 def _m3_score_ensemble(name: str, options: AddOptions) -> ModelConfig:
-    encoder = f"{name}_encoder"
+    ids = {INPUT_IDS.name: QUERY_IDS.name, **_same(PASSAGE_IDS)}
+    states = {HIDDEN_STATES.name: QUERY_STATES.name, **_same(PASSAGE_STATES)}
     return ensemble_config(
         inputs=[QUERY, PASSAGE],
         outputs=list(SCORES.values()),
         max_batch_size=options.rows,
         steps=[
             EnsembleStep(f"{name}_tokenizer", _same(QUERY, PASSAGE), _same(*PAIR_TENSORS, UNWEIGHTED_IDS)),
-            EnsembleStep(encoder, {INPUT_IDS.name: QUERY_IDS.name}, {HIDDEN_STATES.name: QUERY_STATES.name}),
-            EnsembleStep(encoder, {INPUT_IDS.name: PASSAGE_IDS.name}, {HIDDEN_STATES.name: PASSAGE_STATES.name}),
+            EnsembleStep(f"{name}_encoder", ids, states),
             EnsembleStep(
                 f"{name}_scorer",
                 _same(QUERY_STATES, PASSAGE_STATES, *PAIR_TENSORS, UNWEIGHTED_IDS),

@@ -89,7 +89,7 @@ def step_config(
     parameters: Mapping[str, str],
     queue_policy: QueuePolicy | None = None,
     warmup_tokens: Sequence[int] = (),
-    inputs_are_optional: bool = False,
+    optional_inputs: Sequence[Tensor] = (),
 ) -> ModelConfig:
     """Return the configuration of a Python-backend model with dynamic batching.
 
@@ -101,13 +101,13 @@ def step_config(
         parameters: what its settings class reads.
         queue_policy: None leaves the queue unbounded, right for every step but an ensemble's first.
         warmup_tokens: a request of zeros, this many tokens long, is run for each before the model is ready.
-        inputs_are_optional: a request brings some of them; the step itself says which go together.
+        optional_inputs: further ones, of which a request brings some; the step itself says which go together.
     """
     config = ModelConfig(backend="python", max_batch_size=max_batch_size)
-    for tensor in inputs:
+    for tensor in (*inputs, *optional_inputs):
         ragged = -1 in tensor.dims
         added = config.input.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims, allow_ragged_batch=ragged)
-        added.optional = inputs_are_optional
+        added.optional = tensor in optional_inputs
     for tensor in outputs:
         config.output.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims)
     if device.shard:  # the model itself places its weights

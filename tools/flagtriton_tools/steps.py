@@ -9,9 +9,11 @@ from typing import Any
 
 from flagtriton.parameters import write_parameters
 from flagtriton.protocol import (
+    AFTER,
     COLBERT_LENGTHS,
     COLBERT_VECS,
     DENSE_VECS,
+    DONE,
     HIDDEN_STATES,
     INPUT_IDS,
     LAYER_SCORES,
@@ -99,13 +101,13 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
         max_request_bytes=options.max_request_bytes,
     )
     config = step_config(
-        inputs=[TEXT, QUERY, PASSAGE, TOKEN_ID] if pairs else [QUERY, PASSAGE] if joins else [TEXT],
+        inputs=[] if pairs else [QUERY, PASSAGE] if joins else [TEXT],
+        optional_inputs=[TEXT, QUERY, PASSAGE, TOKEN_ID] if pairs else [],
         outputs=[INPUT_IDS, TOKEN_COUNT, *further],
         max_batch_size=options.rows,
         device=Device(count=options.tokenizer_instances),
         parameters=write_parameters(settings),
         queue_policy=tokenizer_queue(options),
-        inputs_are_optional=pairs,
     )
     return Model(f"{name}_tokenizer", config, "tokenizer")
 
@@ -132,7 +134,9 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
     )
     inputs = [INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS]
     output = DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES
-    return _encoder(name, "encoder", inputs, output, settings, options, device)
+    if not _is_m3(served):
+        return _encoder(name, "encoder", inputs, [output], settings, options, device)
+    return _encoder(name, "encoder", inputs, [output, PASSAGE_STATES], settings, options, device, [PASSAGE_IDS])
 
 
 def layered_encoder_step(name: str, served: Deployment, options: AddOptions) -> Model:
@@ -149,7 +153,7 @@ def layered_encoder_step(name: str, served: Deployment, options: AddOptions) -> 
         **encoder_queue(device, options),
     )
     return _encoder(
-        name, "layered_encoder", [INPUT_IDS, *part_tensors(served)], HIDDEN_STATES, settings, options, device
+        name, "layered_encoder", [INPUT_IDS, *part_tensors(served)], [HIDDEN_STATES], settings, options, device
     )
 
 
@@ -161,15 +165,17 @@ def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str
         _encoder_device(served),
         rows,
         pseudo_moe=_is_pseudo_moe(served),
+        sends_done=_is_m3(served),
     )
-    return _behind_encoder(name, "pooler", [HIDDEN_STATES, INPUT_IDS], [DENSE_VECS], settings, options, Device())
+    outputs = [DENSE_VECS, DONE] if settings.sends_done else [DENSE_VECS]
+    return _behind_encoder(name, "pooler", [HIDDEN_STATES, INPUT_IDS], outputs, settings, options, Device())
 
 
 def sparse_step(name: str, served: Deployment, options: AddOptions) -> Model:
     """Return the step that makes lexical weights; so little work that a processor does it for any encoder."""
     settings = HeadSettings(**_head(served))
-    outputs = [SPARSE_IDS, SPARSE_WEIGHTS]
-    inputs = [HIDDEN_STATES, INPUT_IDS, UNWEIGHTED_IDS]
+    outputs = [SPARSE_IDS, SPARSE_WEIGHTS, DONE]
+    inputs = [HIDDEN_STATES, INPUT_IDS, UNWEIGHTED_IDS, AFTER]
     return _behind_encoder(name, "sparse", inputs, outputs, settings, options, Device())
 
 
@@ -179,7 +185,7 @@ def colbert_step(name: str, served: Deployment, options: AddOptions) -> Model:
     settings = ColbertSettings(**_head(served), colbert_dim=served.colbert_dim, colbert_dtype=dtype)
     outputs = [replace(COLBERT_VECS, datatype=dtype.upper()), COLBERT_LENGTHS]
     device = Device.parse(options.device, 1)
-    return _behind_encoder(name, "colbert", [HIDDEN_STATES, INPUT_IDS], outputs, settings, options, device)
+    return _behind_encoder(name, "colbert", [HIDDEN_STATES, INPUT_IDS, AFTER], outputs, settings, options, device)
 
 
 def reranker_scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
@@ -232,14 +238,16 @@ def _encoder(
     name: str,
     step: str,
     inputs: Sequence[Tensor],
-    output: Tensor,
+    outputs: Sequence[Tensor],
     settings: EncoderSettings | LayeredSettings,
     options: AddOptions,
     device: Device,
+    optional_inputs: Sequence[Tensor] = (),
 ) -> Model:
     config = step_config(
         inputs=inputs,
-        outputs=[output],
+        optional_inputs=optional_inputs,
+        outputs=outputs,
         max_batch_size=options.rows,
         device=device,
         parameters=write_parameters(settings),
@@ -280,6 +288,10 @@ def _precision(served: Deployment) -> str:
     """Return what the steps are told: on a GPU `auto` is bf16 for decoders, whose values may pass what fp16 holds."""
     decoder_on_gpu = served.model_class.startswith("decoder-only") and _encoder_device(served) == "gpu"
     return "bf16" if served.precision == "auto" and decoder_on_gpu else served.precision
+
+
+def _is_m3(served: Deployment) -> bool:
+    return served.model_class == EmbedderModelClass.ENCODER_ONLY_M3.value
 
 
 def _is_pseudo_moe(served: Deployment) -> bool:
