@@ -25,7 +25,7 @@ class _Work(Protocol):
 T = TypeVar("T", bound=_Work)
 
 _TURNS_AHEAD = 2
-"""What an instance beside others keeps in its queue, in turns; the rest is left to Triton to hand to any of them."""
+"""What an instance beside others keeps of bulk work, in turns; the rest is left to Triton to hand to any of them."""
 
 
 def queue_limits(settings: EncoderSettings | LayeredSettings) -> QueueLimits:
@@ -65,7 +65,11 @@ class QueuedStep(Generic[T]):
         self._worker.start(load)
 
     def execute(self, requests: Sequence[PbRequest]) -> list[PbResponse | None]:
-        """Return what Triton's `execute` is to: an answer for each request that is refused at once, else None."""
+        """Return what Triton's `execute` is to: an answer for each request that is not bulk, once it is there.
+
+        Nothing could overtake these while they run, so that nothing is lost by waiting; what comes meanwhile waits in
+        Triton's queue, and is answered at once should this process die.
+        """
         responses = triton_io.respond_later(requests, self._read, self._submit)
         if self._tokens_ahead is not None:
             self._queue.wait_until_below(self._tokens_ahead)

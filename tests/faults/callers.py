@@ -29,19 +29,29 @@ def texts(count: int, seed: int = 0) -> list[str]:
     return [f"{number} {' '.join(rng.choices(_WORDS, k=rng.randint(3, 40)))}" for number in range(count)]
 
 
+@dataclass(frozen=True)
+class FailedTry:
+    """A request that failed: when it was sent and when it failed, by the monotonic clock, and why."""
+
+    began: float
+    ended: float
+    reason: str
+
+
 class CountingTransport:
     """A transport that remembers which of its requests failed, and when; all else is the real one's."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self.failures: list[tuple[float, str]] = []
+        self.failures: list[FailedTry] = []
         self.answered = 0
 
     def infer(self, *arguments: Any, **named: Any) -> Any:
+        began = time.monotonic()
         try:
             reply = self._transport.infer(*arguments, **named)
         except FlagTritonError as error:
-            self.failures.append((time.monotonic(), str(error)))
+            self.failures.append(FailedTry(began, time.monotonic(), str(error)))
             raise
         self.answered += 1
         return reply

@@ -61,24 +61,18 @@ def _of_options(world: World, kind: str, rng: Random) -> Attack:
 
 
 def _of_http(world: World, kind: str, rng: Random) -> Attack:
-    model = _model(world, kind, rng)
+    model = rng.choice(world.public)
     return HTTP_KINDS[kind](good_infer(model, rng), model, rng)
 
 
 def _of_grpc(world: World, kind: str, rng: Random) -> Attack:
-    model = _model(world, kind, rng)
+    model = rng.choice(world.public)
     return GRPC_KINDS[kind](good_infer(model, rng), model, rng)
 
 
 def _of_deadly(world: World, kind: str, rng: Random) -> Attack:
     model = rng.choice(world.public)
     return DEADLY_KINDS[kind](good_infer(model, rng), model, rng)
-
-
-def _model(world: World, kind: str, rng: Random) -> Model:
-    """Return one whose server survives that; `deadly` has the others."""
-    leaves = kind in ("left before the answer", "cancelled")
-    return rng.choice([model for model in world.public if not (leaves and model.branches)])
 
 
 def _of_steps(world: World, kind: str, rng: Random) -> Attack:

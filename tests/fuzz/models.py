@@ -28,7 +28,6 @@ class Model:
     Attributes:
         model_class: FlagEmbedding's, of a public one; empty for a step and for BGE-M3's scores.
         steps: of an ensemble.
-        branches: some of its steps run side by side, as BGE-M3's do.
     """
 
     name: str
@@ -37,7 +36,6 @@ class Model:
     max_batch_size: int
     model_class: str
     steps: tuple[str, ...]
-    branches: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,6 @@ def _model(config: dict[str, Any]) -> Model:
         config["max_batch_size"],
         parameters.get("model_class", "") if chain else "",
         tuple(dict.fromkeys(step["model_name"] for step in chain)),
-        branches=len(chain) > 3,
     )
 
 

@@ -246,11 +246,11 @@ def test_all_folders_take_batches_of_the_same_size() -> None:
     assert {config.max_batch_size for config in built.values()} == {32}
 
 
-def test_the_queue_is_bounded_at_the_first_step_alone() -> None:
+def test_the_queues_of_the_tokenizer_and_the_encoder_are_bounded() -> None:
     bounded = [
         name for name, config in configs().items() if config.dynamic_batching.default_queue_policy.max_queue_size > 0
     ]
-    assert bounded == ["tiny_tokenizer"]
+    assert bounded == ["tiny_tokenizer", "tiny_encoder"]
 
 
 def warmed_tokens(max_length: int) -> list[int]:

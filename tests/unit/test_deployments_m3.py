@@ -237,9 +237,9 @@ def test_all_folders_of_m3_take_batches_of_the_same_size() -> None:
     assert {config.max_batch_size for config in configs(AddOptions(max_batch_size=32)).values()} == {32}
 
 
-def test_m3s_queue_is_bounded_at_the_first_step_alone() -> None:
+def test_the_queues_of_m3s_tokenizer_and_encoder_are_bounded() -> None:
     bounded = [name for name, c in configs().items() if c.dynamic_batching.default_queue_policy.max_queue_size > 0]
-    assert bounded == ["tiny_tokenizer"]
+    assert bounded == ["tiny_tokenizer", "tiny_encoder"]
 
 
 def test_m3_does_not_pool_in_the_encoder() -> None:

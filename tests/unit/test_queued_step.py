@@ -93,9 +93,13 @@ def busy(queued_step: Any, step: Step, instances: int = 1, **more: Any) -> Any:
     """Return a queued step whose work on a first request has begun, and does not end before it is let through."""
     queued = queued_step.QueuedStep(settings(**more), instances, step.read, step.run)
     queued.start(lambda: None)
-    queued.execute([request("first")])
+    queued.execute([request("first", bulk=True)])
     assert step.began.acquire(timeout=30)
     return queued
+
+
+def bulk(name: str, tokens: int = 1, **more: Any) -> Request:
+    return request(name, tokens, bulk=True, **more)
 
 
 @pytest.mark.parametrize("made", [EncoderSettings("a/b", 64, 4096), LayeredSettings("a/b", "c", 64, 4096)])
@@ -117,10 +121,12 @@ def test_what_may_wait_is_what_is_said(queued_step: Any, said: dict[str, Any], e
     assert queued_step.queue_limits(LayeredSettings("a/b", "c", 64, 4096, **said)) == expected
 
 
-def test_execute_returns_before_the_work_is_done_and_refuses_bad_requests_at_once(queued_step: Any, step: Step) -> None:
+def test_execute_returns_before_bulk_work_is_done_and_refuses_bad_requests_at_once(
+    queued_step: Any, step: Step
+) -> None:
     queued = queued_step.QueuedStep(settings(), 1, step.read, step.run)
     queued.start(lambda: None)
-    good, bad, also_good = request("a", 3), request("b", -1), request("c", 4)
+    good, bad, also_good = bulk("a", 3), bulk("b", -1), bulk("c", 4)
     later, refused, also_later = queued.execute([good, bad, also_good])
     assert (later, also_later) == (None, None)
     assert refused.error.args == ("fewer than no tokens", TritonError.INVALID_ARG)
@@ -129,11 +135,38 @@ def test_execute_returns_before_the_work_is_done_and_refuses_bad_requests_at_onc
     queued.finalize()
 
 
+def test_execute_returns_the_answers_to_requests_that_are_not_bulk(queued_step: Any, step: Step) -> None:
+    queued = queued_step.QueuedStep(settings(), 1, step.read, step.run)
+    queued.start(lambda: None)
+    thread, returned = in_thread(queued.execute, [request("a", 3), bulk("b", TURN), request("c", 4)])
+    assert waits(thread)
+    step.open(1)
+    assert ended(thread)
+    ((first, later, last),) = returned
+    assert [each.tensors[TOKEN_COUNT.name].item() for each in (first, last)] == [3, 4]
+    assert later is None
+    step.open()
+    queued.finalize()
+
+
+def test_what_comes_while_bulk_work_runs_is_taken_though_its_answer_is_waited_for(queued_step: Any, step: Step) -> None:
+    queued = busy(queued_step, step)
+    queued.execute([bulk("later", TURN)])
+    thread, returned = in_thread(queued.execute, [request("a", 3)])
+    assert waits(thread)
+    step.open(2)
+    assert ended(thread)
+    assert returned[0][0].tensors[TOKEN_COUNT.name].item() == 3
+    step.open()
+    queued.finalize()
+    assert step.turns == [["first"], ["a"], ["later"]]
+
+
 def test_requests_of_one_or_several_calls_share_turns_of_the_token_budget(queued_step: Any, step: Step) -> None:
     queued = busy(queued_step, step)
-    queued.execute([request("a", 6), request("b", 4)])
-    queued.execute([request("c", 5)])
-    queued.execute([request("d", 5)])
+    queued.execute([bulk("a", 6), bulk("b", 4)])
+    queued.execute([bulk("c", 5)])
+    queued.execute([bulk("d", 5)])
     step.open()
     queued.finalize()
     assert step.turns == [["first"], ["a", "b"], ["c", "d"]]
@@ -141,8 +174,9 @@ def test_requests_of_one_or_several_calls_share_turns_of_the_token_budget(queued
 
 def test_bulk_requests_go_behind_interactive_ones_that_come_later(queued_step: Any, step: Step) -> None:
     queued = busy(queued_step, step)
-    queued.execute([request("a", TURN, bulk=True), request("b", TURN)])
-    queued.execute([request("c", TURN, bulk=False)])
+    queued.execute([bulk("a", TURN)])
+    thread, _ = in_thread(queued.execute, [request("b", TURN), request("c", TURN, bulk=False)])
+    assert waits(thread)
     step.open()
     queued.finalize()
     assert step.turns == [["first"], ["b"], ["c"], ["a"]]
@@ -153,9 +187,10 @@ def test_a_request_that_finds_no_room_is_refused_and_the_others_are_answered(
     queued_step: Any, step: Step, tokens: tuple[int, ...]
 ) -> None:
     queued = busy(queued_step, step)
-    requests = [request(f"{place}", of) for place, of in enumerate(tokens)]
-    assert queued.execute(requests) == [None] * len(tokens)
-    message, code = error_of(requests[-1])
+    requests = [bulk(f"{place}", of) for place, of in enumerate(tokens)]
+    *later, refused = queued.execute(requests)
+    assert later == [None] * len(later)
+    message, code = refused.error.args
     assert code == TritonError.UNAVAILABLE
     assert message.endswith(f"wait, of at most {MOST_REQUESTS} and {MOST_TOKENS}; send it again later")
     step.open()
@@ -165,7 +200,7 @@ def test_a_request_that_finds_no_room_is_refused_and_the_others_are_answered(
 
 def test_a_request_that_is_cancelled_while_it_waits_is_not_run(queued_step: Any, step: Step) -> None:
     queued = busy(queued_step, step)
-    gone = request("gone")
+    gone = bulk("gone")
     assert queued.execute([gone]) == [None]
     gone.cancelled = True
     step.open()
@@ -182,7 +217,7 @@ def test_a_request_that_waits_longer_than_may_be_is_not_run(
 ) -> None:
     clock = settable_clock(monkeypatch)
     queued = busy(queued_step, step, queue_timeout_s=of_the_queue_s)
-    late = request("late", timeout_us=own_us)
+    late = bulk("late", timeout_us=own_us)
     queued.execute([late])
     clock.now += 2.1
     step.open()
@@ -193,7 +228,7 @@ def test_a_request_that_waits_longer_than_may_be_is_not_run(
 
 def test_finalizing_answers_all_that_waits_first(queued_step: Any, step: Step) -> None:
     queued = busy(queued_step, step)
-    requests = [request(f"{place}", TURN, bulk=place % 2 == 0) for place in range(6)]
+    requests = [bulk(f"{place}", TURN) for place in range(MOST_REQUESTS)]
     queued.execute(requests)
     thread, _ = in_thread(queued.finalize)
     assert waits(thread)
@@ -213,9 +248,8 @@ def test_work_that_fails_is_an_internal_error_and_in_the_log(
 
     queued = queued_step.QueuedStep(settings(), 1, step.read, run)
     queued.start(lambda: None)
-    asked = request("a")
-    queued.execute([asked])
-    assert error_of(asked) == ("the model failed on this batch: MemoryError, see its log", TritonError.INTERNAL)
+    (refused,) = queued.execute([request("a")])
+    assert refused.error.args == ("the model failed on this batch: MemoryError, see its log", TritonError.INTERNAL)
     queued.finalize()
     (line,) = lines
     assert line.startswith("[flagtriton] Traceback")
@@ -226,8 +260,8 @@ def test_work_that_fails_is_an_internal_error_and_in_the_log(
 
 def test_one_of_several_instances_takes_no_more_while_two_turns_wait(queued_step: Any, step: Step) -> None:
     queued = busy(queued_step, step, instances=2)
-    queued.execute([request("a", TURN), request("b", TURN - 1)])  # fewer tokens than two turns have
-    thread, _ = in_thread(queued.execute, [request("c", 1), request("d", TURN, bulk=True)])
+    queued.execute([bulk("a", TURN), bulk("b", TURN - 1)])  # fewer tokens than two turns have
+    thread, _ = in_thread(queued.execute, [bulk("c", 1), bulk("d", TURN)])
     assert waits(thread)
     step.open(1)  # a's turn begins, which leaves as many tokens as two turns have: b's, c's and d's
     assert step.began.acquire(timeout=30)
@@ -240,7 +274,7 @@ def test_one_of_several_instances_takes_no_more_while_two_turns_wait(queued_step
 
 def test_a_single_instance_takes_all_there_is(queued_step: Any, step: Step) -> None:
     queued = busy(queued_step, step, instances=1)
-    queued.execute([request(f"{place}", 15) for place in range(MOST_REQUESTS)])
+    queued.execute([bulk(f"{place}", 15) for place in range(MOST_REQUESTS)])
     assert step.turns == [["first"]]  # it has not waited for any of them
     step.open()
     queued.finalize()

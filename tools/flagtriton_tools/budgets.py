@@ -9,7 +9,7 @@ from flagtriton_server.work_queue import QueueLimits
 from flagtriton_tools.add_options import AddOptions
 from flagtriton_tools.pbtxt import Device, QueuePolicy
 
-__all__ = ["TOKEN_BUDGETS", "encoder_queue", "token_budget", "tokenizer_queue"]
+__all__ = ["TOKEN_BUDGETS", "encoder_queue", "encoder_queue_policy", "token_budget", "tokenizer_queue"]
 
 TOKEN_BUDGETS = {"cpu": 4_096, "gpu": 65_536}
 """Tokens of one forward pass: what fills a GPU, and on a processor what its matrix kernels do best with."""
@@ -28,6 +28,15 @@ def encoder_queue(device: Device, options: AddOptions) -> dict[str, Any]:
         "queue_tokens": limits.tokens,
         "queue_timeout_s": limits.timeout_s,
     }
+
+
+def encoder_queue_policy(device: Device, options: AddOptions) -> QueuePolicy:
+    """Return the policy of Triton's queue before an encoder, which the encoder empties unless it is at work.
+
+    In the order they came, so that bulk requests reach the encoder's own queue, where they have their share.
+    """
+    limits = _limits(device, options)
+    return QueuePolicy(limits.requests, int(limits.timeout_s * 1e6), priorities=0)
 
 
 def tokenizer_queue(options: AddOptions) -> QueuePolicy:

@@ -22,8 +22,8 @@ from flagtriton_tools.budgets import TOKEN_BUDGETS
 from flagtriton_tools.checkpoint import CheckpointFacts, adapter_source
 from flagtriton_tools.ensembles import BUILDERS, PART_OF
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.kinds import LAYERED, is_encoder_reranker, is_llm_reranker
 from flagtriton_tools.pbtxt import Device
-from flagtriton_tools.steps import LAYERED, is_encoder_reranker, is_llm_reranker
 
 __all__ = ["PART_OF", "TOKEN_BUDGETS", "AddOptions", "Model", "build", "describe"]
 

@@ -38,13 +38,12 @@ from flagtriton.protocol import (
 from flagtriton_server.settings import rows_needed
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.kinds import LAYERED, is_llm_reranker
 from flagtriton_tools.pbtxt import EnsembleStep, ensemble_config
 from flagtriton_tools.steps import (
-    LAYERED,
     PAIR_TENSORS,
     colbert_step,
     encoder_step,
-    is_llm_reranker,
     layered_encoder_step,
     part_tensors,
     pooler_step,

@@ -63,7 +63,7 @@ class QueuePolicy:
     Attributes:
         max_queue_size: requests, of each priority.
         timeout_us: how long one waits at most; it may ask for less.
-        priorities: levels, of which 1 comes first and is what requests have that name none.
+        priorities: levels, of which 1 comes first and is what requests have that name none; 0 is one for all.
     """
 
     max_queue_size: int
@@ -99,7 +99,7 @@ def step_config(
         max_batch_size: rows of one execution.
         device: where its instances run.
         parameters: what its settings class reads.
-        queue_policy: None leaves the queue unbounded, right for every step but an ensemble's first.
+        queue_policy: None leaves the queue unbounded, right for steps that are faster than those before them.
         warmup_tokens: a request of zeros, this many tokens long, is run for each before the model is ready.
         optional_inputs: further ones, of which a request brings some; the step itself says which go together.
     """
@@ -118,7 +118,7 @@ def step_config(
     config.dynamic_batching.SetInParent()
     if queue_policy is not None:
         config.dynamic_batching.priority_levels = queue_policy.priorities
-        config.dynamic_batching.default_priority_level = 1
+        config.dynamic_batching.default_priority_level = min(1, queue_policy.priorities)
         policy = config.dynamic_batching.default_queue_policy
         policy.max_queue_size = queue_policy.max_queue_size
         policy.default_timeout_microseconds = queue_policy.timeout_us

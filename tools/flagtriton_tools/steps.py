@@ -39,7 +39,6 @@ from flagtriton.protocol import (
     Deployment,
     Tensor,
 )
-from flagtriton.types import EmbedderModelClass, RerankerModelClass
 from flagtriton_server.settings import (
     ColbertSettings,
     EncoderSettings,
@@ -51,16 +50,14 @@ from flagtriton_server.settings import (
     TokenizerSettings,
 )
 from flagtriton_tools.add_options import AddOptions, Model
-from flagtriton_tools.budgets import encoder_queue, token_budget, tokenizer_queue
+from flagtriton_tools.budgets import encoder_queue, encoder_queue_policy, token_budget, tokenizer_queue
+from flagtriton_tools.kinds import LAYERED, is_encoder_reranker, is_m3, is_pseudo_moe
 from flagtriton_tools.pbtxt import Device, step_config
 
 __all__ = [
-    "LAYERED",
     "PAIR_TENSORS",
     "colbert_step",
     "encoder_step",
-    "is_encoder_reranker",
-    "is_llm_reranker",
     "layered_encoder_step",
     "pooler_step",
     "reranker_scorer_step",
@@ -70,9 +67,6 @@ __all__ = [
 ]
 
 PAIR_TENSORS = (QUERY_IDS, PASSAGE_IDS, QUERY_ROWS, PASSAGE_ROWS)
-
-LAYERED = (RerankerModelClass.DECODER_ONLY_LAYERWISE.value, RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT.value)
-"""The classes whose requests may ask for the scores of several layers."""
 
 _WARMUP_TOKENS = (16, 256)
 
@@ -129,12 +123,12 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         shard=",".join(map(str, device.gpus)) if options.shard else None,
         token_types=pairs,
         scores=_scored_in_encoder(served),
-        pseudo_moe=_is_pseudo_moe(served),
+        pseudo_moe=is_pseudo_moe(served),
         **encoder_queue(device, options),
     )
     inputs = [INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS]
     output = DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES
-    if not _is_m3(served):
+    if not is_m3(served):
         return _encoder(name, "encoder", inputs, [output], settings, options, device)
     return _encoder(name, "encoder", inputs, [output, PASSAGE_STATES], settings, options, device, [PASSAGE_IDS])
 
@@ -164,8 +158,8 @@ def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str
         _precision(served),
         _encoder_device(served),
         rows,
-        pseudo_moe=_is_pseudo_moe(served),
-        sends_done=_is_m3(served),
+        pseudo_moe=is_pseudo_moe(served),
+        sends_done=is_m3(served),
     )
     outputs = [DENSE_VECS, DONE] if settings.sends_done else [DENSE_VECS]
     return _behind_encoder(name, "pooler", [HIDDEN_STATES, INPUT_IDS], outputs, settings, options, Device())
@@ -217,16 +211,6 @@ def part_tensors(served: Deployment) -> list[Tensor]:
     return [PASSAGE_START] if is_encoder_reranker(served.task, served.model_class) else []
 
 
-def is_encoder_reranker(task: str, model_class: str) -> bool:
-    """Return whether a first token's vector is scored, and both sides of a pair may have a type of their own."""
-    return task == "rerank" and model_class == RerankerModelClass.ENCODER_ONLY_BASE.value
-
-
-def is_llm_reranker(task: str, model_class: str) -> bool:
-    """Return whether a language model is asked about each pair, the layered classes included."""
-    return task == "rerank" and model_class != RerankerModelClass.ENCODER_ONLY_BASE.value
-
-
 def _scored_in_encoder(served: Deployment) -> bool:
     """Return whether an encoder reranker runs whole: its head is its own affair, unless it is one of BERT's kin."""
     return is_encoder_reranker(served.task, served.model_class) and (
@@ -251,6 +235,7 @@ def _encoder(
         max_batch_size=options.rows,
         device=device,
         parameters=write_parameters(settings),
+        queue_policy=encoder_queue_policy(device, options),
         warmup_tokens=[tokens for tokens in _WARMUP_TOKENS if tokens <= settings.max_length],
     )
     return Model(f"{name}_encoder", config, step)
@@ -288,14 +273,6 @@ def _precision(served: Deployment) -> str:
     """Return what the steps are told: on a GPU `auto` is bf16 for decoders, whose values may pass what fp16 holds."""
     decoder_on_gpu = served.model_class.startswith("decoder-only") and _encoder_device(served) == "gpu"
     return "bf16" if served.precision == "auto" and decoder_on_gpu else served.precision
-
-
-def _is_m3(served: Deployment) -> bool:
-    return served.model_class == EmbedderModelClass.ENCODER_ONLY_M3.value
-
-
-def _is_pseudo_moe(served: Deployment) -> bool:
-    return served.model_class == EmbedderModelClass.DECODER_ONLY_PSEUDO_MOE.value
 
 
 def _encoder_device(served: Deployment) -> str:

@@ -41,10 +41,10 @@ from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.demo import minilm_checkpoint
 from flagtriton_tools.deployments import build, describe
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.kinds import LAYERED
 from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
 from flagtriton_tools.serving import ServeOptions, free_ports
-from flagtriton_tools.steps import LAYERED
 
 __all__ = ["bench"]
 

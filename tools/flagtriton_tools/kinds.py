@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a deployment's model class means for how its steps are made. Pure."""
+
+from __future__ import annotations
+
+from flagtriton.protocol import Deployment
+from flagtriton.types import EmbedderModelClass, RerankerModelClass
+
+__all__ = ["LAYERED", "is_encoder_reranker", "is_llm_reranker", "is_m3", "is_pseudo_moe"]
+
+LAYERED = (RerankerModelClass.DECODER_ONLY_LAYERWISE.value, RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT.value)
+"""The classes whose requests may ask for the scores of several layers."""
+
+
+def is_encoder_reranker(task: str, model_class: str) -> bool:
+    """Return whether a first token's vector is scored, and both sides of a pair may have a type of their own."""
+    return task == "rerank" and model_class == RerankerModelClass.ENCODER_ONLY_BASE.value
+
+
+def is_llm_reranker(task: str, model_class: str) -> bool:
+    """Return whether a language model is asked about each pair, the layered classes included."""
+    return task == "rerank" and model_class != RerankerModelClass.ENCODER_ONLY_BASE.value
+
+
+def is_m3(served: Deployment) -> bool:
+    """Return whether dense, sparse and ColBERT vectors are made of one pass."""
+    return served.model_class == EmbedderModelClass.ENCODER_ONLY_M3.value
+
+
+def is_pseudo_moe(served: Deployment) -> bool:
+    """Return whether a request's domain chooses the weights."""
+    return served.model_class == EmbedderModelClass.DECODER_ONLY_PSEUDO_MOE.value
