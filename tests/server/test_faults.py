@@ -33,7 +33,7 @@ def test_killed_model_processes_come_back_and_no_caller_loses_a_text(server: Ser
     seen = kill_stubs(server, repository, every_s=6, kills=1, threads=3, seed=3, report=print)
     assert (seen["answered"], seen["wrong"], seen["raised"]) == (seen["sent"], 0, {})
     assert [each["failures_of_others"] for each in seen["recoveries"]] == [[]]
-    assert max(each["seconds"] for each in seen["recoveries"]) <= 60  # how fast is for the full form to say
+    assert max(each["seconds"] for each in seen["recoveries"]) <= 15
     assert set(seen["failed_tries"]), "the kills were not noticed by anybody"
     assert server.said.read_text().count("recovered: ") == 1
 
@@ -45,7 +45,7 @@ def test_a_deployment_is_unloaded_and_loaded_while_others_answer(server: Serving
         return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
 
     models = f"{TINY}, {TINY}_tokenizer, {TINY}_encoder, {TINY}_pooler"
-    assert control("unload").stderr == f"unloaded {models}\n"
+    assert control("unload").stderr.endswith(f"unloaded {models}\n")
     assert (server.said.parent / "state" / "flagtriton").is_dir()
     assert control("unload").stderr == f"flagtriton: {TINY} is not loaded at {server.http_url}\n"
     assert control("load").stderr == f"loaded {models}\n"

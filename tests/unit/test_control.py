@@ -144,9 +144,20 @@ def test_requests_that_do_not_end_are_told_after_a_minute(
     triton.unloading_polls["m3"] = 10_000
     with pytest.raises(ToolError) as late:
         unload_deployment(admin, "m3")
-    assert str(late.value) == "m3, m3_score still had requests after 60 s"
+    assert str(late.value) == "m3 still had requests after 60 s"
     assert 60 <= clock.now - 1000 < 61
     assert triton.calls == ["unload m3", "unload m3_score"]
+
+
+def test_steps_that_triton_keeps_are_told_and_count_as_unloaded(
+    triton: FakeTriton, admin: FakeAdmin, clock: FakeClock
+) -> None:
+    # A process of theirs has died with a bulk request, which is never answered.
+    triton.unloading_polls.update({"plain_tokenizer": 10_000, "plain_pooler": 10_000})
+    told: list[str] = []
+    assert unload_deployment(admin, "plain", told.append)[0] == "plain"
+    assert [line.split(":")[0] for line in told] == ["plain_tokenizer, plain_pooler"]
+    assert 20 <= clock.now - 1000 < 21
 
 
 def test_a_server_that_ends_meanwhile_is_told(triton: FakeTriton, admin: FakeAdmin, clock: FakeClock) -> None:

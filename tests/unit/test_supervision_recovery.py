@@ -220,6 +220,15 @@ def test_what_was_unloaded_is_not_brought_back_and_is_forgotten(world: World) ->
     assert world.health.is_ready()
 
 
+def test_what_was_unloaded_is_forgotten_though_triton_keeps_a_step_of_it(world: World) -> None:
+    world.triton.unloading_polls["plain_pooler"] = 10_000
+    for model in ("plain", "plain_tokenizer", "plain_encoder", "plain_pooler"):
+        world.at(1, lambda model=model: world.admin.unload(model))
+    world.run(12)
+    assert world.lines == ["unloaded: plain"]
+    assert list(world.health.to_json()["deployments"]) == ["m3"]
+
+
 def test_an_ensemble_that_somebody_unloaded_is_not_called_failing(world: World) -> None:
     # 404, and its steps are still there: `flagtriton unload` waits for their requests.
     world.at(1, lambda: world.admin.unload("plain"))

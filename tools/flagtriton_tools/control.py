@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from flagtriton.protocol import score_model_name
 from flagtriton_tools.admin import Admin, ModelState
@@ -12,7 +13,8 @@ from flagtriton_tools.supervision import public_ensembles, steps_of
 
 __all__ = ["load_deployment", "unload_deployment"]
 
-_UNLOADING_TIMEOUT_S = 60.0
+_REQUESTS_END_WITHIN_S = 60.0
+_PROCESSES_END_WITHIN_S = 20.0
 
 
 def load_deployment(admin: Admin, name: str) -> list[str]:
@@ -39,8 +41,14 @@ def load_deployment(admin: Admin, name: str) -> list[str]:
     return models
 
 
-def unload_deployment(admin: Admin, name: str) -> list[str]:
+def unload_deployment(admin: Admin, name: str, report: Callable[[str], object] = lambda _: None) -> list[str]:
     """Unload a deployment once its requests are answered; return the names of its models.
+
+    Args:
+        admin: of the server.
+        name: the deployment's.
+        report: told of steps that Triton keeps, though there are no requests for them: some were in a process that
+            died, which Triton goes on to wait for.
 
     Raises:
         ToolError: it is not loaded, or the server does not answer, or requests do not end.
@@ -49,12 +57,19 @@ def unload_deployment(admin: Admin, name: str) -> list[str]:
     if not states.get(name, ModelState(name)).is_ready:
         raise ToolError(f"{name} is not loaded at {admin.url}")
     configs = public_ensembles(admin, name, states)
-    batches = list(configs) or [name], steps_of(configs)
-    for batch in batches:
-        for model in batch:
-            admin.unload(model)
-        _wait_until_gone(admin, batch)
-    return [model for batch in batches for model in batch]
+    ensembles, steps = list(configs) or [name], steps_of(configs)
+    for model in ensembles:
+        admin.unload(model)
+    if left := _left_after(admin, ensembles, _REQUESTS_END_WITHIN_S):
+        raise ToolError(f"{', '.join(left)} still had requests after {_REQUESTS_END_WITHIN_S:.0f} s")
+    for model in steps:
+        admin.unload(model)
+    if left := _left_after(admin, steps, _PROCESSES_END_WITHIN_S):
+        report(
+            f"{', '.join(left)}: Triton still waits for requests that were in a process which died; they are unloaded, "
+            "and their memory is free once the server is started anew"
+        )
+    return [*ensembles, *steps]
 
 
 def _states(admin: Admin) -> dict[str, ModelState]:
@@ -64,11 +79,12 @@ def _states(admin: Admin) -> dict[str, ModelState]:
     return states
 
 
-def _wait_until_gone(admin: Admin, models: list[str]) -> None:
-    deadline = time.monotonic() + _UNLOADING_TIMEOUT_S
-    while time.monotonic() < deadline:
+def _left_after(admin: Admin, models: list[str], seconds: float) -> list[str]:
+    """Return those that are not gone within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
         states = _states(admin)
-        if all(states.get(name, ModelState(name)).is_gone for name in models):
-            return
+        left = [name for name in models if not states.get(name, ModelState(name)).is_gone]
+        if not left or time.monotonic() >= deadline:
+            return left
         time.sleep(0.05)
-    raise ToolError(f"{', '.join(models)} still had requests after {_UNLOADING_TIMEOUT_S:.0f} s")

@@ -130,7 +130,8 @@ def unload_command(name: str, url: str, secret_file: Path | None, ca_file: str |
     flagtriton unload bge-m3 && flagtriton remove bge-m3 --repository repo
     """
     with _MESSAGES.status(f"unloading {escape(name)} …"):
-        models = unload_deployment(Admin(url, find_secret(url, secret_file), ca_file=ca_file), name)
+        admin = Admin(url, find_secret(url, secret_file), ca_file=ca_file)
+        models = unload_deployment(admin, name, lambda warning: _MESSAGES.print(f"warning: {escape(warning)}"))
     _MESSAGES.print(f"unloaded {escape(', '.join(models))}")
 
 

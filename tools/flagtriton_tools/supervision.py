@@ -55,11 +55,6 @@ class Watched:
     task: Future[None] | None = field(default=None, repr=False)
 
     @property
-    def models(self) -> list[str]:
-        """Everything it is made of."""
-        return [*self.ensembles, *self.steps]
-
-    @property
     def is_busy(self) -> bool:
         """Whether something is being done about it."""
         return self.task is not None and not self.task.done()
@@ -148,7 +143,7 @@ class Supervisor:
                 self._watched[name] = found
                 self._health.deployment_is(name, "starting")
         for watched in list(self._watched.values()):
-            if not watched.is_busy and all(_was_unloaded(states, name) for name in watched.models):
+            if not watched.is_busy and _is_gone(states, watched):
                 del self._watched[watched.name]
                 self._health.forget(watched.name)
                 self._report(f"unloaded: {watched.name}")
@@ -227,6 +222,12 @@ class Supervisor:
 
 def _is_ready(states: Mapping[str, ModelState], name: str) -> bool:
     return states.get(name, ModelState(name)).is_ready
+
+
+def _is_gone(states: Mapping[str, ModelState], watched: Watched) -> bool:
+    """Return whether somebody has unloaded it, though Triton may keep steps that it thinks have requests."""
+    kept = any(_is_ready(states, step) for step in watched.steps)
+    return not kept and all(_was_unloaded(states, ensemble) for ensemble in watched.ensembles)
 
 
 def _was_unloaded(states: Mapping[str, ModelState], name: str) -> bool:
