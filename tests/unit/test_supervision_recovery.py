@@ -192,10 +192,10 @@ def test_a_server_that_ends_is_loaded_nothing_more(world: World) -> None:
 # What others load and unload.
 
 
-def test_what_is_loaded_later_is_watched_within_five_seconds(world: World) -> None:
+def test_what_is_loaded_later_is_watched_within_two_seconds(world: World) -> None:
     world.at(7, lambda: world.triton.serve(deployment("new")))
-    world.at(13, lambda: world.triton.die("new_encoder"))
-    world.run(15)
+    world.at(9, lambda: world.triton.die("new_encoder"))
+    world.run(10)
     assert world.supervisor.names == ["m3", "new", "plain"]
     assert world.triton.calls == ["unload new_encoder", "load new_encoder"]
     assert world.state("new") == (READY, "")

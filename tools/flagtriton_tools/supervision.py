@@ -24,8 +24,9 @@ from flagtriton_tools.stubs import instances, live_stubs, unhealthy_model
 __all__ = ["Supervisor", "Watched", "public_ensembles", "steps_of"]
 
 _TICK_S = 0.5
-_ROUND_S = 5.0
-"""How often it is looked whether deployments were loaded or unloaded meanwhile."""
+_ROUND_S = 1.0
+"""How often it is looked whether deployments were loaded or unloaded meanwhile: a server that is started again loads
+those that were seen."""
 
 _LONGEST_WAIT_S = 60.0
 _HANGING_S = 60.0
