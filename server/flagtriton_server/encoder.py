@@ -31,9 +31,9 @@ from flagtriton_server.memory import keep_freed_memory
 from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
-from flagtriton_server.queued_step import QueuedStep
+from flagtriton_server.queued_encoder import QueuedEncoder
 from flagtriton_server.rejection import RequestError
-from flagtriton_server.settings import EncoderSettings, all_instances, instance_count, read_settings
+from flagtriton_server.settings import EncoderSettings, instance_count, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
@@ -74,7 +74,7 @@ class TritonPythonModel:
         """
         self._settings = read_settings(EncoderSettings, args["model_config"])
         self._pool = _reduction(self._settings)
-        self._queued = QueuedStep(self._settings, all_instances(args["model_config"]), self._read, self._run)
+        self._queued = QueuedEncoder(args, self._settings, self._read, self._run)
         self._queued.start(lambda: self._load(args))
 
     def _load(self, args: dict[str, str]) -> None:
@@ -130,7 +130,7 @@ class TritonPythonModel:
             return [RequestError(f"option 'domain' is {domain!r}, which this model refuses: {error!r}")] * len(work)
 
     def _answers(self, encoder: LoadedEncoder, work: list[_EncodeRequest]) -> list[dict[Tensor, NDArray[Any]]]:
-        budget = self._settings.token_budget
+        budget = self._queued.pass_budget()
         if self._pool is None:
             states = iter(encode(encoder, [ids for item in work for ids in item.texts.values()], budget))
             return [{tensor: to_bytes(next(states)) for tensor in item.texts} for item in work]

@@ -15,8 +15,8 @@ from flagtriton_server.layered_encoding import LayeredRequest, check_parts, enco
 from flagtriton_server.layered_loading import load_decoder
 from flagtriton_server.memory import keep_freed_memory
 from flagtriton_server.placement import instance_devices
-from flagtriton_server.queued_step import QueuedStep
-from flagtriton_server.settings import LayeredSettings, all_instances, instance_count, read_settings
+from flagtriton_server.queued_encoder import QueuedEncoder
+from flagtriton_server.settings import LayeredSettings, instance_count, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
@@ -28,7 +28,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load the checkpoint onto this instance's device."""
         self._settings = read_settings(LayeredSettings, args["model_config"])
-        self._queued = QueuedStep(self._settings, all_instances(args["model_config"]), self._read, self._run)
+        self._queued = QueuedEncoder(args, self._settings, self._read, self._run)
         self._queued.start(lambda: self._load(args))
 
     def _load(self, args: dict[str, str]) -> None:
@@ -62,5 +62,5 @@ class TritonPythonModel:
         return LayeredRequest.of(spec, input_ids, starts, ends, options)
 
     def _run(self, work: list[LayeredRequest]) -> list[dict[Tensor, NDArray[np.uint8]]]:
-        vectors = encode_layers(self._decoder, work, self._settings.token_budget)
+        vectors = encode_layers(self._decoder, work, self._queued.pass_budget())
         return [{HIDDEN_STATES: to_bytes(of_request)} for of_request in vectors]

@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an encoder step does with Triton's requests: they wait here, and a thread of the step's own answers them."""
+"""What a step does with Triton's requests: they wait here, and a thread of the step's own answers them.
+
+Not in Triton's queue: as soon as that has a bound, a time limit or priorities, a request that comes while all
+instances are at work is handed over when the next one comes, or else half a second later
+(github.com/triton-inference-server/core/pull/237 turned off what had prevented it). Imports no torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from torch import nn
-
 from flagtriton_server import triton_io
-from flagtriton_server.settings import EncoderSettings, LayeredSettings
+from flagtriton_server.rejection import RequestError
 from flagtriton_server.triton_io import PbRequest, PbResponse, Reply
 from flagtriton_server.work_queue import Job, QueueLimits, WorkQueue
 from flagtriton_server.worker import Worker
 
-__all__ = ["QueuedStep", "queue_limits"]
+__all__ = ["QueuedStep"]
 
 
 class _Work(Protocol):
@@ -25,69 +28,58 @@ class _Work(Protocol):
 T = TypeVar("T", bound=_Work)
 
 _TURNS_AHEAD = 2
-"""What an instance beside others keeps of bulk work, in turns; the rest is left to Triton to hand to any of them."""
+"""What an instance beside others takes without a pause, in turns; the rest is for the first that is free."""
 
-
-def queue_limits(settings: EncoderSettings | LayeredSettings) -> QueueLimits:
-    """Return what may wait for an encoder step: what its settings say, else what follows from its token budget."""
-    default = QueueLimits.for_budget(settings.token_budget)
-    return QueueLimits(
-        settings.queue_requests or default.requests,
-        settings.queue_tokens or default.tokens,
-        settings.queue_timeout_s or default.timeout_s,
-    )
+_PAUSE_S = 0.05
+"""How long it leaves the rest to others, which would have taken it by then if they could."""
 
 
 class QueuedStep(Generic[T]):
-    """Requests of an encoder step, from Triton's `execute` to their answers.
+    """Requests of a step, from Triton's `execute` to their answers.
 
     Args:
-        settings: the step's.
+        limits: what may wait.
+        tokens_of_a_turn: what `run` is handed at once, if the first request has no more by itself.
         instances: of the step, on all devices.
         read: one request to what `run` works on; may raise `RequestError` or `OptionError`.
         run: the work on several requests, one answer each.
+        may_enter: whether a request, bulk or not, has a chance; one that has none is refused.
+        tell: told of a priority, bulk or not, when it has no room for a request, True, and when it has some again.
     """
 
     def __init__(
         self,
-        settings: EncoderSettings | LayeredSettings,
+        limits: QueueLimits,
+        tokens_of_a_turn: int,
         instances: int,
         read: Callable[[PbRequest], T],
         run: Callable[[list[T]], Sequence[Any]],
+        *,
+        may_enter: Callable[[bool], bool] = lambda bulk: True,
+        tell: Callable[[bool, bool], object] = lambda bulk, full: None,
     ) -> None:
         self._read = read
-        self._tokens_ahead = _TURNS_AHEAD * settings.token_budget if instances > 1 else None
-        self._queue: WorkQueue[T] = WorkQueue(queue_limits(settings), settings.token_budget)
+        self._may_enter = may_enter
+        self._tokens_ahead = _TURNS_AHEAD * tokens_of_a_turn if instances > 1 else None
+        self._queue: WorkQueue[T] = WorkQueue(limits, tokens_of_a_turn, tell)
         self._worker = Worker(self._queue, run, triton_io.log_error)
 
-    def start(self, load: Callable[[], None]) -> None:
-        """Load the model in the thread that is to run it, and begin to answer; raise what loading raises."""
+    def start(self, load: Callable[[], None] = lambda: None) -> None:
+        """Load what is needed in the thread that is to use it, and begin to answer; raise what loading raises."""
         self._worker.start(load)
 
     def execute(self, requests: Sequence[PbRequest]) -> list[PbResponse | None]:
-        """Return what Triton's `execute` is to: an answer for each request that is not bulk, once it is there.
-
-        Nothing could overtake these while they run, so that nothing is lost by waiting; what comes meanwhile waits in
-        Triton's queue, and is answered at once should this process die.
-        """
+        """Return what Triton's `execute` is to: an answer for each request that is refused at once, else None."""
         responses = triton_io.respond_later(requests, self._read, self._submit)
         if self._tokens_ahead is not None:
-            self._queue.wait_until_below(self._tokens_ahead)
+            self._queue.wait_until_below(self._tokens_ahead, _PAUSE_S)
         return responses
 
     def finalize(self) -> None:
         """End once all requests are answered."""
         self._worker.stop()
 
-    def pause_between_layers(self, module: nn.Module) -> None:
-        """Let interactive requests overtake bulk ones before every layer of the module, not only between its passes."""
-        for layer in _layers(module):
-            layer.register_forward_pre_hook(lambda *_: self._worker.let_interactive_pass())
-
     def _submit(self, work: T, reply: Reply) -> None:
+        if not self._may_enter(reply.bulk):
+            raise RequestError("the model is busy: its queue is full; send it again later", "UNAVAILABLE")
         self._queue.put(Job(work, work.tokens, reply.send, reply.is_cancelled, reply.bulk, reply.timeout_s))
-
-
-def _layers(module: nn.Module) -> Sequence[nn.Module]:
-    """Return a network's layers: the longest list of modules in it."""
-    return max((m for m in module.modules() if isinstance(m, nn.ModuleList)), key=len, default=())

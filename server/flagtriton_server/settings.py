@@ -50,6 +50,9 @@ class TokenizerSettings:
         positions: tokens of a whole row, prompt included; None is `max_length`.
         max_text_bytes: of one text, UTF-8; a longer one is refused, as tokenising it would keep all others waiting.
         max_request_bytes: of a request's texts together.
+        queue_requests: how many may wait, of each priority.
+        queue_tokens: of all their texts, about.
+        queue_timeout_s: how long one waits.
     """
 
     checkpoint: str
@@ -66,6 +69,9 @@ class TokenizerSettings:
     positions: int | None = None
     max_text_bytes: int = 1 << 20
     max_request_bytes: int = 16 << 20
+    queue_requests: int = 128
+    queue_tokens: int = 131_072
+    queue_timeout_s: float = 60.0
 
 
 @dataclass(frozen=True)

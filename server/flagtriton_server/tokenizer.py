@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,20 +16,34 @@ from flagtriton.rerank_options import RerankOptions
 from flagtriton.texts import text_tensor
 from flagtriton.types import EmbedderModelClass
 from flagtriton_server import triton_io
+from flagtriton_server.busy_sign import BusySign, sign_path
 from flagtriton_server.in_context import QueryBatch, encode_queries
 from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
 from flagtriton_server.pairs import DistinctTexts, PairBatch
 from flagtriton_server.prompted_pairs import PROMPTS, PromptedBatch, encode_prompted_pairs, first_ids
 from flagtriton_server.prompts import example_text, instructed, pairs_instructed
+from flagtriton_server.queued_step import QueuedStep
 from flagtriton_server.rejection import RequestError
-from flagtriton_server.settings import TokenizerSettings, read_settings
+from flagtriton_server.settings import TokenizerSettings, all_instances, read_settings
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
 from flagtriton_server.triton_io import PbRequest, PbResponse
+from flagtriton_server.work_queue import QueueLimits
 
 __all__ = ["TritonPythonModel"]
 
 _Work: TypeAlias = TextBatch | QueryBatch | PairBatch | RerankBatch | list[int]
 """What one request brings: texts, queries with examples, pairs to embed or to read together, or token ids."""
+
+_TOKENS_OF_A_TURN = 8_192
+"""Tokenised in some 20 ms, for which a request waits that comes meanwhile."""
+
+_CHARACTERS_OF_A_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class _Request:
+    work: _Work
+    tokens: int  # about; nobody knows before they are tokenised
 
 
 class TritonPythonModel:
@@ -57,12 +72,30 @@ class TritonPythonModel:
             "min_length": max(1, self._tokenizer.special_count),
             "max_length": self._settings.max_length,
         }
+        sign = BusySign(sign_path(args["model_name"]))
+        self._queued = QueuedStep(
+            QueueLimits(self._settings.queue_requests, self._settings.queue_tokens, self._settings.queue_timeout_s),
+            _TOKENS_OF_A_TURN,
+            all_instances(args["model_config"]),
+            self._read,
+            self._run,
+            may_enter=lambda bulk: not sign.is_up(bulk),
+        )
+        self._queued.start()
 
-    def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
-        """Tokenise all requests at once."""
-        return triton_io.respond(requests, self._read, self._run)
+    def execute(self, requests: list[PbRequest]) -> list[PbResponse | None]:
+        """Let requests wait for their turn; the texts of several are tokenised together."""
+        return self._queued.execute(requests)
 
-    def _read(self, request: PbRequest) -> _Work:
+    def finalize(self) -> None:
+        """Answer what waits."""
+        self._queued.finalize()
+
+    def _read(self, request: PbRequest) -> _Request:
+        work = self._read_work(request)
+        return _Request(work, _tokens(work))
+
+    def _read_work(self, request: PbRequest) -> _Work:
         if self._settings.joins_pairs:
             return self._read_rows(request)
         if triton_io.has(request, TOKEN_ID):
@@ -112,7 +145,8 @@ class TritonPythonModel:
         most = settings.positions or settings.max_length
         return PromptedBatch(queries, passages, *lengths, refuse_longer, prompt, self._first_ids, most)
 
-    def _run(self, work: list[_Work]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+    def _run(self, requests: list[_Request]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+        work = [request.work for request in requests]
         batches = [batch for item in work for batch in _text_batches(item)]
         encoded = iter(self._tokenizer.encode(batches))
         return [self._answer(item, [next(encoded) for _ in _text_batches(item)]) for item in work]
@@ -155,3 +189,16 @@ def _text_batches(work: _Work) -> list[TextBatch]:
     if isinstance(work, PairBatch):
         return work.text_batches
     return [work] if isinstance(work, TextBatch) else []
+
+
+def _tokens(work: _Work) -> int:
+    """Return about how many tokens a request's texts have."""
+    if isinstance(work, list):
+        return len(work)
+    if isinstance(work, PairBatch):
+        texts = [text for batch in work.text_batches for text in batch.texts]
+    elif isinstance(work, RerankBatch):
+        texts = [*work.queries, *work.passages]
+    else:
+        texts = work.texts
+    return len(texts) + sum(map(len, texts)) // _CHARACTERS_OF_A_TOKEN

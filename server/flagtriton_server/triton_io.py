@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -76,25 +74,20 @@ def respond(
 
 
 class Reply:
-    """The answer to one request, which any thread may give; that to a bulk one also after `execute` has returned.
-
-    What `execute` has not returned when a process dies, Triton answers with an error at once. For what it has left to
-    a sender nobody answers ever, so that is done only where it must be.
+    """The answer to one request, which may be sent after `execute` has returned, from any thread.
 
     Attributes:
         bulk: the request is part of a long job, which others may overtake.
         timeout_s: how long its client lets it wait in a queue, seconds.
 
     Raises:
-        RequestError: its parameters cannot be read.
+        RequestError: its parameters cannot be read; nothing will be sent for it.
     """
 
     def __init__(self, request: PbRequest) -> None:
         self.bulk = options(request).get("bulk") is True
         self._request = request  # its tensors lie in shared memory as long as it is held
-        self._lock = threading.Lock()
-        self._answer: Future[Answer | Exception] = Future()
-        self._sender: Any = None
+        self._sender = request.get_response_sender()
         self.timeout_s = request.timeout() / 1e6 or math.inf
 
     def is_cancelled(self) -> bool:
@@ -102,43 +95,25 @@ class Reply:
         return bool(self._request.is_cancelled())
 
     def send(self, answer: Answer | Exception) -> None:
-        """Give the answer, or the error in place of one; once."""
-        with self._lock:
-            if self._sender is None:
-                self._answer.set_result(answer)
-                return
+        """Send the answer, or the error in place of one; once."""
         sent = answer if isinstance(answer, Exception) else _if_there_is_room(answer)
         self._sender.send(_response(sent), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-
-    def response(self) -> PbResponse:
-        """Return the answer for `execute` to return, once it is there."""
-        return _response(self._answer.result())
-
-    def response_or_later(self) -> PbResponse | None:
-        """Return the answer if it is there; else None, and it is sent when it comes."""
-        with self._lock:
-            if self._answer.done():
-                return self.response()
-            self._sender = self._request.get_response_sender()
-            return None
 
 
 def respond_later(
     requests: Sequence[PbRequest], read: Callable[[Any], T], submit: Callable[[T, Reply], None]
 ) -> list[PbResponse | None]:
-    """Hand over a batch of requests one by one, and wait for the answers to those that are not bulk.
+    """Hand over a batch of requests one by one, and answer those that are refused.
 
     Args:
         requests: what Triton handed to `execute`.
         read: one request to what the step works on; may raise `RequestError` or `OptionError`.
-        submit: sees to it that another thread gives the reply; may raise `RequestError`.
+        submit: sees to it that the reply is sent; may raise `RequestError`.
 
     Returns:
-        What `execute` is to return: for a bulk request None, and its answer comes later.
+        What `execute` is to return: for what has been handed over, None.
     """
-    submitted = [_submitted(request, read, submit) for request in requests]
-    at_once = [entry.response() if isinstance(entry, Reply) and not entry.bulk else entry for entry in submitted]
-    return [entry.response_or_later() if isinstance(entry, Reply) else entry for entry in at_once]
+    return [_submitted(request, read, submit) for request in requests]
 
 
 def texts(request: PbRequest, spec: TensorSpec, *, max_bytes: int, max_total_bytes: int) -> list[str]:
@@ -242,16 +217,19 @@ def _read_one(request: PbRequest, read: Callable[[Any], T]) -> T | Exception:
         return error
 
 
-def _submitted(request: PbRequest, read: Callable[[Any], T], submit: Callable[[T, Reply], None]) -> PbResponse | Reply:
+def _submitted(request: PbRequest, read: Callable[[Any], T], submit: Callable[[T, Reply], None]) -> PbResponse | None:
     item = _read_one(request, read)
     if isinstance(item, Exception):
         return _response(item)
     try:
         reply = Reply(request)
-        submit(item, reply)
     except RequestError as error:
         return _response(error)
-    return reply
+    try:
+        submit(item, reply)
+    except RequestError as error:
+        reply.send(error)
+    return None
 
 
 def _decoded(row: bytes, kind: str, index: int) -> str:

@@ -98,16 +98,24 @@ class WorkQueue(Generic[T]):
     Args:
         limits: of each priority.
         tokens_of_a_turn: what is taken at once, if the first request has no more by itself.
+        tell: told of a priority, bulk or not, when it has no room for a request, True, and when it has some again.
     """
 
-    def __init__(self, limits: QueueLimits, tokens_of_a_turn: int) -> None:
+    def __init__(
+        self,
+        limits: QueueLimits,
+        tokens_of_a_turn: int,
+        tell: Callable[[bool, bool], object] = lambda bulk, full: None,
+    ) -> None:
         self._limits = limits
+        self._tell = tell
         self._tokens_of_a_turn = tokens_of_a_turn
         self._interactive: _Lane[T] = _Lane("interactive")
         self._bulk: _Lane[T] = _Lane("bulk")
         self._changed = threading.Condition()
         self._turns = 0
         self._closed = False
+        self._interactive_came_at = -math.inf
 
     def put(self, job: Job[T]) -> None:
         """Let a request wait.
@@ -120,7 +128,13 @@ class WorkQueue(Generic[T]):
             if self._closed:
                 raise RequestError("the model is being unloaded; send it again later", "UNAVAILABLE")
             lane = self._bulk if job.bulk else self._interactive
-            lane.add(replace(job, expires_at=expires_at), self._limits)
+            if not job.bulk:
+                self._interactive_came_at = time.monotonic()
+            try:
+                lane.add(replace(job, expires_at=expires_at), self._limits)
+            except RequestError:
+                self._tell(job.bulk, True)
+                raise
             self._changed.notify_all()
 
     def take(self) -> list[Job[T]]:
@@ -136,10 +150,15 @@ class WorkQueue(Generic[T]):
         with self._changed:
             return self._taken(self._interactive)
 
-    def wait_until_below(self, tokens: int) -> None:
-        """Wait until the requests in the queue have fewer tokens, or it is closed."""
+    def interactive_came_within(self, seconds: float) -> bool:
+        """Return whether an interactive request came so lately that another may be expected."""
+        return time.monotonic() - self._interactive_came_at < seconds
+
+    def wait_until_below(self, tokens: int, timeout_s: float) -> None:
+        """Wait until the requests in the queue have fewer tokens, it is closed, or the time is over."""
         with self._changed:
-            self._changed.wait_for(lambda: self._interactive.tokens + self._bulk.tokens < tokens or self._closed)
+            enough = lambda: self._interactive.tokens + self._bulk.tokens < tokens or self._closed  # noqa: E731
+            self._changed.wait_for(enough, timeout_s)
 
     def close(self) -> None:
         """Let `take` return; what waits is still taken first."""
@@ -158,5 +177,7 @@ class WorkQueue(Generic[T]):
         while lane.jobs and (not jobs or tokens + lane.jobs[0].tokens <= self._tokens_of_a_turn):
             jobs.append(lane.pop())
             tokens += jobs[-1].tokens
+        if jobs:
+            self._tell(jobs[0].bulk, False)
         self._changed.notify_all()
         return jobs

@@ -58,6 +58,11 @@ class Worker(Generic[T]):
         self._queue.close()
         self._thread.join()
 
+    @property
+    def lets_pass(self) -> bool:
+        """Whether it is at bulk work, between whose layers interactive requests may pass."""
+        return self._lets_pass
+
     def let_interactive_pass(self) -> None:
         """Run the interactive requests that wait, if it is bulk work that calls this."""
         if not self._lets_pass:

@@ -39,7 +39,7 @@ def _run(out: Path, name: str, scenario: Scenario, is_good: Callable[[dict[str, 
         figures = scenario(make_repository(Path(folder)), Path(folder) / "serve")
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(figures, indent=2), encoding="utf-8")
-    short = {key: value for key, value in figures.items() if key not in ("recoveries", "stops")}
+    short = {key: value for key, value in figures.items() if key not in ("recoveries", "stops", "rounds")}
     click.echo(json.dumps(short, indent=2))
     if not is_good(figures):
         raise click.ClickException("a bound was missed")
@@ -109,13 +109,14 @@ def drain(out: Path, times: int, callers: int) -> None:
 
 @cli.command("overload")
 @click.option("--seconds", default=20.0, show_default=True, help="Of each phase.")
+@click.option("--rounds", default=3, show_default=True)
 @click.pass_obj
-def overload_command(out: Path, seconds: float) -> None:
+def overload_command(out: Path, seconds: float, rounds: int) -> None:
     """Send four times what the server can answer."""
     _run(
         out,
         "overload",
-        lambda repository, folder: overload(repository, folder, seconds=seconds, report=click.echo),
+        lambda repository, folder: overload(repository, folder, seconds=seconds, rounds=rounds, report=click.echo),
         lambda figures: (
             figures["refused_p99_ms"] <= 50
             and figures["accepted_p99_ms"] <= 2 * figures["saturated_p99_ms"]

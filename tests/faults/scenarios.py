@@ -38,13 +38,14 @@ def kill_stubs(
     threads: int,
     seed: int,
     report: Report,
+    request_timeout_s: float = 60.0,
 ) -> dict[str, Any]:
     """Kill a random model process now and then under callers of three deployments."""
     rng = random.Random(seed)
     recoveries: list[dict[str, Any]] = []
     killed: dict[str, list[float]] = {}
     owners = {step: entry.name for entry in entries(repository) for step in entry.steps}
-    with callers(server.grpc_url, threads) as running:
+    with callers(server.grpc_url, threads, request_timeout_s=request_timeout_s) as running:
         time.sleep(3)
         for _ in range(kills):
             began = time.monotonic()
@@ -57,7 +58,7 @@ def kill_stubs(
                 for failed in caller.transport.failures
                 if caller.name != owners[step]
                 and failed.ended >= began
-                # A bulk request that a process took with it fails at its own deadline, a minute later.
+                # A request that a process took with it fails at its own deadline, a minute later.
                 and not any(failed.began <= own <= failed.ended for own in killed.get(caller.name, ()))
             ]
             recoveries.append({"step": step, "seconds": recovery_s, "failures_of_others": others})

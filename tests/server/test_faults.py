@@ -33,7 +33,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_killed_model_processes_come_back_and_no_caller_loses_a_text(server: Serving, repository: Path) -> None:
-    seen = kill_stubs(server, repository, every_s=6, kills=1, threads=3, seed=3, report=print)
+    seen = kill_stubs(server, repository, every_s=6, kills=1, threads=3, seed=3, report=print, request_timeout_s=15)
     assert (seen["answered"], seen["wrong"], seen["raised"]) == (seen["sent"], 0, {})
     assert [each["failures_of_others"] for each in seen["recoveries"]] == [[]]
     assert max(each["seconds"] for each in seen["recoveries"]) <= 15

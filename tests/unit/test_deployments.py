@@ -246,13 +246,6 @@ def test_all_folders_take_batches_of_the_same_size() -> None:
     assert {config.max_batch_size for config in built.values()} == {32}
 
 
-def test_the_queues_of_the_tokenizer_and_the_encoder_are_bounded() -> None:
-    bounded = [
-        name for name, config in configs().items() if config.dynamic_batching.default_queue_policy.max_queue_size > 0
-    ]
-    assert bounded == ["tiny_tokenizer", "tiny_encoder"]
-
-
 def warmed_tokens(max_length: int) -> list[int]:
     encoder = configs(AddOptions(max_length=max_length))["tiny_encoder"]
     return [warmup.inputs["input_ids"].dims[0] for warmup in encoder.model_warmup]

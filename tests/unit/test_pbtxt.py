@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup, ModelQueuePolicy
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
 from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, TEXT, TOKEN_COUNT, Tensor
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import (
     Device,
     EnsembleStep,
-    QueuePolicy,
     ensemble_config,
     read_config,
     step_config,
@@ -56,7 +55,6 @@ def test_a_steps_configuration_is_read_back_equal(tmp_path: Path) -> None:
     config = step(
         device=Device((0, 1), 2),
         parameters={"max_length": "512"},
-        queue_policy=QueuePolicy(4, 1000),
         warmup_tokens=[16],
     )
     assert written_and_read(config, tmp_path) == config
@@ -146,23 +144,10 @@ def test_instances_on_gpus_are_counted_on_each() -> None:
     assert (group.kind, group.count, list(group.gpus)) == (ModelInstanceGroup.KIND_GPU, 3, [0, 2])
 
 
-def test_a_queue_is_unbounded_unless_told() -> None:
+def test_tritons_queue_has_neither_bounds_nor_priorities() -> None:
     batching = step().dynamic_batching
     assert not batching.HasField("default_queue_policy")
     assert (batching.priority_levels, batching.default_priority_level) == (0, 0)
-
-
-def test_a_full_queue_refuses_and_a_late_request_is_rejected() -> None:
-    policy = step(queue_policy=QueuePolicy(4, 1000)).dynamic_batching.default_queue_policy
-    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (4, 1000)
-    assert policy.timeout_action == ModelQueuePolicy.REJECT
-    assert policy.allow_timeout_override
-
-
-def test_a_bounded_queue_has_two_priorities_and_requests_that_name_none_have_the_first() -> None:
-    batching = step(queue_policy=QueuePolicy(4, 1000)).dynamic_batching
-    assert (batching.priority_levels, batching.default_priority_level) == (2, 1)
-    assert not batching.priority_queue_policy  # either has the bounds of the one policy
 
 
 def test_a_step_is_not_warmed_up_unless_told() -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -21,8 +20,7 @@ from torch import nn
 from flagtriton_server.settings import EncoderSettings, LayeredSettings
 from tests.checkpoints import make_bert, make_decoder, make_m3
 from tests.layered_checkpoints import make_layerwise, make_lightweight
-from tests.unit.jobs import in_thread
-from tests.unit.triton_stand_in import FINAL, Request, Response, Sender, answered, ids, imported_steps, started
+from tests.unit.triton_stand_in import Request, Response, Sender, answered, ids, imported_steps, started
 
 BOUND = 1e-5
 PREFIX = list(range(10, 34))
@@ -121,29 +119,15 @@ def values(tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
     return of if of.dtype == np.float32 else of.view(np.float32)
 
 
-def wait_until(happened: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + 30
-    while not happened() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    return bool(happened())
-
-
 def overtaking(step: Any, bulk: Request, queries: dict[int, Request]) -> list[tuple[int, int]]:
     """Send a bulk request, and each query just before a layer of it; return the layers that ran, and their tokens."""
     ran: list[tuple[int, int]] = []
-    still, asked = dict(queries), []
-
-    def ask(query: Request) -> None:
-        (response,) = step.execute([query])  # which waits for it
-        query.sender.send(response, FINAL)
+    still = dict(queries)
 
     def note(layer: int, tokens: int) -> None:
-        for thread in asked:
-            thread.join(timeout=0.2)  # a query that has run is answered before its bulk request is
         ran.append((layer, tokens))
         if layer in still:
-            asked.append(in_thread(ask, still.pop(layer))[0])
-            assert wait_until(lambda: step._queued._queue._interactive.jobs)
+            assert step.execute([still.pop(layer)]) == [None]
 
     with before_layers(step, note):
         assert step.execute([bulk]) == [None]
@@ -255,10 +239,10 @@ def test_on_a_gpu_no_query_overtakes_as_its_kernels_are_queued_long_before_they_
 
 
 class Told:
-    """Stands in for `QueuedStep`: keeps its arguments."""
+    """Stands in for `QueuedEncoder`: keeps its arguments."""
 
-    def __init__(self, settings: Any, instances: int, read: Callable[[Request], Any], _: object) -> None:
-        self.settings, self.instances, self.read = settings, instances, read
+    def __init__(self, args: Any, settings: Any, read: Callable[[Request], Any], _: object) -> None:
+        self.args, self.settings, self.read = args, settings, read
 
     def start(self, load: Callable[[], None]) -> None:
         load()
@@ -268,15 +252,14 @@ class Told:
 
 
 @pytest.mark.parametrize("name", ["bert, pooled", "lightweight"])
-def test_a_step_counts_its_instances_on_all_devices_and_a_requests_tokens_without_padding(
+def test_a_step_counts_a_requests_tokens_without_padding(
     steps: SimpleNamespace, checkpoints: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (steps.encoder, steps.layered_encoder):
-        monkeypatch.setattr(module, "QueuedStep", Told)
-        monkeypatch.setattr(module, "all_instances", lambda config: 2 * json.loads(config).get("count", 3))
+        monkeypatch.setattr(module, "QueuedEncoder", Told)
     settings = settings_of(checkpoints, name)
     told = begun(steps, settings)._queued
-    assert (told.settings, told.instances) == (settings, 6)
+    assert (told.settings, told.args["model_name"]) == (settings, "tiny_step")
     assert told.read(request(BULK)).tokens == sum(map(len, BULK)) < ids(*BULK).size
 
 
@@ -286,7 +269,6 @@ def test_a_step_that_ends_has_answered_all_that_waited(
 ) -> None:
     order: list[str] = []
     step = begun(steps, settings_of(checkpoints, name))
-    at_once = step.execute([request(BULK, Noting(f"{place}", order), bulk=place % 3 > 0) for place in range(6)])
-    assert at_once[0] is not None
+    assert step.execute([request(BULK, Noting(f"{place}", order), bulk=place % 2 == 0) for place in range(6)])
     step.finalize()
-    assert sorted(order) == [f"{place}" for place, response in enumerate(at_once) if response is None]
+    assert sorted(order) == [f"{place}" for place in range(6)]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from flagtriton_server.busy_sign import BusySign, sign_path
 from flagtriton_server.settings import TokenizerSettings
 from tests.checkpoints import make_bert
-from tests.unit.triton_stand_in import Request, answered, imported_steps, started
+from tests.unit.triton_stand_in import Request, TritonError, answered, imported_steps, responses_of, started
 
 CLS, SEP = 2, 3
 
@@ -98,7 +100,7 @@ def test_a_pair_is_cut_at_the_deployments_length_unless_told(tokenizer: Any) -> 
 @pytest.mark.parametrize("length", [1, 9])
 def test_a_length_beyond_the_deployments_is_refused_with_its_bounds(tokenizer: Any, option: str, length: int) -> None:
     # two special tokens to every text, and a deployment of 8
-    (refused,) = tokenizer.execute([pairs(("fox", "dog"), options=f'{{"{option}": {length}}}')])
+    (refused,) = responses_of(tokenizer, pairs(("fox", "dog"), options=f'{{"{option}": {length}}}'))
     assert f"option '{option}' is {length}; expected a whole number from 2 to 8" in str(refused.error)
 
 
@@ -108,13 +110,13 @@ def test_a_length_beyond_the_deployments_is_refused_with_its_bounds(tokenizer: A
 def test_a_longer_text_is_refused_alone_and_called_by_its_side(
     tokenizer: Any, pair: tuple[str, str], named: str
 ) -> None:
-    refused, answer = tokenizer.execute([pairs(pair, options='{"truncate": "NONE"}'), pairs(pair)])
+    refused, answer = responses_of(tokenizer, pairs(pair, options='{"truncate": "NONE"}'), pairs(pair))
     assert f"{named} 0 has more than 8 tokens and truncate=NONE" in str(refused.error)
     assert answer.error is None
 
 
 def test_an_embedding_option_is_unknown_to_pairs(tokenizer: Any) -> None:
-    (refused,) = tokenizer.execute([pairs(("fox", "dog"), options='{"input_type": "query"}')])
+    (refused,) = responses_of(tokenizer, pairs(("fox", "dog"), options='{"input_type": "query"}'))
     assert "unknown option 'input_type'" in str(refused.error)
 
 
@@ -130,7 +132,7 @@ def test_ids_are_decoded_each_by_itself(tokenizer: Any) -> None:
 
 
 def test_an_id_that_the_tokenizer_does_not_have_fails_alone(tokenizer: Any) -> None:
-    refused, answer = tokenizer.execute([token_ids(SEP, 10**6), token_ids(SEP)])
+    refused, answer = responses_of(tokenizer, token_ids(SEP, 10**6), token_ids(SEP))
     assert "token id 1000000 is not one of this tokenizer's" in str(refused.error)
     assert answer.tensors["token"].tolist() == [[b"[SEP]"]]
 
@@ -144,9 +146,9 @@ def test_texts_pairs_and_ids_of_one_batch_are_answered_in_their_order(tokenizer:
         texts("lazy dog"),
         pairs(("dog", "fox"), options='{"passage_max_length": 2}'),
     ]
-    together = tokenizer.execute(requests)
+    together = responses_of(tokenizer, *requests)
     for request, response in zip(requests, together, strict=True):
-        (alone,) = tokenizer.execute([request])
+        (alone,) = responses_of(tokenizer, request)
         assert str(response.error) == str(alone.error)
         assert {name: values.tolist() for name, values in response.tensors.items()} == {
             name: values.tolist() for name, values in alone.tensors.items()
@@ -164,13 +166,13 @@ def test_a_deployment_shorter_than_its_special_tokens_is_refused_at_the_start(
 @pytest.mark.parametrize(("given", "missing"), [("query", "passage"), ("passage", "query")])
 def test_half_a_pair_fails_alone_and_the_other_half_is_named(tokenizer: Any, given: str, missing: str) -> None:
     half = Request({given: column("a fox")})
-    refused, answer = tokenizer.execute([half, texts("a fox")])
+    refused, answer = responses_of(tokenizer, half, texts("a fox"))
     assert f"input '{missing}' is missing" in str(refused.error)
     assert answer.error is None
 
 
 def test_a_request_without_any_input_fails_alone(tokenizer: Any) -> None:
-    refused, answer = tokenizer.execute([Request({}), texts("a fox")])
+    refused, answer = responses_of(tokenizer, Request({}), texts("a fox"))
     assert "input 'text' is missing" in str(refused.error)
     assert answer.error is None
 
@@ -180,7 +182,7 @@ def limited(steps: SimpleNamespace, checkpoint: Path, **limits: Any) -> Any:
 
 
 def refusals(model: Any, *requests: Request) -> list[str | None]:
-    return [response.error and str(response.error.args[0]) for response in model.execute(list(requests))]
+    return [response.error and str(response.error.args[0]) for response in responses_of(model, *requests)]
 
 
 def test_a_text_of_too_many_bytes_is_refused_and_its_neighbours_are_answered(
@@ -235,3 +237,49 @@ def test_a_text_may_have_a_mebibyte_and_a_request_sixteen(steps: SimpleNamespace
     assert fits is None
     assert "text 0 has 1048577 bytes; this model takes 1048576" in (too_long or "")
     assert "text has 16777217 bytes in all; this model takes 16777216" in (too_many or "")
+
+
+# What waits.
+
+
+def test_a_request_is_refused_untokenised_while_the_encoder_says_it_is_full(tokenizer: Any) -> None:
+    sign = BusySign(sign_path("tiny_encoder"))
+    sign.tell(False, True)
+    refused, bulk = responses_of(tokenizer, texts("a fox"), texts("a fox", options='{"bulk": true}'))
+    assert refused.error.args == ("the model is busy: its queue is full; send it again later", TritonError.UNAVAILABLE)
+    assert bulk.error is None
+    sign.tell(False, False)
+    assert responses_of(tokenizer, texts("a fox"))[0].error is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "tokens"),
+    [(texts("x" * 40, "x" * 4), 13), (pairs(("x" * 8, "x" * 40), ("x" * 8, "x" * 4)), 16), (token_ids(3, 4, 5), 3)],
+    ids=["texts", "pairs, of which the query counts once", "token ids"],
+)
+def test_the_room_that_a_request_takes_is_about_its_tokens(tokenizer: Any, request_: Request, tokens: int) -> None:
+    assert tokenizer._read(request_).tokens == tokens
+
+
+def test_no_more_waits_for_the_tokenizer_than_it_is_told(steps: SimpleNamespace, checkpoint: Path) -> None:
+    settings = TokenizerSettings(str(checkpoint), 8, queue_requests=2, queue_tokens=10**6)
+    bounded = started(steps.tokenizer, settings)
+    begun, go_on = threading.Event(), threading.Event()
+    encode = bounded._tokenizer.encode
+
+    def slowly(batches: Any) -> Any:
+        begun.set()
+        assert go_on.wait(60)
+        return encode(batches)
+
+    bounded._tokenizer.encode = slowly
+    first = texts("first")
+    bounded.execute([first])
+    assert begun.wait(60)
+    waiting, query = [texts(f"{place}", options='{"bulk": true}') for place in range(3)], texts("query")
+    bounded.execute([*waiting, query])
+    assert "2 bulk requests" in waiting[2].sender.response().error.args[0]
+    go_on.set()
+    for each in (first, *waiting[:2], query):
+        assert each.sender.response().error is None
+    bounded.finalize()

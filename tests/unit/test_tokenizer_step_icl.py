@@ -15,7 +15,7 @@ import pytest
 from flagtriton_server.settings import TokenizerSettings
 from flagtriton_server.tokenization import TextTokenizer
 from tests.checkpoints import make_decoder
-from tests.unit.triton_stand_in import Request, Response, answered, imported_steps, started
+from tests.unit.triton_stand_in import Request, Response, answered, imported_steps, responses_of, started
 
 QUERY = {"input_type": "query"}
 MAX_LENGTH = 96
@@ -142,7 +142,7 @@ def test_a_query_without_a_length_has_the_deployments(tokenizer: Any, plain: Tex
     ],
 )
 def test_a_request_that_is_refused_fails_alone(tokenizer: Any, options: dict[str, Any], said: str) -> None:
-    refused, answer = tokenizer.execute([asked("~" * 30, **QUERY, **options), asked("fox", **QUERY)])
+    refused, answer = responses_of(tokenizer, asked("~" * 30, **QUERY, **options), asked("fox", **QUERY))
     assert said in str(refused.error)
     assert answer.error is None
 
@@ -155,5 +155,5 @@ def test_queries_and_texts_of_one_batch_are_answered_in_their_order(tokenizer: A
         asked("fox", "dog", **QUERY),
         asked("quick fox", max_length=4),
     ]
-    together = [answer_of(response) for response in tokenizer.execute(requests)]
-    assert together == [answer_of(tokenizer.execute([request])[0]) for request in requests]
+    together = [answer_of(response) for response in responses_of(tokenizer, *requests)]
+    assert together == [answer_of(responses_of(tokenizer, request)[0]) for request in requests]

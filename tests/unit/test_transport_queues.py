@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What either wire tells Triton's own queues of a request; nothing is sent."""
+"""What either wire tells queues of a request; nothing is sent."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 
 from flagtriton.texts import text_tensor
 from flagtriton.transport import connect
-from flagtriton.transport.base import queue_arguments
+from flagtriton.transport.base import queue_time_us
 
-INTERACTIVE, BULK = 1, 2
 both_wires = pytest.mark.parametrize("wire", ["grpc", "http"])
 
 
@@ -39,28 +38,10 @@ def ask(wire: str, parameters: dict[str, Any], left_s: float | None = None, **op
     transport.close()
 
 
-@pytest.mark.parametrize(
-    ("parameters", "priority"),
-    [({}, INTERACTIVE), ({"max_length": 7}, INTERACTIVE), ({"bulk": False}, INTERACTIVE), ({"bulk": True}, BULK)],
-)
-def test_bulk_requests_are_of_the_second_of_tritons_priorities(parameters: dict[str, Any], priority: int) -> None:
-    assert queue_arguments(parameters, 60.0) == {"priority": priority, "timeout": 60_000_000}
-
-
 @pytest.mark.parametrize(("seconds", "microseconds"), [(60, 60_000_000), (2.5, 2_500_000), (0.0015, 1_500)])
 def test_triton_is_told_whole_microseconds(seconds: float, microseconds: int) -> None:
-    timeout = queue_arguments({}, seconds)["timeout"]
+    timeout = queue_time_us(seconds)
     assert (timeout, type(timeout)) == (microseconds, int)
-
-
-@both_wires
-@pytest.mark.parametrize(("parameters", "priority"), [({}, INTERACTIVE), ({"bulk": True, "max_length": 7}, BULK)])
-def test_a_request_has_its_priority_and_keeps_its_options(
-    wire: str, parameters: dict[str, Any], priority: int, handed_over: list[dict[str, Any]]
-) -> None:
-    ask(wire, parameters)
-    (named,) = handed_over
-    assert (named["priority"], named["parameters"]) == (priority, parameters)
 
 
 @both_wires

@@ -14,7 +14,6 @@ import pytest
 from flagtriton.options import OptionError
 from flagtriton.protocol import TOKEN_COUNT
 from flagtriton_server.rejection import RequestError
-from tests.unit.jobs import ended, in_thread, waits
 from tests.unit.triton_stand_in import Request, Response, TritonError, imported_steps
 
 
@@ -24,10 +23,7 @@ def triton_io(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         yield modules.triton_io
 
 
-BULK = '{"bulk": true}'
-
-
-def request(number: int = 0, options: str = BULK, **more: Any) -> Request:
+def request(number: int = 0, options: str = "", **more: Any) -> Request:
     return Request({TOKEN_COUNT.name: np.array([[number]], dtype=np.int32)}, options, **more)
 
 
@@ -81,51 +77,15 @@ def test_a_request_that_is_cancelled_already_is_answered_at_once(triton_io: Any)
     assert (later, handed_over) == (None, [2])
 
 
-def test_a_bulk_request_that_is_answered_already_needs_no_sender(
-    triton_io: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(Request, "get_response_sender")
-    (response,) = triton_io.respond_later([request(1)], read, lambda number, reply: reply.send(answer(number)))
-    assert value_of(response) == 1
-
-
-def test_what_is_not_bulk_is_waited_for_and_needs_no_sender(triton_io: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(Request, "get_response_sender")
-    replies: list[Any] = []
-    requests = [request(1, ""), request(2, "")]
-    thread, returned = in_thread(triton_io.respond_later, requests, read, lambda _, reply: replies.append(reply))
-    assert waits(thread)
-    replies[1].send(RequestError("why", "UNAVAILABLE"))
-    assert waits(thread)
-    replies[0].send(answer(7))
-    assert ended(thread)
-    ((first, second),) = returned
-    assert value_of(first) == 7
-    assert second.error.args == ("why", TritonError.UNAVAILABLE)
-
-
-def test_a_bulk_request_beside_one_that_is_waited_for_may_be_answered_meanwhile(triton_io: Any) -> None:
-    replies: list[Any] = []
-    slow, waited_for, quick = request(1), request(2, ""), request(3)
-    requests = [slow, waited_for, quick]
-    thread, returned = in_thread(triton_io.respond_later, requests, read, lambda _, reply: replies.append(reply))
-    assert waits(thread)
-    replies[2].send(answer(30))
-    replies[1].send(answer(20))
-    assert ended(thread)
-    ((later, second, third),) = returned
-    assert (later, value_of(second), value_of(third)) == (None, 20, 30)
-    replies[0].send(answer(10))
-    assert value_of(slow.sender.response()) == 10
-
-
-def test_a_request_that_finds_no_room_is_told_so_and_fails_alone(triton_io: Any) -> None:
+def test_a_request_that_finds_no_room_is_told_so_later_and_fails_alone(triton_io: Any) -> None:
     def submit(number: int, reply: Any) -> None:
         if number == 2:
             raise RequestError("the model is busy", "UNAVAILABLE")
         reply.send(answer(number))
 
-    first, refused, last = triton_io.respond_later([request(1), request(2), request(3)], read, submit)
+    requests = [request(1), request(2), request(3)]
+    assert triton_io.respond_later(requests, read, submit) == [None] * 3
+    first, refused, last = (each.sender.response() for each in requests)
     assert refused.error.args == ("the model is busy", TritonError.UNAVAILABLE)
     assert (value_of(first), value_of(last)) == (1, 3)
 
@@ -140,10 +100,8 @@ def test_an_error_of_the_steps_own_is_not_hidden(triton_io: Any) -> None:
 
 @pytest.mark.parametrize("code", ["INVALID_ARG", "UNAVAILABLE", "CANCELLED", "INTERNAL"])
 def test_an_error_that_is_sent_later_keeps_its_code(triton_io: Any, code: str) -> None:
-    replies: list[Any] = []
     asked = request()
-    triton_io.respond_later([asked], read, lambda _, reply: replies.append(reply))
-    replies[0].send(RequestError("why", code))
+    triton_io.Reply(asked).send(RequestError("why", code))
     assert asked.sender.response().error.args == ("why", getattr(TritonError, code))
 
 

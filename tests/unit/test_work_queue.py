@@ -195,3 +195,39 @@ def test_those_that_pass_are_no_turn_of_those_that_bulk_has_one_of() -> None:
     for _ in range(8):
         loaded.take_interactive()
     assert [loaded.take()[0].work for _ in range(8)] == ["query"] * 7 + ["bulk"]
+
+
+# What is told of it.
+
+
+def test_it_says_of_a_priority_when_it_is_full_and_when_some_of_it_is_taken() -> None:
+    told: list[tuple[bool, bool]] = []
+    full = WorkQueue[Any](LIMITS, TURN, lambda *of: told.append(of))
+    for each in ("a", "b", "c"):
+        full.put(job(each, bulk=True))
+    assert told == []
+    refusal(full, job("d", bulk=True))
+    full.put(job("e"))
+    assert told == [(True, True)]
+    assert [each.work for each in full.take()] == ["e"]
+    assert [each.work for each in full.take()] == ["a", "b", "c"]
+    assert told[1:] == [(False, False), (True, False)]
+
+
+def test_taking_nothing_says_nothing() -> None:
+    told: list[tuple[bool, bool]] = []
+    empty = WorkQueue[Any](LIMITS, TURN, lambda *of: told.append(of))
+    empty.take_interactive()
+    empty.close()
+    empty.take()
+    assert told == []
+
+
+def test_it_knows_how_lately_an_interactive_request_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = settable_clock(monkeypatch)
+    waiting = queue(job("b", bulk=True))
+    assert not waiting.interactive_came_within(1e9)
+    waiting.put(job("i"))
+    waiting.take()
+    clock.now += 2
+    assert [waiting.interactive_came_within(seconds) for seconds in (1.9, 2.1)] == [False, True]

@@ -39,7 +39,7 @@ def test_closing_ends_the_wait_for_a_request() -> None:
 
 @pytest.mark.parametrize("jobs", [[], [job("i", 9)], [job("b", 9, bulk=True)], [job("i", 4), job("b", 5, bulk=True)]])
 def test_below_a_number_of_tokens_nobody_waits(jobs: list[Job[Any]]) -> None:
-    queue(*jobs).wait_until_below(10)
+    queue(*jobs).wait_until_below(10, 60)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_below_a_number_of_tokens_nobody_waits(jobs: list[Job[Any]]) -> None:
 )
 def test_from_a_number_of_tokens_on_one_waits_until_fewer_are_left(jobs: list[Job[Any]]) -> None:
     filled = queue(*jobs)
-    thread, _ = in_thread(filled.wait_until_below, 10)
+    thread, _ = in_thread(filled.wait_until_below, 10, 60)
     assert waits(thread)
     filled.take()
     assert ended(thread)
@@ -61,15 +61,21 @@ def test_from_a_number_of_tokens_on_one_waits_until_fewer_are_left(jobs: list[Jo
 
 def test_requests_that_pass_end_the_wait_too() -> None:
     filled = queue(job("i", 10))
-    thread, _ = in_thread(filled.wait_until_below, 10)
+    thread, _ = in_thread(filled.wait_until_below, 10, 60)
     assert waits(thread)
     filled.take_interactive()
     assert ended(thread)
 
 
+def test_the_wait_for_room_ends_with_its_time() -> None:
+    filled = queue(job("a", 10))
+    filled.wait_until_below(10, 0.01)
+    assert filled.take()
+
+
 def test_closing_ends_the_wait_for_room() -> None:
     filled = queue(job("a", 10))
-    thread, _ = in_thread(filled.wait_until_below, 10)
+    thread, _ = in_thread(filled.wait_until_below, 10, 60)
     assert waits(thread)
     filled.close()
     assert ended(thread)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from flagtriton_server.settings import EncoderSettings, LayeredSettings
-from flagtriton_server.work_queue import Job
+from flagtriton_server.work_queue import Job, QueueLimits
 from flagtriton_server.worker import Worker
 from tests.unit.jobs import Answers, ended, in_thread, job, queue, waits
 from tests.unit.triton_stand_in import imported_steps, started
@@ -122,7 +122,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 def test_a_queued_step_loads_in_the_thread_that_runs(steps: SimpleNamespace) -> None:
     threads: list[int] = []
-    queued = steps.queued_step.QueuedStep(EncoderSettings("a/b", 64, 64), 1, lambda _: None, lambda work: work)
+    queued = steps.queued_step.QueuedStep(QueueLimits(4, 4), 4, 1, lambda _: None, lambda work: work)
     worker = queued._worker
     queued.start(lambda: threads.append(threading.get_ident()))
     assert threads == [worker._thread.ident]

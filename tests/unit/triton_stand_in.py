@@ -6,10 +6,12 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -37,7 +39,7 @@ __all__ = [
 
 FINAL = 1
 
-_OVER_TRITON = ("triton_io", "queued_step")
+_OVER_TRITON = ("triton_io", "queued_step", "queued_encoder")
 """What the steps import that holds on to the module which stands in for Triton's."""
 
 
@@ -119,7 +121,9 @@ def imported_steps(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[Sim
     monkeypatch.setattr("flagtriton_server.cores.give_way", lambda: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     _forget(*_OVER_TRITON, *names)
-    yield SimpleNamespace(**{name: importlib.import_module(f"flagtriton_server.{name}") for name in names})
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setattr("flagtriton_server.busy_sign.FOLDER", Path(folder))
+        yield SimpleNamespace(**{name: importlib.import_module(f"flagtriton_server.{name}") for name in names})
     _forget(*_OVER_TRITON, *names)
 
 
@@ -128,7 +132,8 @@ def started(module: ModuleType, settings: Any) -> Any:
     parameters = {name: {"string_value": value} for name, value in write_parameters(settings).items()}
     model = module.TritonPythonModel()
     config = json.dumps({"parameters": parameters})
-    model.initialize({"model_config": config, "model_instance_kind": "CPU", "model_instance_device_id": "0"})
+    instance = {"model_name": "tiny_step", "model_instance_kind": "CPU", "model_instance_device_id": "0"}
+    model.initialize({"model_config": config, **instance})
     return model
 
 

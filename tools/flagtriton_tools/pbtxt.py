@@ -13,7 +13,6 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelConfig,
     ModelEnsembling,
     ModelInstanceGroup,
-    ModelQueuePolicy,
 )
 
 from flagtriton.protocol import Tensor
@@ -22,7 +21,6 @@ from flagtriton_tools.errors import ToolError
 __all__ = [
     "Device",
     "EnsembleStep",
-    "QueuePolicy",
     "ensemble_config",
     "read_config",
     "step_config",
@@ -57,21 +55,6 @@ class Device:
 
 
 @dataclass(frozen=True)
-class QueuePolicy:
-    """How long a queue may get before new requests are refused with UNAVAILABLE.
-
-    Attributes:
-        max_queue_size: requests, of each priority.
-        timeout_us: how long one waits at most; it may ask for less.
-        priorities: levels, of which 1 comes first and is what requests have that name none; 0 is one for all.
-    """
-
-    max_queue_size: int
-    timeout_us: int
-    priorities: int = 2
-
-
-@dataclass(frozen=True)
 class EnsembleStep:
     """One step of an ensemble: which model, and which ensemble tensor each of its own is."""
 
@@ -87,7 +70,6 @@ def step_config(
     max_batch_size: int,
     device: Device,
     parameters: Mapping[str, str],
-    queue_policy: QueuePolicy | None = None,
     warmup_tokens: Sequence[int] = (),
     optional_inputs: Sequence[Tensor] = (),
 ) -> ModelConfig:
@@ -99,7 +81,6 @@ def step_config(
         max_batch_size: rows of one execution.
         device: where its instances run.
         parameters: what its settings class reads.
-        queue_policy: None leaves the queue unbounded, right for steps that are faster than those before them.
         warmup_tokens: a request of zeros, this many tokens long, is run for each before the model is ready.
         optional_inputs: further ones, of which a request brings some; the step itself says which go together.
     """
@@ -116,14 +97,6 @@ def step_config(
         kind = ModelInstanceGroup.KIND_GPU if device.gpus else ModelInstanceGroup.KIND_CPU
         config.instance_group.add(count=device.count, kind=kind, gpus=device.gpus)
     config.dynamic_batching.SetInParent()
-    if queue_policy is not None:
-        config.dynamic_batching.priority_levels = queue_policy.priorities
-        config.dynamic_batching.default_priority_level = min(1, queue_policy.priorities)
-        policy = config.dynamic_batching.default_queue_policy
-        policy.max_queue_size = queue_policy.max_queue_size
-        policy.default_timeout_microseconds = queue_policy.timeout_us
-        policy.allow_timeout_override = True
-        policy.timeout_action = ModelQueuePolicy.REJECT
     for tokens in warmup_tokens:
         warmup = config.model_warmup.add(name=f"{tokens} tokens", batch_size=1)
         for tensor in inputs:

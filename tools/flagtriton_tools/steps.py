@@ -50,7 +50,7 @@ from flagtriton_server.settings import (
     TokenizerSettings,
 )
 from flagtriton_tools.add_options import AddOptions, Model
-from flagtriton_tools.budgets import encoder_queue, encoder_queue_policy, token_budget, tokenizer_queue
+from flagtriton_tools.budgets import queue_settings, token_budget
 from flagtriton_tools.kinds import LAYERED, is_encoder_reranker, is_m3, is_pseudo_moe
 from flagtriton_tools.pbtxt import Device, step_config
 
@@ -93,6 +93,7 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
         positions=served.positions,
         max_text_bytes=options.max_text_bytes,
         max_request_bytes=options.max_request_bytes,
+        **queue_settings(options),
     )
     config = step_config(
         inputs=[] if pairs else [QUERY, PASSAGE] if joins else [TEXT],
@@ -101,7 +102,6 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
         max_batch_size=options.rows,
         device=Device(count=options.tokenizer_instances),
         parameters=write_parameters(settings),
-        queue_policy=tokenizer_queue(options),
     )
     return Model(f"{name}_tokenizer", config, "tokenizer")
 
@@ -124,7 +124,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         token_types=pairs,
         scores=_scored_in_encoder(served),
         pseudo_moe=is_pseudo_moe(served),
-        **encoder_queue(device, options),
+        **queue_settings(options),
     )
     inputs = [INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS]
     output = DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES
@@ -144,7 +144,7 @@ def layered_encoder_step(name: str, served: Deployment, options: AddOptions) -> 
         precision=_precision(served),
         revision=served.revision,
         peft=served.peft,
-        **encoder_queue(device, options),
+        **queue_settings(options),
     )
     return _encoder(
         name, "layered_encoder", [INPUT_IDS, *part_tensors(served)], [HIDDEN_STATES], settings, options, device
@@ -235,7 +235,6 @@ def _encoder(
         max_batch_size=options.rows,
         device=device,
         parameters=write_parameters(settings),
-        queue_policy=encoder_queue_policy(device, options),
         warmup_tokens=[tokens for tokens in _WARMUP_TOKENS if tokens <= settings.max_length],
     )
     return Model(f"{name}_encoder", config, step)

@@ -21,7 +21,7 @@ __all__ = [
     "ModelConfig",
     "ServerAddress",
     "Transport",
-    "queue_arguments",
+    "queue_time_us",
     "refused_by_dead_step",
 ]
 
@@ -36,9 +36,6 @@ _SCHEMES = {
 }
 _LONGEST_S = 1e6
 """What a queue is told of longer times, seconds; infinity is no number of µs."""
-
-_INTERACTIVE, _BULK = 1, 2
-"""Triton's priority levels, 1 the first."""
 
 _DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
 
@@ -153,10 +150,9 @@ class Transport(Protocol):
         ...
 
 
-def queue_arguments(parameters: Mapping[str, OptionValue], timeout_s: float) -> dict[str, int]:
-    """Return what Triton's own queues are told of a request: its priority, and for how many µs it may wait."""
-    priority = _BULK if parameters.get("bulk") else _INTERACTIVE
-    return {"priority": priority, "timeout": int(min(timeout_s, _LONGEST_S) * 1e6)}
+def queue_time_us(timeout_s: float) -> int:
+    """Return for how many µs a request may wait in a queue whose client waits so long for it."""
+    return int(min(timeout_s, _LONGEST_S) * 1e6)
 
 
 def refused_by_dead_step(message: str) -> bool:

@@ -20,7 +20,7 @@ from flagtriton.transport.base import (
     InferenceReply,
     ModelConfig,
     ServerAddress,
-    queue_arguments,
+    queue_time_us,
     refused_by_dead_step,
 )
 
@@ -93,7 +93,7 @@ class GrpcTransport:
                 parameters=dict(parameters),
                 headers=self._headers,
                 client_timeout=allowed_s,
-                **queue_arguments(parameters, allowed_s),
+                timeout=queue_time_us(allowed_s),
             )
         return {name: result.as_numpy(name) for name in outputs}
 

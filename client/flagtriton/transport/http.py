@@ -24,7 +24,7 @@ from flagtriton.transport.base import (
     InferenceReply,
     ModelConfig,
     ServerAddress,
-    queue_arguments,
+    queue_time_us,
     refused_by_dead_step,
 )
 
@@ -108,7 +108,7 @@ class HttpTransport:
                 outputs=[triton.InferRequestedOutput(name, binary_data=True) for name in outputs],
                 parameters=dict(parameters),
                 headers=self._headers,
-                **queue_arguments(parameters, allowed_s),
+                timeout=queue_time_us(allowed_s),
             )
         return {name: result.as_numpy(name) for name in outputs}
 

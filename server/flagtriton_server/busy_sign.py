@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A word from an encoder to the tokenizer before it: there is no room, so tokenise nothing for now.
+
+Without it a request that is refused has gone through two processes and been tokenised, which in a storm is half of
+what a server does. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+from pathlib import Path
+
+__all__ = ["BusySign", "sign_path"]
+
+FOLDER = Path("/dev/shm")
+_PREFIX = "flagtriton_busy_"
+
+_UP_S = 2.0
+"""How long it stays up at most, so that an encoder that has died keeps nobody out for long."""
+
+_MOMENT = struct.Struct("<d")
+_SIZE = 2 * _MOMENT.size  # interactive, bulk
+
+
+def sign_path(model_name: str) -> Path:
+    """Return where a deployment's steps find their sign, of one server among several; `model_name` is a step's."""
+    return FOLDER / f"{_PREFIX}{os.getppid()}_{model_name.rpartition('_')[0]}"
+
+
+class BusySign:
+    """One moment for each priority, by the monotonic clock that all processes share, until which it is up.
+
+    Args:
+        path: a file in shared memory, made if it is not there; one that cannot be opened is done without. Those of
+            servers that have ended are removed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        _remove_abandoned()
+        self._moments: mmap.mmap | bytearray
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError:  # somebody else's
+            self._moments = bytearray(_SIZE)
+            return
+        with os.fdopen(descriptor, "r+b") as file:
+            file.truncate(_SIZE)
+            self._moments = mmap.mmap(descriptor, _SIZE)
+
+    def tell(self, bulk: bool, full: bool) -> None:
+        """Say that requests of a priority find no room, or that they do again."""
+        _MOMENT.pack_into(self._moments, bulk * _MOMENT.size, time.monotonic() + _UP_S if full else 0.0)
+
+    def is_up(self, bulk: bool) -> bool:
+        """Return whether they find none."""
+        (until,) = _MOMENT.unpack_from(self._moments, bulk * _MOMENT.size)
+        return time.monotonic() < float(until)
+
+
+def _remove_abandoned() -> None:
+    for path in FOLDER.glob(f"{_PREFIX}*"):
+        server = path.name.removeprefix(_PREFIX).partition("_")[0]
+        if server.isdigit() and not Path("/proc", server).exists():
+            path.unlink(missing_ok=True)

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an encoder step's requests wait: bulk work makes way for interactive requests between two of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from flagtriton_server.busy_sign import BusySign, sign_path
+from flagtriton_server.queued_step import QueuedStep, T
+from flagtriton_server.settings import EncoderSettings, LayeredSettings, all_instances
+from flagtriton_server.triton_io import PbRequest
+from flagtriton_server.work_queue import QueueLimits
+
+__all__ = ["QueuedEncoder", "queue_limits"]
+
+_SHORTER_PASSES = 8
+"""By how much bulk work's forward passes are shorter where interactive requests come, as these wait for a layer."""
+
+_LATELY_S = 1.0
+"""They come if one has come so lately."""
+
+
+def queue_limits(settings: EncoderSettings | LayeredSettings) -> QueueLimits:
+    """Return what may wait for an encoder step: what its settings say, else what follows from its token budget."""
+    default = QueueLimits.for_budget(settings.token_budget)
+    return QueueLimits(
+        settings.queue_requests or default.requests,
+        settings.queue_tokens or default.tokens,
+        settings.queue_timeout_s or default.timeout_s,
+    )
+
+
+class QueuedEncoder(QueuedStep[T]):
+    """Requests of an encoder step, from Triton's `execute` to their answers.
+
+    Args:
+        args: what Triton tells the step's `initialize`.
+        settings: the step's.
+        read: one request to what `run` works on; may raise `RequestError` or `OptionError`.
+        run: the work on several requests, one answer each.
+    """
+
+    def __init__(
+        self,
+        args: Mapping[str, str],
+        settings: EncoderSettings | LayeredSettings,
+        read: Callable[[PbRequest], T],
+        run: Callable[[list[T]], Sequence[Any]],
+    ) -> None:
+        instances = all_instances(args["model_config"])
+        # One of several may be full while another has room.
+        tell = BusySign(sign_path(args["model_name"])).tell if instances == 1 else lambda bulk, full: None
+        super().__init__(queue_limits(settings), settings.token_budget, instances, read, run, tell=tell)
+        self._token_budget = settings.token_budget
+        self._pauses = False
+
+    def pause_between_layers(self, module: nn.Module) -> None:
+        """Let interactive requests overtake bulk ones before every layer of the module, not only between its passes."""
+        self._pauses = True
+        for layer in _layers(module):
+            layer.register_forward_pre_hook(lambda *_: self._worker.let_interactive_pass())
+
+    def pass_budget(self) -> int:
+        """Return how many tokens one forward pass of the work that runs now may take."""
+        shorter = self._pauses and self._worker.lets_pass and self._queue.interactive_came_within(_LATELY_S)
+        return max(1, self._token_budget // _SHORTER_PASSES) if shorter else self._token_budget
+
+
+def _layers(module: nn.Module) -> Sequence[nn.Module]:
+    """Return a network's layers: the longest list of modules in it."""
+    return max((m for m in module.modules() if isinstance(m, nn.ModuleList)), key=len, default=())

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`flagtriton_server.busy_sign`: what an encoder tells the tokenizer of its deployment, in shared memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from flagtriton_server import busy_sign
+from flagtriton_server.busy_sign import BusySign, sign_path
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(busy_sign, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def test_all_steps_of_a_deployment_have_the_same_sign_and_no_other_deployment_has() -> None:
+    assert sign_path("a_b_tokenizer") == sign_path("a_b_encoder") != sign_path("a_c_encoder")
+    assert str(os.getppid()) in sign_path("a_encoder").name  # another server's is another file
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+def test_what_one_says_another_sees_of_that_priority_alone(bulk: bool) -> None:
+    encoder, tokenizer = (BusySign(sign_path(f"tiny_{step}")) for step in ("encoder", "tokenizer"))
+    assert not tokenizer.is_up(bulk)
+    encoder.tell(bulk, True)
+    assert (tokenizer.is_up(bulk), tokenizer.is_up(not bulk)) == (True, False)
+    encoder.tell(bulk, False)
+    assert not tokenizer.is_up(bulk)
+
+
+def test_another_process_sees_it(folder: Path) -> None:
+    path = folder / "sign"
+    BusySign(path).tell(False, True)
+    code = f"""
+from pathlib import Path
+from flagtriton_server.busy_sign import BusySign
+sign = BusySign(Path({str(path)!r}))
+print(sign.is_up(False), sign.is_up(True))
+"""
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert seen.stdout == "True False\n"
+
+
+def test_it_comes_down_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=time.monotonic())
+    monkeypatch.setattr(busy_sign, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    sign = BusySign(sign_path("tiny_encoder"))
+    sign.tell(True, True)
+    clock.now += 1.9
+    assert sign.is_up(True)
+    clock.now += 0.2
+    assert not sign.is_up(True)
+
+
+def test_nobody_else_may_read_it() -> None:
+    path = sign_path("tiny_encoder")
+    BusySign(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_that_somebody_put_there_is_not_followed(folder: Path) -> None:
+    target = folder / "precious"
+    target.write_text("all there is")
+    path = sign_path("tiny_encoder")
+    path.symlink_to(target)
+    sign = BusySign(path)
+    sign.tell(False, True)
+    assert sign.is_up(False)  # for itself
+    assert target.read_text() == "all there is"
+
+
+def test_signs_of_servers_that_have_ended_are_removed(folder: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    theirs, other = folder / f"flagtriton_busy_{ended.pid}_a", folder / "flagtriton_busy_x_a"
+    for path in (theirs, other):
+        path.write_bytes(b"")
+    ours = sign_path("tiny_encoder")
+    BusySign(ours)
+    BusySign(sign_path("other_encoder"))
+    assert (theirs.exists(), other.exists(), ours.exists()) == (False, True, True)
