@@ -51,11 +51,11 @@ class BusySign:
             self._moments = mmap.mmap(descriptor, _SIZE)
 
     def tell(self, bulk: bool, full: bool) -> None:
-        """Say that requests of a priority find no room, or that they do again."""
+        """Say that further requests of a priority will find no room, or that they will again."""
         _MOMENT.pack_into(self._moments, bulk * _MOMENT.size, time.monotonic() + _UP_S if full else 0.0)
 
     def is_up(self, bulk: bool) -> bool:
-        """Return whether they find none."""
+        """Return whether they will find none."""
         (until,) = _MOMENT.unpack_from(self._moments, bulk * _MOMENT.size)
         return time.monotonic() < float(until)
 

@@ -44,7 +44,7 @@ class QueuedStep(Generic[T]):
         read: one request to what `run` works on; may raise `RequestError` or `OptionError`.
         run: the work on several requests, one answer each.
         may_enter: whether a request, bulk or not, has a chance; one that has none is refused.
-        tell: told of a priority, bulk or not, when it has no room for a request, True, and when it has some again.
+        tell: told of a priority, bulk or not, when it is nearly full, True, and when some of it has been taken.
     """
 
     def __init__(

@@ -20,6 +20,8 @@ T = TypeVar("T")
 _TURNS_BEFORE_BULK = 8
 """Of so many turns under interactive load one is bulk's, so that a corpus goes on, however slowly."""
 
+_NEARLY = 7 / 8
+
 
 @dataclass(frozen=True)
 class QueueLimits:
@@ -86,6 +88,10 @@ class _Lane(Generic[T]):
         self.jobs.append(job)
         self.tokens += job.tokens
 
+    def is_nearly_full(self, limits: QueueLimits) -> bool:
+        """Return whether what is left is for requests that are under way already."""
+        return len(self.jobs) >= _NEARLY * limits.requests or self.tokens >= _NEARLY * limits.tokens
+
     def pop(self) -> Job[T]:
         job = self.jobs.popleft()
         self.tokens -= job.tokens
@@ -98,7 +104,7 @@ class WorkQueue(Generic[T]):
     Args:
         limits: of each priority.
         tokens_of_a_turn: what is taken at once, if the first request has no more by itself.
-        tell: told of a priority, bulk or not, when it has no room for a request, True, and when it has some again.
+        tell: told of a priority, bulk or not, when it is nearly full, True, and when some of it has been taken.
     """
 
     def __init__(
@@ -130,11 +136,9 @@ class WorkQueue(Generic[T]):
             lane = self._bulk if job.bulk else self._interactive
             if not job.bulk:
                 self._interactive_came_at = time.monotonic()
-            try:
-                lane.add(replace(job, expires_at=expires_at), self._limits)
-            except RequestError:
+            lane.add(replace(job, expires_at=expires_at), self._limits)
+            if lane.is_nearly_full(self._limits):
                 self._tell(job.bulk, True)
-                raise
             self._changed.notify_all()
 
     def take(self) -> list[Job[T]]:
@@ -178,6 +182,6 @@ class WorkQueue(Generic[T]):
             jobs.append(lane.pop())
             tokens += jobs[-1].tokens
         if jobs:
-            self._tell(jobs[0].bulk, False)
+            self._tell(jobs[0].bulk, lane.is_nearly_full(self._limits))
         self._changed.notify_all()
         return jobs

@@ -62,7 +62,7 @@ def test_what_may_wait_is_what_is_said(queued_encoder: Any, said: dict[str, Any]
 
 @pytest.mark.parametrize(("count", "up"), [(1, True), (2, False)])
 def test_the_tokenizer_is_told_that_a_single_instance_is_full(queued_encoder: Any, count: int, up: bool) -> None:
-    full = encoder(queued_encoder, count=count, queue_requests=1)
+    full = encoder(queued_encoder, count=count, queue_requests=2)
     sign = BusySign(sign_path("tiny_tokenizer"))
     full.execute([Request({})])
     assert not sign.is_up(bulk=False)

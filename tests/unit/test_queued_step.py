@@ -262,9 +262,9 @@ def test_it_is_told_when_there_is_no_room_and_when_there_is_again(queued_step: A
     told: list[tuple[bool, bool]] = []
     queued = busy(queued_step, step, tell=lambda *of: told.append(of))
     told.clear()
-    queued.execute([request(f"{place}", TURN) for place in range(MOST_REQUESTS)])
+    queued.execute([request(f"{place}", TURN) for place in range(MOST_REQUESTS - 1)])
     assert told == []
-    queued.execute([request("too many")])
+    queued.execute([request("the last", TURN)])
     assert told == [(False, True)]
     step.open()
     queued.finalize()

@@ -200,18 +200,41 @@ def test_those_that_pass_are_no_turn_of_those_that_bulk_has_one_of() -> None:
 # What is told of it.
 
 
-def test_it_says_of_a_priority_when_it_is_full_and_when_some_of_it_is_taken() -> None:
+@each_priority
+@pytest.mark.parametrize(
+    ("tokens", "nearly_full_from"),
+    [((0,) * 16, 14), ((12,) * 8, 8), ((87, 1, 12), 2), ((101,), 1)],
+    ids=["requests", "tokens", "one and many tokens", "more than may wait"],
+)
+def test_it_says_of_a_priority_when_only_an_eighth_of_it_is_left(
+    tokens: tuple[int, ...], nearly_full_from: int, bulk: bool
+) -> None:
     told: list[tuple[bool, bool]] = []
-    full = WorkQueue[Any](LIMITS, TURN, lambda *of: told.append(of))
-    for each in ("a", "b", "c"):
-        full.put(job(each, bulk=True))
+    filled = WorkQueue[Any](QueueLimits(requests=16, tokens=100), TURN, lambda *of: told.append(of))
+    for each in tokens[: nearly_full_from - 1]:
+        filled.put(job("a", each, bulk=bulk))
+    filled.put(job("of the other priority", bulk=not bulk))
     assert told == []
-    refusal(full, job("d", bulk=True))
-    full.put(job("e"))
-    assert told == [(True, True)]
-    assert [each.work for each in full.take()] == ["e"]
-    assert [each.work for each in full.take()] == ["a", "b", "c"]
-    assert told[1:] == [(False, False), (True, False)]
+    for each in tokens[nearly_full_from - 1 :]:
+        filled.put(job("a", each, bulk=bulk))
+    assert told == [(bulk, True)] * (len(tokens) - nearly_full_from + 1)
+
+
+def test_it_says_when_some_of_it_is_taken_and_whether_that_is_enough() -> None:
+    told: list[tuple[bool, bool]] = []
+    full = WorkQueue[Any](QueueLimits(requests=99, tokens=5 * TURN), TURN, lambda *of: told.append(of))
+    for _ in range(5):
+        full.put(job("a", TURN, bulk=True))
+    full.put(job("b"))
+    told.clear()
+    for _ in range(3):
+        full.take()
+    assert told == [(False, False), (True, False), (True, False)]
+    full.put(job("long", 9 * TURN // 2))
+    full.put(job("short", 0))
+    told.clear()
+    full.take_interactive()
+    assert told == [(False, False)]
 
 
 def test_taking_nothing_says_nothing() -> None:
