@@ -136,9 +136,11 @@ class WorkQueue(Generic[T]):
             lane = self._bulk if job.bulk else self._interactive
             if not job.bulk:
                 self._interactive_came_at = time.monotonic()
-            lane.add(replace(job, expires_at=expires_at), self._limits)
-            if lane.is_nearly_full(self._limits):
-                self._tell(job.bulk, True)
+            try:
+                lane.add(replace(job, expires_at=expires_at), self._limits)
+            finally:
+                if lane.is_nearly_full(self._limits):
+                    self._tell(job.bulk, True)
             self._changed.notify_all()
 
     def take(self) -> list[Job[T]]:
@@ -161,8 +163,9 @@ class WorkQueue(Generic[T]):
     def wait_until_below(self, tokens: int, timeout_s: float) -> None:
         """Wait until the requests in the queue have fewer tokens, it is closed, or the time is over."""
         with self._changed:
-            enough = lambda: self._interactive.tokens + self._bulk.tokens < tokens or self._closed  # noqa: E731
-            self._changed.wait_for(enough, timeout_s)
+            self._changed.wait_for(
+                lambda: self._interactive.tokens + self._bulk.tokens < tokens or self._closed, timeout_s
+            )
 
     def close(self) -> None:
         """Let `take` return; what waits is still taken first."""

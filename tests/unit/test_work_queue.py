@@ -220,6 +220,24 @@ def test_it_says_of_a_priority_when_only_an_eighth_of_it_is_left(
     assert told == [(bulk, True)] * (len(tokens) - nearly_full_from + 1)
 
 
+def test_it_says_so_again_of_each_that_is_refused() -> None:
+    told: list[tuple[bool, bool]] = []
+    full = WorkQueue[Any](LIMITS, TURN, lambda *of: told.append(of))
+    for _ in range(3):
+        full.put(job("a"))
+    told.clear()
+    refusal(full, job("d"))
+    assert told == [(False, True)]
+
+
+def test_it_says_nothing_of_one_that_is_refused_for_its_size_alone() -> None:
+    told: list[tuple[bool, bool]] = []
+    filled = WorkQueue[Any](LIMITS, TURN, lambda *of: told.append(of))
+    filled.put(job("a", 50))
+    refusal(filled, job("b", 60))
+    assert told == []
+
+
 def test_it_says_when_some_of_it_is_taken_and_whether_that_is_enough() -> None:
     told: list[tuple[bool, bool]] = []
     full = WorkQueue[Any](QueueLimits(requests=99, tokens=5 * TURN), TURN, lambda *of: told.append(of))
