@@ -17,6 +17,7 @@ __all__ = ["BusySign", "sign_path"]
 
 FOLDER = Path("/dev/shm")
 _PREFIX = "flagtriton_busy_"
+_PROCESSES = Path("/proc/self/ns/pid")
 
 _UP_S = 2.0
 """How long it stays up at most, so that an encoder that has died keeps nobody out for long."""
@@ -27,7 +28,7 @@ _SIZE = 2 * _MOMENT.size  # interactive, bulk
 
 def sign_path(model_name: str) -> Path:
     """Return where a deployment's steps find their sign, of one server among several; `model_name` is a step's."""
-    return FOLDER / f"{_PREFIX}{os.getppid()}_{model_name.rpartition('_')[0]}"
+    return FOLDER / f"{_here()}{os.getppid()}_{model_name.rpartition('_')[0]}"
 
 
 class BusySign:
@@ -60,8 +61,14 @@ class BusySign:
         return time.monotonic() < float(until)
 
 
+def _here() -> str:
+    """Return what names begin with: containers may share the folder, and each counts its processes from 1."""
+    return f"{_PREFIX}{_PROCESSES.stat().st_ino}_"
+
+
 def _remove_abandoned() -> None:
-    for path in FOLDER.glob(f"{_PREFIX}*"):
-        server = path.name.removeprefix(_PREFIX).partition("_")[0]
+    here = _here()
+    for path in FOLDER.glob(f"{here}*"):
+        server = path.name.removeprefix(here).partition("_")[0]
         if server.isdigit() and not Path("/proc", server).exists():
             path.unlink(missing_ok=True)

@@ -61,6 +61,18 @@ def test_it_comes_down_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not sign.is_up(True)
 
 
+def test_another_containers_sign_is_another_and_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = sign_path("tiny_encoder")
+    with monkeypatch.context() as patched:
+        patched.setattr(busy_sign, "_PROCESSES", folder)
+        theirs = sign_path("tiny_encoder")
+    assert theirs != ours
+    theirs = theirs.with_name(theirs.name.replace(f"_{os.getppid()}_", "_999999999_"))  # no process of ours
+    theirs.write_bytes(b"")
+    BusySign(ours)
+    assert theirs.exists()
+
+
 def test_nobody_else_may_read_it() -> None:
     path = sign_path("tiny_encoder")
     BusySign(path)
@@ -81,7 +93,8 @@ def test_a_link_that_somebody_put_there_is_not_followed(folder: Path) -> None:
 def test_signs_of_servers_that_have_ended_are_removed(folder: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    theirs, other = folder / f"flagtriton_busy_{ended.pid}_a", folder / "flagtriton_busy_x_a"
+    prefix = sign_path("a_encoder").name.removesuffix(f"{os.getppid()}_a")
+    theirs, other = folder / f"{prefix}{ended.pid}_a", folder / f"{prefix}x_a"
     for path in (theirs, other):
         path.write_bytes(b"")
     ours = sign_path("tiny_encoder")
