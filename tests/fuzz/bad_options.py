@@ -58,7 +58,7 @@ _WRONG: dict[str, tuple[Any, ...]] = {
 
 _OF_QUERIES: dict[str, tuple[Any, ...]] = {
     "instruction_format": ("{}", "{}{}{}", "{x}{y}", "{0}{5}", "{", "{}{", "{0.__class__}{}", "{:9999999999}{}", 1),
-    "examples": (*_DEEP, "{}", "NaN", "", "[1]", '["dog"]', '[{"query": 1}]', '[{"answer": "x"}]', 7, "[null]", "\x00"),
+    "examples": (*_DEEP, "{}", "NaN", "", "[1]", '["dog"]', '[{"answer": "x"}]', 7, "[null]", "\x00"),
     "examples_instruction_format": ("{}", "{a}{b}{c}", "{", 3),
     "prefix": (1, True, "fox " * 20_000),
     "suffix": (1, 2.5),

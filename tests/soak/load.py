@@ -9,10 +9,11 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 from flagtriton import FlagModel, InvalidRequestError, ModelNotServedError
@@ -24,10 +25,12 @@ from tests.fuzz.serving import Target
 from tests.fuzz.wires import Fate, Sender
 from tests.soak.calls import CALLS, Call, differs
 
-__all__ = ["Load", "Tally"]
+__all__ = ["MALFORMED", "MIXED", "Load", "Tally"]
 
-_SHARES = {"call": 70, "new client": 8, "refused call": 6, "malformed request": 14, "given up": 2}
+MIXED = {"call": 70, "new client": 8, "refused call": 6, "malformed request": 14, "given up": 2}
 """What a thread does next, in parts of a hundred."""
+
+MALFORMED = {"malformed request": 100}
 
 
 @dataclass
@@ -53,9 +56,13 @@ class Load:
         served: the tests' server.
         threads: that call at once.
         seed: of what they do next.
+        shares: of what they may do, in parts of a hundred.
     """
 
-    def __init__(self, served: Served, threads: int, seed: int = 1) -> None:
+    def __init__(
+        self, served: Served, threads: int, seed: int = 1, shares: Mapping[str, int] = MappingProxyType(MIXED)
+    ) -> None:
+        self._shares = shares
         self._urls = (served.grpc_url, served.http_url)
         self._target = Target.of(served)
         self._threads, self._seed = threads, seed
@@ -110,7 +117,7 @@ class Load:
         }
         try:
             while not self._stopped.is_set():
-                deed = rng.choices(list(_SHARES), weights=list(_SHARES.values()))[0]
+                deed = rng.choices(list(self._shares), weights=list(self._shares.values()))[0]
                 self._tried(deed, deeds[deed])
         finally:
             sender.close()
@@ -163,14 +170,15 @@ class Load:
 
     def _malformed(self, sender: Sender, *, leaves: bool) -> None:
         """Send one of the fuzz test's requests; with `leaves`, one whose client does not wait."""
-        attack = next(
-            attack
-            for attack in map(self._catalogue.attack, self._numbers)
+        number, attack = next(
+            (number, attack)
+            for number, attack in ((number, self._catalogue.attack(number)) for number in self._numbers)
             if (attack.manner is Manner.LEAVES) == leaves and (leaves or _harmless(attack))
         )
         outcome = sender.send(attack)
         if outcome.fate is Fate.HUNG or (attack.must_fail and outcome.fate is Fate.SUCCESS):
-            raise AssertionError(f"{attack.kind}, {attack.model}: {outcome.fate.value}")
+            said = f"{attack.kind}, {attack.model}, {attack.wire.value}: {outcome.fate.value}"
+            raise AssertionError(f"attack {number} of seed {self._seed}: {said}")
 
 
 def _harmless(attack: Attack) -> bool:

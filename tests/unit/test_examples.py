@@ -71,6 +71,10 @@ def test_a_missing_key_is_the_instruction_or_an_empty_text(example: Example, wri
     assert examples_prefix([example], PLAIN, "i") == f"{written}\n\n"
 
 
+def test_a_number_is_written_out_as_flagembedding_does() -> None:
+    assert examples_prefix([{"query": 1, "response": 2.5}], PLAIN, "i") == "i|1|2.5\n\n"
+
+
 def test_an_instruction_of_an_examples_own_may_be_empty_or_none() -> None:
     assert examples_prefix([{"instruct": ""}, {"instruct": None}], PLAIN, "i") == "||\n\nNone||\n\n"
 
