@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -53,6 +53,10 @@ class _EncodeRequest:
         return {HIDDEN_STATES: self.input_ids, **passages}
 
     @property
+    def rows(self) -> int:
+        return len(self.input_ids)
+
+    @property
     def tokens(self) -> int:
         return sum(int(token_counts(ids).sum()) for ids in self.texts.values())
 
@@ -80,7 +84,7 @@ class TritonPythonModel:
     def _load(self, args: dict[str, str]) -> None:
         devices = instance_devices(args, self._settings.shard)
         threads = share_cores(instance_count(args["model_config"]))
-        self._encoder = load_encoder(self._settings, *devices)
+        self._encoder = replace(load_encoder(self._settings, *devices), passed=self._queued.watch.passed)
         keep_freed_memory()  # not before: what loading frees would be kept, too, which is half of the weights' size
         triton_io.log_info(
             f"{self._settings.checkpoint} on {', '.join(map(str, devices))} in {self._encoder.precision.name}, "

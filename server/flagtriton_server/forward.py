@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +50,7 @@ class LoadedEncoder:
         shared_within: texts of up to so many tokens may share a prefix; 0 where the model does not allow it.
         scores: the module is a reranker with its head, and D is 1: every token of a pair has its score.
         arguments: further ones of the module's, for every forward pass.
+        passed: told of every forward pass: the tokens in it, and the places that it computes.
     """
 
     module: Any
@@ -64,6 +65,7 @@ class LoadedEncoder:
     shared_within: int = 0
     scores: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    passed: Callable[[int, int], None] = lambda tokens, places: None
 
 
 def forward(
@@ -102,6 +104,7 @@ def _forward_packed(
 ) -> Tensor:
     n = len(input_ids)
     filled = n if encoder.device.type == "cuda" else packed_length(n)
+    encoder.passed(n, filled)
     ids = np.full((1, filled), encoder.pad_token_id, dtype=np.int64)
     ids[0, :n] = input_ids
     filled_positions = np.zeros_like(ids)
@@ -123,6 +126,7 @@ def _forward_padded(
     token_types: NDArray[np.int64] | None,
 ) -> Tensor:
     rows, longest = len(lengths), int(lengths[0])
+    encoder.passed(len(input_ids), rows * longest)
     ids = np.full((rows, longest), encoder.pad_token_id, dtype=np.int64)
     mask = np.zeros_like(ids)
     places = token_indices(np.arange(rows) * longest, lengths)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,7 +36,7 @@ class TritonPythonModel:
     def _load(self, args: dict[str, str]) -> None:
         (device,) = instance_devices(args)
         threads = share_cores(instance_count(args["model_config"]))
-        self._decoder = load_decoder(self._settings, device)
+        self._decoder = replace(load_decoder(self._settings, device), passed=self._queued.watch.passed)
         keep_freed_memory()
         triton_io.log_info(
             f"{self._settings.checkpoint} on {device} in {self._decoder.precision.name}, packed, "

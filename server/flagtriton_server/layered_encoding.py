@@ -68,6 +68,11 @@ class LayeredRequest:
     depth: Depth
 
     @property
+    def rows(self) -> int:
+        """P."""
+        return len(self.input_ids)
+
+    @property
     def tokens(self) -> int:
         """Of all rows together."""
         return int(token_counts(self.input_ids).sum())
@@ -162,6 +167,7 @@ def _through(
     lengths, parents = batch.lengths, batch.parents
     ids = torch.from_numpy(texts.input_ids[token_indices(batch.starts, lengths)]).to(device)
     x = module.embedded(_filled_up(ids))
+    decoder.passed(len(ids), len(x))
     packed, angles = _laid_out(decoder, lengths, parents, len(x))
     captured = []
     for layer in range(depth.deepest + 1):

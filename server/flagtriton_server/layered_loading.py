@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ class LoadedDecoder:
 
     Attributes:
         shared_within: texts of up to so many tokens may share a prefix, as long as none is compressed.
+        passed: told of every forward pass: the tokens in it, and the places that it computes.
     """
 
     module: LayeredDecoder
@@ -33,6 +35,7 @@ class LoadedDecoder:
     device: torch.device
     precision: Precision
     shared_within: int
+    passed: Callable[[int, int], None] = lambda tokens, places: None
 
 
 def read_spec(checkpoint: str, revision: str | None, model_class: str) -> LayeredSpec:

@@ -11,6 +11,7 @@ from torch import nn
 from flagtriton_server.busy_sign import BusySign, sign_path
 from flagtriton_server.queued_step import QueuedStep, T
 from flagtriton_server.settings import EncoderSettings, LayeredSettings, all_instances
+from flagtriton_server.step_watch import StepWatch
 from flagtriton_server.triton_io import PbRequest
 from flagtriton_server.work_queue import QueueLimits
 
@@ -41,6 +42,9 @@ class QueuedEncoder(QueuedStep[T]):
         settings: the step's.
         read: one request to what `run` works on; may raise `RequestError` or `OptionError`.
         run: the work on several requests, one answer each.
+
+    Attributes:
+        watch: to be told of forward passes.
     """
 
     def __init__(
@@ -53,7 +57,9 @@ class QueuedEncoder(QueuedStep[T]):
         instances = all_instances(args["model_config"])
         # One of several may be full while another has room.
         tell = BusySign(sign_path(args["model_name"])).tell if instances == 1 else lambda bulk, full: None
-        super().__init__(queue_limits(settings), settings.token_budget, instances, read, run, tell=tell)
+        self.watch = StepWatch(args, encodes=True)
+        limits = queue_limits(settings)
+        super().__init__(limits, settings.token_budget, instances, read, run, watch=self.watch, tell=tell)
         self._token_budget = settings.token_budget
         self._pauses = False
 

@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from flagtriton_server import triton_io
 from flagtriton_server.rejection import RequestError
+from flagtriton_server.step_watch import StepWatch
 from flagtriton_server.triton_io import PbRequest, PbResponse, Reply
 from flagtriton_server.work_queue import Job, QueueLimits, WorkQueue
 from flagtriton_server.worker import Worker
@@ -23,6 +24,9 @@ __all__ = ["QueuedStep"]
 class _Work(Protocol):
     @property
     def tokens(self) -> int: ...
+
+    @property
+    def rows(self) -> int: ...
 
 
 T = TypeVar("T", bound=_Work)
@@ -43,6 +47,7 @@ class QueuedStep(Generic[T]):
         instances: of the step, on all devices.
         read: one request to what `run` works on; may raise `RequestError` or `OptionError`.
         run: the work on several requests, one answer each.
+        watch: told of every request; begins and ends with the step.
         may_enter: whether a request, bulk or not, has a chance; one that has none is refused.
         tell: told of a priority, bulk or not, when it is nearly full, True, and when some of it has been taken.
     """
@@ -55,6 +60,7 @@ class QueuedStep(Generic[T]):
         read: Callable[[PbRequest], T],
         run: Callable[[list[T]], Sequence[Any]],
         *,
+        watch: StepWatch,
         may_enter: Callable[[bool], bool] = lambda bulk: True,
         tell: Callable[[bool, bool], object] = lambda bulk, full: None,
     ) -> None:
@@ -62,15 +68,18 @@ class QueuedStep(Generic[T]):
         self._may_enter = may_enter
         self._tokens_ahead = _TURNS_AHEAD * tokens_of_a_turn if instances > 1 else None
         self._queue: WorkQueue[T] = WorkQueue(limits, tokens_of_a_turn, tell)
-        self._worker = Worker(self._queue, run, triton_io.log_error)
+        self._watch = watch
+        self._watch.of_queue(self._queue, limits)
+        self._worker = Worker(self._queue, run, triton_io.log_error, watch)
 
     def start(self, load: Callable[[], None] = lambda: None) -> None:
         """Load what is needed in the thread that is to use it, and begin to answer; raise what loading raises."""
         self._worker.start(load)
+        self._watch.start()
 
     def execute(self, requests: Sequence[PbRequest]) -> list[PbResponse | None]:
         """Return what Triton's `execute` is to: an answer for each request that is refused at once, else None."""
-        responses = triton_io.respond_later(requests, self._read, self._submit)
+        responses = triton_io.respond_later(requests, self._read, self._submit, self._watch.refused)
         if self._tokens_ahead is not None:
             self._queue.wait_until_below(self._tokens_ahead, _PAUSE_S)
         return responses
@@ -78,8 +87,11 @@ class QueuedStep(Generic[T]):
     def finalize(self) -> None:
         """End once all requests are answered."""
         self._worker.stop()
+        self._watch.stop()
 
     def _submit(self, work: T, reply: Reply) -> None:
         if not self._may_enter(reply.bulk):
             raise RequestError("the model is busy: its queue is full; send it again later", "UNAVAILABLE")
-        self._queue.put(Job(work, work.tokens, reply.send, reply.is_cancelled, reply.bulk, reply.timeout_s))
+        self._queue.put(
+            Job(work, work.tokens, reply.send, reply.is_cancelled, reply.bulk, reply.timeout_s, reply.request_id)
+        )

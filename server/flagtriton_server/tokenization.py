@@ -55,6 +55,9 @@ class TextTokenizer:
         bos_id: of the token that begins a text; None where there is none.
         pad_id: of the token that rows are filled up with, likewise.
         unk_id: of the token that stands for what the tokenizer does not know, likewise.
+
+    Attributes:
+        truncated_count: texts cut so far; the two of a pair count each.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class TextTokenizer:
         self.special_count: int = backend.num_special_tokens_to_add(False)
         self.unweighted_ids = np.array([*unweighted_ids] or [PAST_END], dtype=np.int32)
         self.bos_id, self.pad_id, self.unk_id = bos_id, pad_id, unk_id
+        self.truncated_count = 0
         self._truncation_side = truncation_side
         self._clean_up = clean_up
         self._max_length: int | None = None
@@ -123,7 +127,7 @@ class TextTokenizer:
             members = list(group)
             encodings = iter(self._encodings([t for i in members for t in batches[i].texts], max_length))
             for i in members:
-                answers[i] = _answer(batches[i], [next(encodings) for _ in batches[i].texts])
+                answers[i] = self._answer(batches[i], [next(encodings) for _ in batches[i].texts])
         return [answers[i] for i in range(len(batches))]
 
     def decode(self, token_ids: Sequence[int]) -> list[str]:
@@ -164,6 +168,7 @@ class TextTokenizer:
 
     def cut(self, ids: list[int], length: int) -> list[int]:
         """Return so many tokens of a text's at most, cut where the checkpoint cuts."""
+        self.truncated_count += len(ids) > length
         if self._truncation_side == "left":
             return ids[max(0, len(ids) - length) :]
         return ids[:length]
@@ -190,6 +195,22 @@ class TextTokenizer:
     def _encodings(self, texts: list[str], max_length: int) -> list[Encoding]:
         self._truncate_at(max_length)
         return self._backend.encode_batch_fast(texts, add_special_tokens=True)
+
+    def _answer(self, batch: TextBatch, encodings: list[Encoding]) -> dict[Tensor, NDArray[np.int32]] | RequestError:
+        rows = [encoding.ids for encoding in encodings]
+        # What was cut off is copied when it is asked for, so only texts are that may have been cut.
+        cut = [
+            index
+            for index, (row, encoding) in enumerate(zip(rows, encodings, strict=True))
+            if len(row) >= batch.max_length and encoding.overflowing
+        ]
+        if cut and batch.refuse_longer:
+            return RequestError(
+                f"{batch.kind} {cut[0]} has more than {batch.max_length} tokens and truncate=NONE; "
+                "shorten it, raise its max_length, or send truncate=END"
+            )
+        self.truncated_count += len(cut)
+        return ragged(rows)
 
     def _truncate_at(self, max_length: int | None) -> None:
         if max_length == self._max_length:
@@ -225,17 +246,6 @@ def _borders(backend: Tokenizer) -> dict[int, str]:
         for token_id, token in added
         if not (token.normalized or token.lstrip or token.single_word)
     }
-
-
-def _answer(batch: TextBatch, encodings: list[Encoding]) -> dict[Tensor, NDArray[np.int32]] | RequestError:
-    if batch.refuse_longer:
-        for index, encoding in enumerate(encodings):
-            if encoding.overflowing:
-                return RequestError(
-                    f"{batch.kind} {index} has more than {batch.max_length} tokens and truncate=NONE; "
-                    "shorten it, raise its max_length, or send truncate=END"
-                )
-    return ragged([encoding.ids for encoding in encodings])
 
 
 def ragged(rows: Sequence[Sequence[int]]) -> dict[Tensor, NDArray[np.int32]]:

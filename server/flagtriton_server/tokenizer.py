@@ -25,6 +25,7 @@ from flagtriton_server.prompts import example_text, instructed, pairs_instructed
 from flagtriton_server.queued_step import QueuedStep
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.settings import TokenizerSettings, all_instances, read_settings
+from flagtriton_server.step_watch import StepWatch
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
 from flagtriton_server.triton_io import PbRequest, PbResponse
 from flagtriton_server.work_queue import QueueLimits
@@ -43,6 +44,7 @@ _CHARACTERS_OF_A_TOKEN = 4
 @dataclass(frozen=True)
 class _Request:
     work: _Work
+    rows: int  # texts, of a pair both
     tokens: int  # about; nobody knows before they are tokenised
 
 
@@ -72,6 +74,7 @@ class TritonPythonModel:
             "min_length": max(1, self._tokenizer.special_count),
             "max_length": self._settings.max_length,
         }
+        self._watch = StepWatch(args, encodes=False)
         sign = BusySign(sign_path(args["model_name"]))
         self._queued = QueuedStep(
             QueueLimits(self._settings.queue_requests, self._settings.queue_tokens, self._settings.queue_timeout_s),
@@ -79,6 +82,7 @@ class TritonPythonModel:
             all_instances(args["model_config"]),
             self._read,
             self._run,
+            watch=self._watch,
             may_enter=lambda bulk: not sign.is_up(bulk),
         )
         self._queued.start()
@@ -93,7 +97,9 @@ class TritonPythonModel:
 
     def _read(self, request: PbRequest) -> _Request:
         work = self._read_work(request)
-        return _Request(work, _tokens(work))
+        texts = _texts(work)
+        tokens = len(work) if isinstance(work, list) else len(texts) + sum(map(len, texts)) // _CHARACTERS_OF_A_TOKEN
+        return _Request(work, len(texts), tokens)
 
     def _read_work(self, request: PbRequest) -> _Work:
         if self._settings.joins_pairs:
@@ -147,9 +153,12 @@ class TritonPythonModel:
 
     def _run(self, requests: list[_Request]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
         work = [request.work for request in requests]
+        truncated_before = self._tokenizer.truncated_count
         batches = [batch for item in work for batch in _text_batches(item)]
         encoded = iter(self._tokenizer.encode(batches))
-        return [self._answer(item, [next(encoded) for _ in _text_batches(item)]) for item in work]
+        answers = [self._answer(item, [next(encoded) for _ in _text_batches(item)]) for item in work]
+        self._watch.truncated(self._tokenizer.truncated_count - truncated_before)
+        return answers
 
     def _answer(
         self, work: _Work, encoded: list[dict[Tensor, NDArray[np.int32]] | RequestError]
@@ -191,14 +200,12 @@ def _text_batches(work: _Work) -> list[TextBatch]:
     return [work] if isinstance(work, TextBatch) else []
 
 
-def _tokens(work: _Work) -> int:
-    """Return about how many tokens a request's texts have."""
+def _texts(work: _Work) -> list[str]:
+    """Return what a request brings to be tokenised."""
     if isinstance(work, list):
-        return len(work)
+        return []
     if isinstance(work, PairBatch):
-        texts = [text for batch in work.text_batches for text in batch.texts]
-    elif isinstance(work, RerankBatch):
-        texts = [*work.queries, *work.passages]
-    else:
-        texts = work.texts
-    return len(texts) + sum(map(len, texts)) // _CHARACTERS_OF_A_TOKEN
+        return [*work.queries.texts, *work.passages.texts]
+    if isinstance(work, RerankBatch):
+        return [*work.queries, *work.passages]
+    return work.texts

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from flagtriton.options import EmbedOptions, OptionError, ScoreOptions
 from flagtriton.protocol import Tensor as TensorSpec
 from flagtriton.rerank_options import RerankOptions
+from flagtriton_server.answer_room import AnswerRoom
+from flagtriton_server.metric_names import Metric
 from flagtriton_server.rejection import RequestError
+from flagtriton_server.tally import Series
 
 __all__ = [
     "PbRequest",
@@ -30,6 +33,7 @@ __all__ = [
     "has",
     "log_error",
     "log_info",
+    "open_series",
     "options",
     "rerank_options",
     "respond",
@@ -41,9 +45,7 @@ __all__ = [
 T = TypeVar("T")
 
 _NO_LIMIT = 2**31
-_SHARED_MEMORY = "/dev/shm"
-_SPARE = 1 << 20  # bytes by which the backend's pool grows beyond what is asked for
-_largest_sent = [0]  # bytes
+_ROOM = AnswerRoom()
 _MOST_OF_A_MESSAGE = 2_000  # bytes; in a header each may take three
 
 PbRequest: TypeAlias = Any
@@ -79,6 +81,7 @@ class Reply:
     Attributes:
         bulk: the request is part of a long job, which others may overtake.
         timeout_s: how long its client lets it wait in a queue, seconds.
+        request_id: what its client calls it; may be empty.
 
     Raises:
         RequestError: its parameters cannot be read; nothing will be sent for it.
@@ -89,6 +92,7 @@ class Reply:
         self._request = request  # its tensors lie in shared memory as long as it is held
         self._sender = request.get_response_sender()
         self.timeout_s = request.timeout() / 1e6 or math.inf
+        self.request_id = str(request.request_id())
 
     def is_cancelled(self) -> bool:
         """Return whether the client has gone."""
@@ -96,12 +100,15 @@ class Reply:
 
     def send(self, answer: Answer | Exception) -> None:
         """Send the answer, or the error in place of one; once."""
-        sent = answer if isinstance(answer, Exception) else _if_there_is_room(answer)
-        self._sender.send(_response(sent), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        refusal = None if isinstance(answer, Exception) else _ROOM.refusal(sum(v.nbytes for v in answer.values()))
+        self._sender.send(_response(refusal or answer), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def respond_later(
-    requests: Sequence[PbRequest], read: Callable[[Any], T], submit: Callable[[T, Reply], None]
+    requests: Sequence[PbRequest],
+    read: Callable[[Any], T],
+    submit: Callable[[T, Reply], None],
+    refused: Callable[[bool, Exception, str], None] = lambda bulk, error, request_id: None,
 ) -> list[PbResponse | None]:
     """Hand over a batch of requests one by one, and answer those that are refused.
 
@@ -109,11 +116,12 @@ def respond_later(
         requests: what Triton handed to `execute`.
         read: one request to what the step works on; may raise `RequestError` or `OptionError`.
         submit: sees to it that the reply is sent; may raise `RequestError`.
+        refused: told of each that is refused: whether it is bulk, why, and what its client calls it.
 
     Returns:
         What `execute` is to return: for what has been handed over, None.
     """
-    return [_submitted(request, read, submit) for request in requests]
+    return [_submitted(request, read, submit, refused) for request in requests]
 
 
 def texts(request: PbRequest, spec: TensorSpec, *, max_bytes: int, max_total_bytes: int) -> list[str]:
@@ -198,6 +206,11 @@ def rerank_options(request: PbRequest, model_class: str) -> RerankOptions:
     return RerankOptions.from_parameters(options(request), **limits, model_class=model_class)
 
 
+def open_series(metric: Metric, labels: Mapping[str, str]) -> Series:
+    """Return one of Triton's own metrics with some labels, which it keeps as long as the object lives."""
+    return _family(metric).Metric(labels=dict(labels))
+
+
 def log_info(message: str) -> None:
     """Write one line into the server's log."""
     pb_utils.Logger.log_info(f"[flagtriton] {message}")
@@ -217,17 +230,25 @@ def _read_one(request: PbRequest, read: Callable[[Any], T]) -> T | Exception:
         return error
 
 
-def _submitted(request: PbRequest, read: Callable[[Any], T], submit: Callable[[T, Reply], None]) -> PbResponse | None:
+def _submitted(
+    request: PbRequest,
+    read: Callable[[Any], T],
+    submit: Callable[[T, Reply], None],
+    refused: Callable[[bool, Exception, str], None],
+) -> PbResponse | None:
     item = _read_one(request, read)
+    if not isinstance(item, Exception):
+        try:
+            reply = Reply(request)
+        except RequestError as error:
+            item = error
     if isinstance(item, Exception):
+        refused(False, item, request.request_id())
         return _response(item)
-    try:
-        reply = Reply(request)
-    except RequestError as error:
-        return _response(error)
     try:
         submit(item, reply)
     except RequestError as error:
+        refused(reply.bulk, error, reply.request_id)
         reply.send(error)
     return None
 
@@ -241,25 +262,10 @@ def _decoded(row: bytes, kind: str, index: int) -> str:
         ) from error
 
 
-def _if_there_is_room(answer: Answer) -> Answer | RequestError:
-    """Return an answer, or the error that is sent while there is still something to send it with.
-
-    A sender that fails for want of shared memory cannot send anything any more, and its client would wait for ever. The
-    memory that answers of this size have once had stays this process's own.
-    """
-    needed = sum(values.nbytes for values in answer.values())
-    if needed <= _largest_sent[0]:
-        return answer
-    room = os.statvfs(_SHARED_MEMORY)
-    free = room.f_bavail * room.f_frsize
-    if needed + _SPARE > free:
-        return RequestError(
-            f"{_SHARED_MEMORY} has {free} bytes free, and this answer needs {needed}; send fewer texts in each, or "
-            "with docker, use '--shm-size' flag to control the shared memory",
-            "INTERNAL",
-        )
-    _largest_sent[0] = needed
-    return answer
+@cache
+def _family(metric: Metric) -> Any:  # noqa: ANN401 - `pb_utils.MetricFamily`; gone once nothing holds it
+    kind = getattr(pb_utils.MetricFamily, metric.kind.upper())
+    return pb_utils.MetricFamily(name=metric.name, description=metric.help, kind=kind)
 
 
 def _cut(message: str) -> str:

@@ -58,7 +58,10 @@ class Job(Generic[T]):
         is_cancelled: whether its client has gone.
         bulk: part of a long job, which others may overtake.
         timeout_s: how long it waits at most, if less than the queue's own.
-        expires_at: when that is over, by the monotonic clock.
+        request_id: its client's, for the log.
+        came_at: when it was put into the queue, by the monotonic clock.
+        taken_at: when its turn came, likewise.
+        expires_at: when it has waited long enough, likewise.
     """
 
     work: T
@@ -67,6 +70,9 @@ class Job(Generic[T]):
     is_cancelled: Callable[[], bool] = lambda: False
     bulk: bool = False
     timeout_s: float = math.inf
+    request_id: str = ""
+    came_at: float = 0.0
+    taken_at: float = 0.0
     expires_at: float = math.inf
 
 
@@ -95,7 +101,7 @@ class _Lane(Generic[T]):
     def pop(self) -> Job[T]:
         job = self.jobs.popleft()
         self.tokens -= job.tokens
-        return job
+        return replace(job, taken_at=time.monotonic())
 
 
 class WorkQueue(Generic[T]):
@@ -129,15 +135,16 @@ class WorkQueue(Generic[T]):
         Raises:
             RequestError: UNAVAILABLE, because too many do.
         """
-        expires_at = time.monotonic() + min(job.timeout_s, self._limits.timeout_s)
+        now = time.monotonic()
+        entered = replace(job, came_at=now, expires_at=now + min(job.timeout_s, self._limits.timeout_s))
         with self._changed:
             if self._closed:
                 raise RequestError("the model is being unloaded; send it again later", "UNAVAILABLE")
             lane = self._bulk if job.bulk else self._interactive
             if not job.bulk:
-                self._interactive_came_at = time.monotonic()
+                self._interactive_came_at = now
             try:
-                lane.add(replace(job, expires_at=expires_at), self._limits)
+                lane.add(entered, self._limits)
             finally:
                 if lane.is_nearly_full(self._limits):
                     self._tell(job.bulk, True)
@@ -159,6 +166,12 @@ class WorkQueue(Generic[T]):
     def interactive_came_within(self, seconds: float) -> bool:
         """Return whether an interactive request came so lately that another may be expected."""
         return time.monotonic() - self._interactive_came_at < seconds
+
+    def waiting(self, bulk: bool) -> tuple[int, int]:
+        """Return how many requests of a priority wait, and the tokens of their texts."""
+        with self._changed:
+            lane = self._bulk if bulk else self._interactive
+            return len(lane.jobs), lane.tokens
 
     def wait_until_below(self, tokens: int, timeout_s: float) -> None:
         """Wait until the requests in the queue have fewer tokens, it is closed, or the time is over."""

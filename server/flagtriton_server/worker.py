@@ -18,9 +18,19 @@ from typing import Any, Generic, TypeVar
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.work_queue import Job, WorkQueue
 
-__all__ = ["Worker"]
+__all__ = ["Watch", "Worker"]
 
 T = TypeVar("T")
+
+
+class Watch:
+    """Who is told of the work; this one takes no notice."""
+
+    def answered(self, job: Job[Any], answer: object) -> None:
+        """A request has its answer, or an exception in place of one."""
+
+    def worked(self, seconds: float) -> None:
+        """A turn is over."""
 
 
 class Worker(Generic[T]):
@@ -30,12 +40,18 @@ class Worker(Generic[T]):
         queue: where they wait.
         run: the work on the requests of one turn, one answer each.
         log_error: told what went wrong where `run` raised.
+        watch: told of every request.
     """
 
     def __init__(
-        self, queue: WorkQueue[T], run: Callable[[list[T]], Sequence[Any]], log_error: Callable[[str], object]
+        self,
+        queue: WorkQueue[T],
+        run: Callable[[list[T]], Sequence[Any]],
+        log_error: Callable[[str], object],
+        watch: Watch | None = None,
     ) -> None:
         self._queue = queue
+        self._watch = watch or Watch()
         self._run = run
         self._log_error = log_error
         self._lets_pass = False
@@ -82,9 +98,11 @@ class Worker(Generic[T]):
             return
         self._begun.set_result(None)
         while jobs := self._queue.take():
+            began = time.monotonic()
             self._lets_pass = jobs[0].bulk
             self._answer(jobs)
             self._lets_pass = False
+            self._watch.worked(time.monotonic() - began)
             del jobs  # the requests' tensors lie in shared memory as long as they are held
 
     def _answer(self, jobs: Sequence[Job[T]]) -> None:
@@ -111,6 +129,7 @@ class Worker(Generic[T]):
             job.answer(answer)
         except Exception:  # one that cannot be sent must not keep the others from theirs
             self._log_error(traceback.format_exc())
+        self._watch.answered(job, answer)
 
 
 def _given_up(job: Job[Any]) -> RequestError | None:

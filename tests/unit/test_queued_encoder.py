@@ -28,7 +28,7 @@ def queued_encoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 class Work:
     """One token's worth of it."""
 
-    tokens = 1
+    tokens = rows = 1
 
 
 def encoder(queued_encoder: Any, run: Callable[[list[Any]], list[Any]] = list, *, count: int = 1, **more: Any) -> Any:

@@ -23,7 +23,7 @@ MOST_REQUESTS, MOST_TOKENS = 4, 60
 
 @pytest.fixture
 def queued_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    with imported_steps(monkeypatch, "queued_step") as modules:
+    with imported_steps(monkeypatch, "queued_step", "step_watch") as modules:
         yield modules.queued_step
 
 
@@ -33,6 +33,7 @@ class Work:
 
     name: str
     tokens: int
+    rows: int = 1
 
 
 @dataclass
@@ -86,7 +87,8 @@ def started(
     queued_step: Any, step: Step, run: Any = None, *, instances: int = 1, timeout_s: float = 60.0, **told: Any
 ) -> Any:
     limits = QueueLimits(MOST_REQUESTS, MOST_TOKENS, timeout_s)
-    queued = queued_step.QueuedStep(limits, TURN, instances, step.read, run or step.run, **told)
+    watch = queued_step.StepWatch({"model_name": "tiny_encoder"}, encodes=True)
+    queued = queued_step.QueuedStep(limits, TURN, instances, step.read, run or step.run, watch=watch, **told)
     queued.start()
     return queued
 

@@ -243,6 +243,7 @@ class Told:
 
     def __init__(self, args: Any, settings: Any, read: Callable[[Request], Any], _: object) -> None:
         self.args, self.settings, self.read = args, settings, read
+        self.watch = SimpleNamespace(passed=lambda tokens, places: None)
 
     def start(self, load: Callable[[], None]) -> None:
         load()

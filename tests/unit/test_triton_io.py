@@ -65,6 +65,9 @@ class FakeRequest:
     def parameters(self) -> str:
         return self.sent
 
+    def request_id(self) -> str:
+        return ""
+
 
 class FakeLogger:
     """`pb_utils.Logger`."""

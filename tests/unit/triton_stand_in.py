@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ import flagtriton_server
 from flagtriton.parameters import write_parameters
 
 __all__ = [
+    "MetricFamily",
     "Request",
     "Response",
     "Sender",
@@ -39,7 +40,7 @@ __all__ = [
 
 FINAL = 1
 
-_OVER_TRITON = ("triton_io", "queued_step", "queued_encoder")
+_OVER_TRITON = ("triton_io", "step_watch", "queued_step", "queued_encoder")
 """What the steps import that holds on to the module which stands in for Triton's."""
 
 
@@ -89,6 +90,7 @@ class Request:
     sender: Sender = field(default_factory=Sender)
     cancelled: bool = False
     timeout_us: int = 0
+    name: str = ""
 
     def is_cancelled(self) -> bool:
         return self.cancelled
@@ -96,11 +98,52 @@ class Request:
     def timeout(self) -> int:
         return self.timeout_us
 
+    def request_id(self) -> str:
+        return self.name
+
     def get_response_sender(self) -> Sender:
         return self.sender
 
     def parameters(self) -> str:
         return self.options
+
+
+class MetricFamily:
+    """`pb_utils.MetricFamily`; the values of all series are kept by name and labels."""
+
+    COUNTER, GAUGE = "counter", "gauge"
+    values: ClassVar[dict[tuple[str, frozenset[tuple[str, str]]], float]] = {}
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        assert description
+        self.name, self.kind = name, kind
+
+    def Metric(self, labels: dict[str, str]) -> MetricSeries:  # noqa: N802 - as there
+        key = (self.name, frozenset(labels.items()))
+        self.values.setdefault(key, 0.0)
+        return MetricSeries(self.kind, key)
+
+    @classmethod
+    def value(cls, name: str, **labels: str) -> float:
+        """Return a series' value; KeyError if nobody has opened it."""
+        return cls.values[name, frozenset(labels.items())]
+
+
+@dataclass
+class MetricSeries:
+    """`pb_utils.Metric`."""
+
+    kind: str
+    key: tuple[str, frozenset[tuple[str, str]]]
+
+    def increment(self, amount: float) -> None:
+        assert self.kind == "counter"
+        assert amount >= 0
+        MetricFamily.values[self.key] += amount
+
+    def set(self, value: float) -> None:
+        assert self.kind == "gauge"
+        MetricFamily.values[self.key] = value
 
 
 @contextmanager
@@ -111,11 +154,13 @@ def imported_steps(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[Sim
         "Tensor": Tensor,
         "TritonError": TritonError,
         "InferenceResponse": Response,
+        "MetricFamily": MetricFamily,
         "Logger": SimpleNamespace(log_info=lambda _: None, log_error=lambda _: None),
         "TRITONSERVER_RESPONSE_COMPLETE_FINAL": FINAL,
         "get_input_tensor_by_name": _input_tensor,
     }.items():
         setattr(backend, name, value)
+    monkeypatch.setattr(MetricFamily, "values", {})
     monkeypatch.setitem(sys.modules, backend.__name__, backend)
     monkeypatch.setattr("flagtriton_server.memory.keep_freed_memory", lambda: True)
     monkeypatch.setattr("flagtriton_server.cores.give_way", lambda: None)

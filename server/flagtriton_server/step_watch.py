@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is told of a step at work: its metrics, and its log of requests where one is wanted. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from flagtriton_server import triton_io
+from flagtriton_server.metric_names import (
+    BUSY,
+    DURATION_BOUNDS_S,
+    LAST_SEEN,
+    MICRO_BATCH_TOKENS,
+    MICRO_BATCHES,
+    PADDING_TOKENS,
+    QUEUE_SECONDS,
+    REQUEST_SECONDS,
+    REQUESTS,
+    REQUESTS_TAKEN,
+    REQUESTS_WITHIN,
+    TEXTS,
+    TOKENS,
+    TRUNCATED_TEXTS,
+    WAITING_REQUESTS,
+    WAITING_REQUESTS_LIMIT,
+    WAITING_TOKENS,
+    WAITING_TOKENS_LIMIT,
+)
+from flagtriton_server.request_log import RequestLog
+from flagtriton_server.tally import Tally
+from flagtriton_server.work_queue import Job, QueueLimits, WorkQueue
+from flagtriton_server.worker import Watch
+
+__all__ = ["StepWatch", "priority_name"]
+
+_OK = "ok"
+_BOUNDS_S = (*DURATION_BOUNDS_S, math.inf)
+_OF_TOKENIZERS = (TEXTS, TRUNCATED_TEXTS)
+_OF_ENCODERS = (TOKENS, MICRO_BATCHES, MICRO_BATCH_TOKENS, PADDING_TOKENS)
+
+
+class StepWatch(Watch):
+    """Tells of one process of a step.
+
+    Args:
+        args: what Triton tells the step's `initialize`.
+        encodes: its work is forward passes; else it makes tokens of texts.
+    """
+
+    def __init__(self, args: Mapping[str, str], *, encodes: bool) -> None:
+        self._encodes = encodes
+        deployment, _, step = args["model_name"].rpartition("_")
+        labels = {"deployment": deployment, "step": step}
+        self._process = args.get("model_instance_name", args["model_name"])
+        self._tally = Tally(triton_io.open_series, labels, triton_io.log_error)
+        self._log = RequestLog.wanted(labels)
+        own = {"process": self._process}
+        self._tally.watch(LAST_SEEN, time.time, **own)
+        self._tally.add(BUSY, 0, **own)
+        for metric in _OF_ENCODERS if encodes else _OF_TOKENIZERS:
+            self._tally.add(metric, 0)
+
+    def of_queue(self, queue: WorkQueue[Any], limits: QueueLimits) -> None:
+        """Tell how many requests wait from now on, and how many may."""
+        own = {"process": self._process}
+        self._tally.watch(WAITING_REQUESTS_LIMIT, lambda: limits.requests, **own)
+        self._tally.watch(WAITING_TOKENS_LIMIT, lambda: limits.tokens, **own)
+        for bulk in (False, True):
+            priority = {"priority": priority_name(bulk)}
+            self._tally.watch(WAITING_REQUESTS, partial(_waiting_requests, queue, bulk), **priority, **own)
+            self._tally.watch(WAITING_TOKENS, partial(_waiting_tokens, queue, bulk), **priority, **own)
+            for metric in (QUEUE_SECONDS, REQUESTS_TAKEN, REQUEST_SECONDS):
+                self._tally.add(metric, 0, **priority)
+            self._tally.add(REQUESTS, 0, **priority, code=_OK)
+            for bound in _BOUNDS_S:
+                self._tally.add(REQUESTS_WITHIN, 0, **priority, seconds=_bound(bound))
+
+    def start(self) -> None:
+        """Begin."""
+        self._tally.start()
+
+    def stop(self) -> None:
+        """End, with the last numbers told."""
+        self._tally.stop()
+
+    def worked(self, seconds: float) -> None:
+        """Tell of a turn that is over."""
+        self._tally.add(BUSY, seconds, process=self._process)
+
+    def answered(self, job: Job[Any], answer: object) -> None:
+        """Tell of a request that has its answer, or an exception in place of one."""
+        error = answer if isinstance(answer, Exception) else None
+        waited_s, seconds = job.taken_at - job.came_at, time.monotonic() - job.came_at
+        priority = priority_name(job.bulk)
+        self._count(priority, error)
+        self._tally.add(REQUESTS_TAKEN, priority=priority)
+        self._tally.add(QUEUE_SECONDS, waited_s, priority=priority)
+        if error is None:
+            self._tally.add(REQUEST_SECONDS, seconds, priority=priority)
+            for bound in _BOUNDS_S:
+                if seconds <= bound:
+                    self._tally.add(REQUESTS_WITHIN, priority=priority, seconds=_bound(bound))
+            self._tally.add(*((TOKENS, job.tokens) if self._encodes else (TEXTS, job.work.rows)))
+        sizes = {"texts": job.work.rows, "tokens": job.tokens}
+        self._write(priority, error, job.request_id, **sizes, queue_ms=_ms(waited_s), total_ms=_ms(seconds))
+
+    def refused(self, bulk: bool, error: Exception, request_id: str) -> None:
+        """Tell of a request that was refused as soon as it came."""
+        priority = priority_name(bulk)
+        self._count(priority, error)
+        self._write(priority, error, request_id)
+
+    def truncated(self, texts: int) -> None:
+        """Tell of texts that were cut."""
+        self._tally.add(TRUNCATED_TEXTS, texts)
+
+    def passed(self, tokens: int, places: int) -> None:
+        """Tell of one forward pass: the tokens in it, and the places that it has computed."""
+        self._tally.add(MICRO_BATCHES)
+        self._tally.add(MICRO_BATCH_TOKENS, tokens)
+        self._tally.add(PADDING_TOKENS, places - tokens)
+
+    def _count(self, priority: str, error: Exception | None) -> None:
+        self._tally.add(REQUESTS, priority=priority, code=_code(error))
+
+    def _write(self, priority: str, error: Exception | None, request_id: str, **said: float) -> None:
+        if self._log is not None:
+            message = None if error is None else str(error)
+            self._log.write(id=request_id or None, priority=priority, code=_code(error), **said, error=message)
+
+
+def priority_name(bulk: bool) -> str:
+    """Return what a priority is called in metrics and logs."""
+    return "bulk" if bulk else "interactive"
+
+
+def _code(error: Exception | None) -> str:
+    return _OK if error is None else str(getattr(error, "code", "INVALID_ARG")).lower()
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1e3, 3)
+
+
+def _bound(seconds: float) -> str:
+    return "+Inf" if math.isinf(seconds) else f"{seconds:g}"
+
+
+def _waiting_requests(queue: WorkQueue[Any], bulk: bool) -> float:
+    return queue.waiting(bulk)[0]
+
+
+def _waiting_tokens(queue: WorkQueue[Any], bulk: bool) -> float:
+    return queue.waiting(bulk)[1]

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`flagtriton_server.metric_names`: names as Prometheus wants them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from flagtriton_server import metric_names
+from flagtriton_server.metric_names import METRICS, Metric
+
+
+def test_all_of_them_are_listed_once() -> None:
+    defined = [value for value in vars(metric_names).values() if isinstance(value, Metric)]
+    assert sorted(METRICS, key=lambda metric: metric.name) == sorted(defined, key=lambda metric: metric.name)
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_names_are_of_the_project_and_tell_counters(metric: Metric) -> None:
+    assert re.fullmatch(r"flagtriton_[a-z_]+", metric.name)
+    assert metric.name.endswith("_total") == (metric.kind == "counter")
+    assert metric.help.endswith(".")
+    assert not {"deployment", "step", "instance", "job", "le"} & set(metric.labels)
