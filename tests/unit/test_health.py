@@ -270,7 +270,7 @@ def test_a_deployment_that_is_not_served_is_told_with_404(url: str) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/health", "/healthzz", "/v2/health/ready"])
 def test_another_path_is_told_what_there_is(url: str, path: str) -> None:
-    assert ask(f"{url}{path}") == (404, {"error": "ask for /healthz, /healthz/DEPLOYMENT or /livez"})
+    assert ask(f"{url}{path}") == (404, {"error": "ask for /healthz, /healthz/DEPLOYMENT, /livez or /metrics"})
 
 
 def test_livez_says_200_whatever_the_server_does(url: str, health: Health) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.health_metrics import CONTENT_TYPE, exposition
 
 __all__ = ["Health", "served_health"]
 
@@ -123,6 +124,8 @@ class Health:
 def served_health(health: Health, host: str, port: int) -> Iterator[None]:
     """Answer `/healthz`, `/healthz/DEPLOYMENT` and `/livez` while the block runs: 200 if it is so, else 503.
 
+    `/metrics` says the same to Prometheus.
+
     Raises:
         ToolError: the port is taken.
     """
@@ -132,31 +135,15 @@ def served_health(health: Health, host: str, port: int) -> Iterator[None]:
         timeout = 10  # of a client that sends nothing
 
         def do_GET(self) -> None:
-            parts = unquote(self.path.partition("?")[0]).strip("/").split("/", 1)
-            if parts[0] == "livez":
-                self._send(HTTPStatus.OK, {"alive": True})
-            elif parts[0] == "healthz":
-                name = parts[1] if len(parts) > 1 else None
-                said = health.to_json()
-                if name is not None and name not in said["deployments"]:
-                    self._send(HTTPStatus.NOT_FOUND, {"error": f"{name} is not served here"})
-                    return
-                ready = health.is_ready(name)
-                body = said if name is None else {"ready": ready, **said["deployments"][name]}
-                self._send(HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, body)
-            else:
-                self._send(HTTPStatus.NOT_FOUND, {"error": "ask for /healthz, /healthz/DEPLOYMENT or /livez"})
+            status, content_type, body = _answer(health, unquote(self.path.partition("?")[0]))
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
             """Write nothing: a probe comes every few seconds."""
-
-        def _send(self, status: HTTPStatus, body: dict[str, Any]) -> None:
-            encoded = json.dumps(body).encode() + b"\n"
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(encoded)))
-            self.end_headers()
-            self.wfile.write(encoded)
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -177,6 +164,28 @@ def served_health(health: Health, host: str, port: int) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _answer(health: Health, path: str) -> tuple[HTTPStatus, str, bytes]:
+    """Return the status, the content type and the body that a path is answered with."""
+    kind, _, name = path.strip("/").partition("/")
+    if kind == "metrics":
+        return HTTPStatus.OK, CONTENT_TYPE, exposition(health.to_json())
+    status, said = _standing(health, kind, name)
+    return status, "application/json", json.dumps(said).encode() + b"\n"
+
+
+def _standing(health: Health, kind: str, name: str) -> tuple[HTTPStatus, dict[str, Any]]:
+    if kind == "livez":
+        return HTTPStatus.OK, {"alive": True}
+    if kind != "healthz":
+        return HTTPStatus.NOT_FOUND, {"error": "ask for /healthz, /healthz/DEPLOYMENT, /livez or /metrics"}
+    said = health.to_json()
+    if name and name not in said["deployments"]:
+        return HTTPStatus.NOT_FOUND, {"error": f"{name} is not served here"}
+    ready = health.is_ready(name or None)
+    body = {"ready": ready, **said["deployments"][name]} if name else said
+    return HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, body
 
 
 def _family(host: str) -> Any:  # noqa: ANN401 - an enum of socket's

@@ -62,6 +62,7 @@ _WATCH = ("every_s", "max_restarts", "grace_period_s", "health_file")
 @click.option("--open-admin", is_flag=True, help="Let anybody load models, register shared memory, change the log.")
 @click.option("--tritonserver", metavar="PATH", help="The server's binary.  [default: on PATH, else the embedded one]")
 @click.option("--log-file", metavar="FILE", help="Where the server's log goes, - for here.  [default: a state folder]")
+@click.option("--request-log", type=_FILE, help="One JSON line a request and step: sizes and times, never a text.")
 @click.option("--ready-timeout", type=click.FloatRange(1), default=600.0, show_default=True, help="Seconds.")
 @click.argument("tritonserver_flags", nargs=-1, type=click.UNPROCESSED)
 def serve_command(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flagtriton_server.request_log import REQUEST_LOG
 from flagtriton_tools.embedded import Tritonserver
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.machine import SHARED_MEMORY
@@ -116,7 +117,7 @@ def start_server(
             process = subprocess.Popen(
                 command,
                 cwd=work_folder,  # first on the stubs' sys.path, so it must hold nothing that could be imported
-                env={**os.environ, **binary.environment},
+                env={**os.environ, **binary.environment, **_request_log(options)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -126,6 +127,10 @@ def start_server(
     except OSError as error:
         raise ToolError(f"cannot start {binary.binary}: {error}") from error
     return RunningServer(options, process, shared_memory, secret)
+
+
+def _request_log(options: ServeOptions) -> dict[str, str]:
+    return {} if options.request_log is None else {REQUEST_LOG: str(options.request_log.resolve())}
 
 
 def _die_with_parent() -> None:

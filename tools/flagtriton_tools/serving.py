@@ -53,6 +53,7 @@ class ServeOptions:
         tls_client_ca: PEM file with the authority that clients' certificates must be of; None asks for none.
         secret_file: holds the secret for admin operations; None makes one.
         open_admin: admin operations need no secret.
+        request_log: the steps append a line of JSON to it for each request; None keeps none.
         extra: further tritonserver flags, as they are.
     """
 
@@ -73,6 +74,7 @@ class ServeOptions:
     tls_client_ca: Path | None = None
     secret_file: Path | None = None
     open_admin: bool = False
+    request_log: Path | None = None
     extra: tuple[str, ...] = ()
 
     @property
@@ -109,6 +111,7 @@ def check_options(options: ServeOptions) -> None:
     _check_models(options)
     _check_tls(options)
     _check_ports(options)
+    _check_request_log(options)
     for flag in options.extra:
         name = flag.partition("=")[0]
         if name in _OWN_FLAGS:
@@ -134,6 +137,17 @@ def _check_models(options: ServeOptions) -> None:
         if name not in names:
             public = [entry.name for entry in entries(options.repository)]
             raise ToolError(f"--load is {name}, but {options.repository} has {', '.join(public or names)}")
+
+
+def _check_request_log(options: ServeOptions) -> None:
+    log = options.request_log
+    if log is None:
+        return
+    try:
+        with log.open("a"):
+            pass
+    except OSError as error:
+        raise ToolError(f"--request-log {log}: {error.strerror}; it must be a file that can be written") from error
 
 
 def _check_ports(options: ServeOptions) -> None:
