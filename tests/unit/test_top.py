@@ -67,8 +67,8 @@ def rates(seconds: float = 2.0, **after: float) -> Rates:
 
 def test_numbers_that_grew_are_rates() -> None:
     row = rates(
-        ok=40, refused=6, invalid=2, fast=30, slow=10, waited=4, tokens=9_000, passes=3, padding=1_000, texts=80, cut=20,
-        waiting=5, busy=1.5,
+        ok=40, refused=6, invalid=2, fast=30, slow=10, waited=4, tokens=9_000, passes=3, padding=1_000, texts=80,
+        cut=20, waiting=5, busy=1.5,
     )  # fmt: skip
     assert (row.deployment, row.silent) == ("bge-m3", ())
     assert (row.requests_per_s, row.refused_per_s, row.failed_per_s) == (20, 3, 1)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from flagtriton_tools.machine import SHARED_MEMORY
 
 __all__ = ["CONTENT_TYPE", "exposition"]
 
@@ -27,6 +30,11 @@ class _Standing(Collector):
             "flagtriton_server_restarts",
             "How often tritonserver was started again, since it last ran for 10 minutes.",
             value=standing["restarts"],
+        )
+        yield GaugeMetricFamily(
+            "flagtriton_shared_memory_free_bytes",
+            "Of /dev/shm, through which tensors travel between steps.",
+            value=shutil.disk_usage(SHARED_MEMORY).free,
         )
         ready = GaugeMetricFamily("flagtriton_deployment_ready", "1 if it answers.", labels=["deployment"])
         recoveries = CounterMetricFamily(
