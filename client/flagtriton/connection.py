@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,7 +22,8 @@ class ConnectionSettings:
     """What every class of the SDK takes as keyword arguments beside FlagEmbedding's.
 
     Attributes:
-        url: `grpc://`, `grpcs://`, `http://` or `https://` and `host:port`; None takes `FLAGTRITON_URL`, else
+        url: `grpc://`, `grpcs://`, `http://` or `https://` and `host:port`; several of them as a list, or `dns+` before
+            one, spread requests over servers that serve the same; None takes `FLAGTRITON_URL`, else
             `grpc://localhost:8001`.
         headers: sent with every request.
         ssl: True encrypts, as `grpcs://` and `https://` do; a `TLS` says with which certificates.
@@ -39,7 +40,7 @@ class ConnectionSettings:
         transport: used in place of `url` and all that belongs to it, e.g. a `FakeTransport`.
     """
 
-    url: str | None = None
+    url: str | Sequence[str] | None = None
     headers: Mapping[str, str] | None = None
     ssl: bool | TLS = False
     timeout_s: float | None = None

@@ -52,6 +52,7 @@ class Serving:
     process: subprocess.Popen[bytes]
     http_port: int
     grpc_port: int
+    metrics_port: int
     health_port: int
     said: Path
     log: Path
@@ -63,6 +64,10 @@ class Serving:
     @property
     def http_url(self) -> str:
         return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://127.0.0.1:{self.metrics_port}"
 
     @property
     def tritonserver(self) -> psutil.Process:
@@ -115,7 +120,7 @@ def serving(repository: Path, folder: Path, *flags: str) -> Iterator[Serving]:
         )
     with process:
         try:
-            running = Serving(process, http_port, grpc_port, health_port, said, log)
+            running = Serving(process, http_port, grpc_port, metrics_port, health_port, said, log)
             running.wait_until_ready()
             yield running
         finally:

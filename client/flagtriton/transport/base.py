@@ -66,11 +66,19 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where a server is and how it is spoken to."""
+    """Where a server is and how it is spoken to.
+
+    Attributes:
+        wire: `grpc` or `http`.
+        host_and_port: over HTTP, with the path below which Triton is.
+        secure: it is spoken to in TLS.
+        name: that its certificate bears, where the host is an address that was looked up; None is the host.
+    """
 
     wire: str
     host_and_port: str
     secure: bool
+    name: str | None = None
 
     @classmethod
     def parse(cls, url: str) -> ServerAddress:

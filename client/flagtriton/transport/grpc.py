@@ -156,9 +156,9 @@ def _close(clients: list[triton.InferenceServerClient]) -> None:
         clients.pop().close()
 
 
-def _channel_options(address: ServerAddress) -> list[tuple[str, int]]:
+def _channel_options(address: ServerAddress) -> list[tuple[str, int | str]]:
     """Return gRPC's options: messages of any size, quick reconnection, and no proxy on the way to this machine."""
-    options = [
+    options: list[tuple[str, int | str]] = [
         ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
         ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
         # By default a channel tries a lost server again after up to 2 minutes, and fails every call till then.
@@ -167,6 +167,8 @@ def _channel_options(address: ServerAddress) -> list[tuple[str, int]]:
     ]
     if address.is_loopback:
         options.append(("grpc.enable_http_proxy", 0))
+    if address.name is not None:
+        options.append(("grpc.ssl_target_name_override", address.name))
     return options
 
 
