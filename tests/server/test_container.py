@@ -32,7 +32,7 @@ mount --bind "$WRITABLE" "$WRITABLE"
 mount -o remount,bind,ro /
 exec setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all --no-new-privs "$@"
 """
-"""Runs a program under a root that cannot be written but for one folder, `/dev` and `/proc`, and without capabilities."""
+"""Runs a program without capabilities, under a root of which one folder can be written, beside `/dev` and `/proc`."""
 
 
 def can_confine(folder: Path) -> bool:

@@ -278,6 +278,32 @@ def test_livez_says_200_whatever_the_server_does(url: str, health: Health) -> No
     assert ask(f"{url}/livez") == (200, {"alive": True})
 
 
+def test_livez_gives_up_on_a_deployment_that_is_lost_for_too_long(
+    url: str, health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("flagtriton_tools.health.time.monotonic", lambda: clock[0])
+    health.deployment_is("never", "failed", "it does not load")
+    health.deployment_is("b", READY)
+    clock[0] += 1_000
+    assert ask(f"{url}/livez?within=60") == (200, {"alive": True})  # what never answered is no reason to begin anew
+    health.deployment_is("b", "recovering", "its process has died")
+    clock[0] += 40
+    health.deployment_is("b", "failing", "another try in 8 s")  # still the same absence
+    clock[0] += 19
+    assert ask(f"{url}/livez?within=60")[0] == 200
+    clock[0] += 2
+    assert ask(f"{url}/livez?within=60") == (503, {"alive": False})
+    assert ask(f"{url}/livez") == (200, {"alive": True})
+    health.deployment_is("b", READY)
+    assert ask(f"{url}/livez?within=60")[0] == 200
+    assert "lost_at" not in ask(f"{url}/healthz/b")[1]
+
+
+def test_livez_wants_a_number(url: str) -> None:
+    assert ask(f"{url}/livez?within=soon") == (400, {"error": "within is no number of seconds"})
+
+
 def test_a_client_that_says_nothing_keeps_no_other_waiting(url: str) -> None:
     with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))):
         assert ask(f"{url}/livez")[0] == 200

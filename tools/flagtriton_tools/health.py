@@ -7,14 +7,14 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.health_metrics import CONTENT_TYPE, exposition
@@ -32,6 +32,7 @@ class _Standing:
     reason: str = ""
     recoveries: int = 0
     since: float = field(default_factory=time.time)
+    lost_at: float | None = None  # when it last answered, by the monotonic clock, if it once did and does not
 
 
 class Health:
@@ -69,7 +70,7 @@ class Health:
             recoveries = (former.recoveries if former else 0) + recovered
             if former is not None and (former.state, former.reason, former.recoveries) == (state, reason, recoveries):
                 return False
-            self._standings[name] = _Standing(state, reason, recoveries)
+            self._standings[name] = _Standing(state, reason, recoveries, lost_at=_lost_at(former, state))
         self._write()
         return True
 
@@ -88,6 +89,12 @@ class Health:
                 standings = list(self._standings.values())
             return self._server == READY and bool(standings) and all(s.state == READY for s in standings)
 
+    def lost_for_s(self) -> float:
+        """Return for how long a deployment that once answered has not, the longest of all; 0 if all do."""
+        with self._lock:
+            lost = [standing.lost_at for standing in self._standings.values() if standing.lost_at is not None]
+        return max((time.monotonic() - at for at in lost), default=0.0)
+
     def beat(self) -> None:
         """Show that the launcher is alive: make the file's time the present one."""
         self._write()
@@ -100,7 +107,7 @@ class Health:
                 "ready": ready,
                 "server": self._server,
                 "restarts": self._restarts,
-                "deployments": {name: asdict(standing) for name, standing in sorted(self._standings.items())},
+                "deployments": {name: _shown(standing) for name, standing in sorted(self._standings.items())},
             }
 
     def close(self) -> None:
@@ -124,7 +131,8 @@ class Health:
 def served_health(health: Health, host: str, port: int) -> Iterator[None]:
     """Answer `/healthz`, `/healthz/DEPLOYMENT` and `/livez` while the block runs: 200 if it is so, else 503.
 
-    `/metrics` says the same to Prometheus.
+    `/livez?within=SECONDS` is 503 where a deployment that once answered has not for longer; `/metrics` says how things
+    stand to Prometheus.
 
     Raises:
         ToolError: the port is taken.
@@ -135,7 +143,8 @@ def served_health(health: Health, host: str, port: int) -> Iterator[None]:
         timeout = 10  # of a client that sends nothing
 
         def do_GET(self) -> None:
-            status, content_type, body = _answer(health, unquote(self.path.partition("?")[0]))
+            path, _, query = self.path.partition("?")
+            status, content_type, body = _answer(health, unquote(path), parse_qs(query))
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
@@ -166,18 +175,37 @@ def served_health(health: Health, host: str, port: int) -> Iterator[None]:
         thread.join()
 
 
-def _answer(health: Health, path: str) -> tuple[HTTPStatus, str, bytes]:
+def _lost_at(former: _Standing | None, state: str) -> float | None:
+    if state == READY or former is None:
+        return None
+    return time.monotonic() if former.state == READY else former.lost_at
+
+
+def _shown(standing: _Standing) -> dict[str, Any]:
+    shown = asdict(standing)
+    del shown["lost_at"]
+    return shown
+
+
+def _answer(health: Health, path: str, query: Mapping[str, list[str]]) -> tuple[HTTPStatus, str, bytes]:
     """Return the status, the content type and the body that a path is answered with."""
     kind, _, name = path.strip("/").partition("/")
     if kind == "metrics":
         return HTTPStatus.OK, CONTENT_TYPE, exposition(health.to_json())
-    status, said = _standing(health, kind, name)
+    status, said = _alive(health, query) if kind == "livez" else _standing(health, kind, name)
     return status, "application/json", json.dumps(said).encode() + b"\n"
 
 
+def _alive(health: Health, query: Mapping[str, list[str]]) -> tuple[HTTPStatus, dict[str, Any]]:
+    try:
+        within_s = float(query.get("within", ["inf"])[0])
+    except ValueError:
+        return HTTPStatus.BAD_REQUEST, {"error": "within is no number of seconds"}
+    alive = health.lost_for_s() <= within_s
+    return HTTPStatus.OK if alive else HTTPStatus.SERVICE_UNAVAILABLE, {"alive": alive}
+
+
 def _standing(health: Health, kind: str, name: str) -> tuple[HTTPStatus, dict[str, Any]]:
-    if kind == "livez":
-        return HTTPStatus.OK, {"alive": True}
     if kind != "healthz":
         return HTTPStatus.NOT_FOUND, {"error": "ask for /healthz, /healthz/DEPLOYMENT, /livez or /metrics"}
     said = health.to_json()
