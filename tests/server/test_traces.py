@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenTelemetry spans of a real server, as a collector gets them over HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+
+from flagtriton import FlagModel
+from flagtriton_tools.checkpoint import inspect_checkpoint
+from flagtriton_tools.deployments import AddOptions, build
+from flagtriton_tools.launcher import running_server
+from flagtriton_tools.repository import add_models
+from tests.conftest import serve_options
+
+pytestmark = pytest.mark.server
+
+protocol = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+class Collector:
+    """Takes spans; the part of an OpenTelemetry collector that stands at its port."""
+
+    def __init__(self) -> None:
+        spans = self.spans = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                sent = protocol.ExportTraceServiceRequest.FromString(body)
+                spans.extend(span for of in sent.resource_spans for scope in of.scope_spans for span in scope.spans)
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server.server_address[1]}/v1/traces"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def test_a_request_is_a_trace_with_a_span_for_each_step(bert: Path, tmp_path: Path, collector: Collector) -> None:
+    options = AddOptions(name="tiny", precision="fp32", pooling_method="mean")
+    add_models(build(inspect_checkpoint(str(bert)), options), tmp_path / "repository")
+    flags = (
+        *("--trace-config", "mode=opentelemetry", "--trace-config", f"opentelemetry,url={collector.url}"),
+        *("--trace-config", "level=TIMESTAMPS", "--trace-config", "rate=1"),
+    )
+    serving = serve_options(tmp_path / "repository", tmp_path / "log", extra=flags)
+    with running_server(serving) as server:
+        with FlagModel("tiny", url=server.options.grpc_url, pooling_method="mean") as model:
+            model.encode(["a text"])
+        with triton.InferenceServerClient(server.options.http_url.removeprefix("http://")) as client:
+            text = triton.InferInput("text", [1, 1], "BYTES")
+            text.set_data_from_numpy(np.array([[b"a text"]], dtype=object))
+            client.infer("tiny", [text], headers={"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"})
+        deadline = time.monotonic() + 30
+        while {span.trace_id.hex() for span in collector.spans} < {TRACE_ID} or len(collector.spans) < 8:
+            assert time.monotonic() < deadline, [span.name for span in collector.spans]
+            time.sleep(0.2)
+    own = [span for span in collector.spans if span.trace_id.hex() == TRACE_ID]
+    names = {
+        attribute.value.string_value for span in own for attribute in span.attributes if "model_name" in attribute.key
+    }
+    assert names == {"tiny", "tiny_tokenizer", "tiny_encoder", "tiny_pooler"}
+    assert all(span.start_time_unix_nano <= span.end_time_unix_nano for span in own)
