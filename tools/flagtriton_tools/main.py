@@ -20,6 +20,7 @@ from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.interrupts import exit_code_of
+from flagtriton_tools.plan.cli import plan_command
 from flagtriton_tools.repository import add_models, entries, remove_deployment
 from flagtriton_tools.serve_cli import load_command, serve_command, unload_command
 from flagtriton_tools.top.cli import top_command
@@ -180,7 +181,7 @@ def remove(name: str, repository: Path) -> None:
     _MESSAGES.print(f"removed {escape(', '.join(folders))} from {escape(str(repository))}")
 
 
-for _command in (serve_command, load_command, unload_command, top_command, bench_command):
+for _command in (serve_command, load_command, unload_command, top_command, bench_command, plan_command):
     cli.add_command(_command)
 
 

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many servers a load needs, and what they need: rates, a queue's simulation, memory, network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flagtriton_tools.bench.shapes import SHAPES
+from flagtriton_tools.errors import ToolError
+from flagtriton_tools.plan.devices import EFFICIENCY, GPUS, MEASURED
+from flagtriton_tools.plan.simulation import Failure, Outcome, Server, Traffic, simulate
+from flagtriton_tools.plan.sizes import flops_per_token, parameters
+
+__all__ = ["Load", "Plan", "make_plan", "request_tokens"]
+
+_BYTES_OF_A_WEIGHT = 2
+_BYTES_OF_A_TOKEN = 4
+"""Of text, in UTF-8: English; fewer in Chinese."""
+
+_PROCESS_BYTES = 250e6
+"""Of a step that imports torch; each deployment has up to three of them, and the server its own."""
+
+_PASS_S = {"cpu": 0.004, "gpu": 0.003}
+_REQUEST_S = 0.0004
+_FIXED_S = 0.003
+_SEED = 1
+_REQUESTS_SIMULATED = 20_000
+_MOST_SIMULATED = 64
+"""Of more servers than this, as many are simulated with their part of the load: they differ little from all of them."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is to be served.
+
+    Attributes:
+        shape: a key of `SHAPES`.
+        requests_per_s: they come at moments that know nothing of each other.
+        tokens: of a text, the mean.
+        spread: of the logarithm of texts' lengths; 0 makes all of them the same.
+        texts: of a request.
+        p95_s: within which 95 of 100 requests are to be answered, a failed server included.
+    """
+
+    shape: str
+    requests_per_s: float
+    tokens: float
+    spread: float = 0.6
+    texts: int = 1
+    p95_s: float = 0.25
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What that needs.
+
+    Attributes:
+        servers: in all, the spare ones included.
+        spare: of them, what may fail.
+        gpus: one for each server; 0 on processors.
+        tokens_per_s: that come.
+        server_tokens_per_s: that one server encodes in bulk.
+        busy: which part of the time its encoder works, with all servers up.
+        p50_s: of all requests, with all servers up; likewise the next.
+        p95_s: likewise.
+        p95_failing_s: with the spare servers away.
+        memory_bytes: of each server's processes, or of its GPU, at least.
+        shared_memory_bytes: of each server's `/dev/shm`.
+        in_bytes_per_s: that all servers receive; likewise what they send.
+        out_bytes_per_s: as vectors of 4-byte numbers.
+        assumptions: what else it took for granted, a sentence each.
+    """
+
+    servers: int
+    spare: int
+    gpus: int
+    tokens_per_s: float
+    server_tokens_per_s: float
+    busy: float
+    p50_s: float
+    p95_s: float
+    p95_failing_s: float
+    memory_bytes: float
+    shared_memory_bytes: float
+    in_bytes_per_s: float
+    out_bytes_per_s: float
+    assumptions: tuple[str, ...] = field(default=())
+
+
+def make_plan(load: Load, *, gpu: str | None = None, tokens_per_s: float | None = None, spare: int = 1) -> Plan:
+    """Return the fewest servers that keep to the load's p95 while `spare` of them are away.
+
+    Args:
+        load: what is to be served.
+        gpu: a key of `GPUS`; None is a processor.
+        tokens_per_s: of one server, as measured; None takes what is known, or for GPUs what their data sheet promises.
+        spare: servers that may be away.
+
+    Raises:
+        ToolError: nothing is known of that shape or GPU, or no number of servers is fast enough.
+    """
+    rate, source = _rate(load, gpu, tokens_per_s)
+    server = Server(
+        tokens_per_s=rate,
+        token_budget=65_536 if gpu else 4_096,
+        pass_s=_PASS_S["gpu" if gpu else "cpu"],
+        request_s=_REQUEST_S,
+        fixed_s=_FIXED_S,
+    )
+    coming = load.requests_per_s * load.tokens * load.texts
+    needed = _fewest(load, server, coming)
+    servers = needed + spare
+    whole, failing = _simulated(load, server, servers), _simulated(load, server, needed)
+    shape = SHAPES[load.shape]
+    weights = parameters(shape) * _BYTES_OF_A_WEIGHT
+    between_steps = load.texts * shape.hidden_size * 4.0
+    assumptions = (
+        source,
+        f"text lengths are log-normal about {load.tokens:g} tokens (spread {load.spread:g}); {load.texts} in a request",
+        "requests come independently of each other, and the balancer knows what is in flight (the SDK's does)",
+        f"a turn of the encoder costs {server.pass_s * 1e3:g} ms beside its tokens, "
+        f"a request {_REQUEST_S * 1e3:g} ms of the tokenizer and {_FIXED_S * 1e3:g} ms of transport and pooling",
+        f"a text is {_BYTES_OF_A_TOKEN} bytes a token, a vector {shape.hidden_size} numbers of 4 bytes",
+        "weights are in half precision; with --precision fp32 memory doubles and a server is a third as fast or less",
+    )
+    return Plan(
+        servers,
+        spare,
+        servers if gpu else 0,
+        coming,
+        rate,
+        whole.busy,
+        whole.percentile_s(50),
+        whole.percentile_s(95),
+        failing.percentile_s(95),
+        weights + (2e9 if gpu else 4 * _PROCESS_BYTES),
+        64e6 + 2 * between_steps * load.requests_per_s / servers * max(0.05, whole.percentile_s(95)),
+        load.requests_per_s * load.texts * load.tokens * _BYTES_OF_A_TOKEN,
+        load.requests_per_s * load.texts * shape.hidden_size * 4.0,
+        assumptions,
+    )
+
+
+def request_tokens(load: Load, requests: int, seed: int = _SEED) -> NDArray[np.int64]:
+    """Return `[N]` tokens of requests: sums of log-normal lengths whose mean is the load's, one token at least each."""
+    rng = np.random.default_rng(seed)
+    mu = math.log(load.tokens) - load.spread**2 / 2
+    lengths = np.maximum(1, rng.lognormal(mu, load.spread, (requests, load.texts)).round())
+    return lengths.sum(axis=1).astype(np.int64)
+
+
+def _rate(load: Load, gpu: str | None, given: float | None) -> tuple[float, str]:
+    """Return tokens a second of one server, and where that comes from."""
+    if load.shape not in SHAPES:
+        raise ToolError(f"--shape is {load.shape}; known are {', '.join(SHAPES)}")
+    if gpu is not None and gpu not in GPUS:
+        raise ToolError(f"--gpu is {gpu}; known are {', '.join(GPUS)}")
+    if given is not None:
+        return given, f"one server encodes {given:,.0f} tokens/s, as you said"
+    if (measured := MEASURED.get((load.shape, gpu or "cpu"))) is not None:
+        return measured.tokens_per_s, f"one server encodes {measured.tokens_per_s:,.0f} tokens/s ({measured.source})"
+    if gpu is None:
+        raise ToolError(
+            f"nobody has measured {load.shape} on a processor: measure it on yours with `flagtriton bench --shape "
+            f"{load.shape}` and pass --tokens-per-s"
+        )
+    estimated = GPUS[gpu].flops * EFFICIENCY / flops_per_token(SHAPES[load.shape], load.tokens)
+    return estimated, (
+        f"NOT MEASURED: one server encodes {estimated:,.0f} tokens/s, {EFFICIENCY:.0%} of what {gpu}'s data sheet "
+        f"promises; measure it with `flagtriton bench --shape {load.shape} --device gpu:0` and pass --tokens-per-s"
+    )
+
+
+def _fewest(load: Load, server: Server, coming: float) -> int:
+    """Return the fewest servers that keep to the p95."""
+    alone = _simulated(replace(load, requests_per_s=0.01 * server.tokens_per_s / (load.tokens * load.texts)), server, 1)
+    if alone.percentile_s(95) > load.p95_s:
+        raise ToolError(
+            f"a server with nothing else to do answers 95 of 100 such requests within {alone.percentile_s(95):.3g} s, "
+            f"so no number of them keeps to --p95 {load.p95_s:g}: allow more, or use faster ones"
+        )
+    low = max(0, math.ceil(coming / server.tokens_per_s) - 1)  # too few
+    high = max(1, low + 1)
+    while not _keeps(load, server, high):
+        low, high = high, max(high + 1, math.ceil(high * 1.25))
+    while high - low > 1:
+        middle = (low + high) // 2
+        if middle and _keeps(load, server, middle):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _keeps(load: Load, server: Server, servers: int) -> bool:
+    if load.requests_per_s * load.tokens * load.texts >= server.tokens_per_s * servers:
+        return False
+    return _simulated(load, server, servers).percentile_s(95) <= load.p95_s
+
+
+def _simulated(load: Load, server: Server, servers: int, failures: tuple[Failure, ...] = ()) -> Outcome:
+    simulated = min(servers, _MOST_SIMULATED)
+    rate = load.requests_per_s * simulated / servers
+    traffic = Traffic(request_tokens(load, _REQUESTS_SIMULATED), rate=rate)
+    seconds = _REQUESTS_SIMULATED / rate
+    return simulate(
+        server, simulated, traffic, seconds=0.8 * seconds, warm_up_s=0.2 * seconds, failures=failures, seed=_SEED
+    )
