@@ -7,6 +7,7 @@ torch.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias
@@ -74,7 +75,7 @@ class Tally:
         self._thread.start()
 
     def stop(self) -> None:
-        """Publish what there is, and let Triton forget the rest of it."""
+        """Publish what there is, and NaN for gauges: nobody will read them any more."""
         self._stopped.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -84,12 +85,15 @@ class Tally:
             while True:
                 self._publish()
                 if self._stopped.wait(self._every_s):
+                    self._forget_gauges()
                     self._publish()
                     return
         except Exception as error:  # numbers are no reason to stop serving; Triton may run without any
             self._log_error(f"no metrics from here on: {error}")
-        finally:
-            self._series.clear()
+
+    def _forget_gauges(self) -> None:
+        with self._lock:
+            self._gauges = dict.fromkeys(self._gauges, lambda: math.nan)
 
     def _publish(self) -> None:
         with self._lock:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import tritonclient.grpc as triton
 
 from flagtriton import FlagAutoModel, FlagAutoReranker
 from flagtriton_server.metric_names import METRICS
+from flagtriton_tools.top.rates import rates_between
 from flagtriton_tools.top.scrape import Scrape, scrape
 from tests.faults.serving import DEMO, RERANKER, TINY, Serving, make_repository, serving
 from tests.prometheus import CAN_RUN, FOLDER, Prometheus, promtool, running_prometheus
@@ -55,12 +57,13 @@ def prometheus(server: Serving, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def load(server: Serving) -> Iterator[None]:
     """Ask all deployments all the time: queries, a bulk job with long texts, pairs, and bad requests."""
     over = Event()
     with (
         FlagAutoModel.from_finetuned(DEMO, url=server.grpc_url) as demo,
+        FlagAutoModel.from_finetuned(DEMO, url=server.grpc_url, priority="bulk") as corpus,
         FlagAutoModel.from_finetuned(TINY, url=server.grpc_url) as tiny,
         FlagAutoReranker.from_finetuned(RERANKER, url=server.grpc_url) as reranker,
         triton.InferenceServerClient(server.grpc_url.removeprefix("grpc://")) as client,
@@ -69,7 +72,7 @@ def load(server: Serving) -> Iterator[None]:
         def ask() -> None:
             while not over.is_set():
                 demo.encode(["a query"])
-                demo.encode(["a text", LONG] * 4, priority="bulk")
+                corpus.encode(["a text", LONG] * 4)
                 tiny.encode(["a text"])
                 reranker.compute_score([("a query", "a passage")])
                 with pytest.raises(triton.InferenceServerException):
@@ -96,7 +99,7 @@ def said_by(server: Serving) -> Scrape:
 
 @pytest.fixture
 def model(server: Serving) -> Iterator[Any]:
-    with FlagAutoModel.from_finetuned(DEMO, url=server.grpc_url) as connected:
+    with FlagAutoModel.from_finetuned(DEMO, url=server.grpc_url, priority="bulk") as connected:
         yield connected
 
 
@@ -105,7 +108,7 @@ def model(server: Serving) -> Iterator[Any]:
 
 def test_a_call_s_texts_and_tokens_are_counted_exactly(server: Serving, model: Any) -> None:
     before = said_by(server)
-    model.encode(["one", "two words", LONG], priority="bulk")
+    model.encode(["one", "two words", LONG])
     after = said_by(server)
 
     def grown(name: str, **labels: str) -> float:
@@ -114,10 +117,11 @@ def test_a_call_s_texts_and_tokens_are_counted_exactly(server: Serving, model: A
     # The launcher's own question every 2 s is interactive, of one short text.
     assert grown("flagtriton_truncated_texts_total") == 1
     assert grown("flagtriton_requests_total", step="encoder", priority="bulk", code="ok") == 1
+    assert grown("flagtriton_texts_total") == 3 + grown("flagtriton_requests_total", step="tokenizer", code="ok") - 1
     own_questions = grown("flagtriton_requests_total", step="encoder", priority="interactive", code="ok")
-    assert grown("flagtriton_texts_total") == 3 + own_questions
     tokens = grown("flagtriton_tokens_total")
-    assert 3 + 4 + model.max_length <= tokens <= 3 + 4 + model.max_length + 8 * own_questions
+    longest = model.served.deployment.max_length
+    assert 3 + 4 + longest <= tokens <= 3 + 4 + longest + 8 * own_questions
     assert grown("flagtriton_micro_batch_tokens_total") == tokens
     assert grown("flagtriton_busy_seconds_total", step="encoder") > 0
 
@@ -135,83 +139,87 @@ def test_names_and_units_are_as_prometheus_wants_them(server: Serving) -> None:
         assert f"# HELP {metric.name} {metric.help}" in own
 
 
-# Under load.
-
-
 @pytest.mark.usefixtures("load")
-def test_every_panel_s_query_finds_something(prometheus: Prometheus) -> None:
-    prometheus.wait_for("deployment:flagtriton_missed:share1h")
-    prometheus.wait_for(f'increase(flagtriton_recoveries_total{{deployment="{TINY}"}}[1h])')
-    prometheus.wait_for("increase(flagtriton_server_restarts_total[1h])")
-    empty = set()
-    for panel in json.loads(DASHBOARD.read_text())["panels"]:
-        for target in panel.get("targets", ()):
-            query = target["expr"].replace("$deployment", ".*")
-            found = prometheus.query(query)
-            if not found:
-                empty.add(panel["title"])
-            for labels, value in found:
-                assert 0 <= value < float("inf"), (query, labels, value)
-    expected = {"Are GPUs at work?", "Is there GPU memory left?", "What is refused?", "Does it fail inside?"}
-    assert empty == expected  # there is none, and nothing goes wrong
+class TestUnderLoad:
+    """While callers go on."""
+
+    def test_every_panel_s_query_finds_something(self, prometheus: Prometheus) -> None:
+        prometheus.wait_for("deployment:flagtriton_missed:share1h")
+        prometheus.wait_for(f'increase(flagtriton_recoveries_total{{deployment="{TINY}"}}[1h])')
+        prometheus.wait_for("increase(flagtriton_server_restarts_total[1h])")
+        empty = set()
+        for panel in json.loads(DASHBOARD.read_text())["panels"]:
+            for target in panel.get("targets", ()):
+                query = target["expr"].replace("$deployment", ".*")
+                found = prometheus.query(query)
+                if not found:
+                    empty.add(panel["title"])
+                for labels, value in found:
+                    assert 0 <= value < float("inf"), (query, labels, value)
+        expected = {"Are GPUs at work?", "Is there GPU memory left?", "What is refused?", "Does it fail inside?"}
+        assert empty == expected  # there is none, and nothing goes wrong
+
+    def test_recorded_numbers_are_those_of_the_load(self, prometheus: Prometheus) -> None:
+        assert [value for _, value in prometheus.query("flagtriton_ready")] == [1]
+        by_deployment = {
+            labels["deployment"]: value for labels, value in prometheus.wait_for("deployment:flagtriton_tokens:rate1m")
+        }
+        assert set(by_deployment) == ALL
+        assert by_deployment[DEMO] > by_deployment[TINY] > 0
+        cut = {
+            labels["deployment"]: value
+            for labels, value in prometheus.wait_for("deployment:flagtriton_truncated_texts:share1h")
+        }
+        assert cut[TINY] == 0
+        assert 0.2 < cut[DEMO] < 0.5  # 4 of 9 texts, and the launcher's own
+        bad = f'deployment_priority_code:flagtriton_requests:rate1m{{deployment="{DEMO}", code="invalid_arg"}}'
+        assert prometheus.wait_for(bad)[0][1] > 0
+        assert not prometheus.query('ALERTS{alertstate="firing", severity="page"}')
+
+    def test_top_shows_every_deployment(self, server: Serving) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "flagtriton_tools",
+            "top",
+            "--url",
+            server.metrics_url,
+            "--once",
+            "--every",
+            "3",
+        ]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for name in ALL:
+            assert name in shown
+        told = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout
+        rows = {row["deployment"]: row for row in map(json.loads, told.splitlines())}
+        assert set(rows) == ALL
+        row = rows[DEMO]
+        assert row["silent"] == []
+        assert row["requests_per_s"] > 0
+        assert row["failed_per_s"] > 0
+        assert row["tokens_per_s"] > 0
+        assert 0 < row["p50_s"] <= row["p99_s"]
+        assert 0 < row["busy"] <= 1.01
+        assert row["tokens_a_pass"] > 0
+        assert 0 <= row["padding"] < 1
+
+    def test_a_process_that_dies_is_silent_until_it_is_back_and_counts_on(
+        self, server: Serving, prometheus: Prometheus, model: Any
+    ) -> None:
+        counted = f'sum(flagtriton_tokens_total{{deployment="{TINY}"}})'
+        seen = f'flagtriton_step_last_seen_timestamp_seconds{{deployment="{TINY}", step="encoder"}}'
+        before = prometheus.wait_for(counted)[0][1]
+        server.stubs[f"{TINY}_encoder"].send_signal(signal.SIGKILL)
+        assert prometheus.wait_for(f'flagtriton_recoveries_total{{deployment="{TINY}"}} == 1')
+        server.wait_until_ready()
+        assert prometheus.wait_for(f"time() - {seen} < 3")
+        assert len(prometheus.query(seen)) == 1
+        assert prometheus.wait_for(f"{counted} != {before}")
+        assert model.encode(["still there"]).shape
 
 
-@pytest.mark.usefixtures("load")
-def test_recorded_numbers_are_those_of_the_load(prometheus: Prometheus) -> None:
-    assert dict(prometheus.query("flagtriton_ready"))
-    by_deployment = {
-        labels["deployment"]: value for labels, value in prometheus.wait_for("deployment:flagtriton_tokens:rate1m")
-    }
-    assert set(by_deployment) == ALL
-    assert by_deployment[DEMO] > by_deployment[TINY] > 0
-    cut = {
-        labels["deployment"]: value
-        for labels, value in prometheus.wait_for("deployment:flagtriton_truncated_texts:share1h")
-    }
-    assert cut[TINY] == 0
-    assert 0.2 < cut[DEMO] < 0.5  # 4 of 9 texts, and the launcher's own
-    bad = f'deployment_priority_code:flagtriton_requests:rate1m{{deployment="{DEMO}", code="invalid_arg"}}'
-    assert prometheus.wait_for(bad)[0][1] > 0
-    assert not prometheus.query('ALERTS{alertstate="firing", severity="page"}')
-
-
-@pytest.mark.usefixtures("load")
-def test_top_shows_every_deployment(server: Serving) -> None:
-    command = [sys.executable, "-m", "flagtriton_tools", "top", "--url", server.metrics_url, "--once", "--every", "3"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    for name in ALL:
-        assert name in shown
-    told = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout
-    rows = {row["deployment"]: row for row in map(json.loads, told.splitlines())}
-    assert set(rows) == ALL
-    row = rows[DEMO]
-    assert row["silent"] == []
-    assert row["requests_per_s"] > 0
-    assert row["failed_per_s"] > 0
-    assert row["tokens_per_s"] > 0
-    assert 0 < row["p50_s"] <= row["p99_s"]
-    assert 0 < row["busy"] <= 1.01
-    assert row["tokens_a_pass"] > 0
-    assert 0 <= row["padding"] < 1
-
-
-@pytest.mark.usefixtures("load")
-def test_a_process_that_dies_is_silent_until_it_is_back_and_counts_on(
-    server: Serving, prometheus: Prometheus, model: Any
-) -> None:
-    counted = f'sum(flagtriton_tokens_total{{deployment="{TINY}"}})'
-    seen = f'flagtriton_step_last_seen_timestamp_seconds{{deployment="{TINY}", step="encoder"}}'
-    before = prometheus.wait_for(counted)[0][1]
-    server.stubs[f"{TINY}_encoder"].send_signal(signal.SIGKILL)
-    assert prometheus.wait_for(f'flagtriton_recoveries_total{{deployment="{TINY}"}} == 1')
-    server.wait_until_ready()
-    assert prometheus.wait_for(f"time() - {seen} < 3")
-    assert len(prometheus.query(seen)) == 1
-    assert prometheus.wait_for(f"{counted} != {before}")
-    assert model.encode(["still there"]).shape
-
-
-# The log, and what is left of a deployment that is no longer served. The load is over.
+# The log, and what is left of a deployment that is no longer served.
 
 
 def test_the_log_has_a_line_for_each_request_and_step_and_no_text(server: Serving, request_log: Path) -> None:
@@ -244,7 +252,8 @@ def test_a_deployment_loaded_anew_counts_on_and_one_unloaded_is_gone(server: Ser
     def control(command: str) -> None:
         environment = {"XDG_STATE_HOME": str(server.said.parent / "state"), "PATH": "/usr/bin:/bin"}
         arguments = [sys.executable, "-m", "flagtriton_tools", command, TINY, "--url", server.http_url]
-        subprocess.run(arguments, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
     def tokens() -> float:
         return said_by(server).sum("flagtriton_tokens_total", deployment=TINY)
@@ -252,4 +261,6 @@ def test_a_deployment_loaded_anew_counts_on_and_one_unloaded_is_gone(server: Ser
     control("load")
     assert tokens() > 0
     control("unload")
-    assert not list(said_by(server).series("flagtriton_step_last_seen_timestamp_seconds", deployment=TINY))
+    seen = said_by(server).series("flagtriton_step_last_seen_timestamp_seconds", deployment=TINY)
+    assert all(math.isnan(value) for _, value in seen)  # so no alert takes it for one that died
+    assert TINY not in [row.deployment for row in rates_between(*(scrape(server.metrics_url) for _ in range(2)))]

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,6 +49,24 @@ def job(steps: SimpleNamespace, took_s: float, *, waited_s: float = 0.0, tokens:
     return Job(work, tokens, print, came_at=came_at, taken_at=came_at + waited_s, **more)
 
 
+@contextmanager
+def published(made: Any) -> Iterator[None]:
+    """Let numbers be read that have been told once; then end."""
+    made.start()
+    last = next(reversed(made._tally._gauges))
+    deadline = time.monotonic() + 30
+    while last not in made._tally._series or "flagtriton_step_last_seen_timestamp_seconds" not in names():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.05)
+    yield
+    made.stop()
+
+
+def names() -> set[str]:
+    return {name for name, _ in MetricFamily.values}
+
+
 def value(name: str, **labels: str) -> float:
     return MetricFamily.value(f"flagtriton_{name}", **labels)
 
@@ -54,15 +75,15 @@ def test_everything_is_known_before_the_first_request(steps: SimpleNamespace) ->
     for encodes in (True, False):
         made = watch(steps, encodes=encodes)
         made.of_queue(queue(), steps.step_watch.QueueLimits(7, 80))
-        made.start()
-        made.stop()
-    assert {name for name, _ in MetricFamily.values} == {metric.name for metric in METRICS}
+        with published(made):
+            assert value("waiting_requests_limit", **PROCESS) == 7
+            assert value("waiting_tokens_limit", **PROCESS) == 80
+            assert value("step_last_seen_timestamp_seconds", **PROCESS) == pytest.approx(time.time(), abs=60)
+        assert math.isnan(value("step_last_seen_timestamp_seconds", **PROCESS))
+    assert names() == {metric.name for metric in METRICS}
     for name, labels in MetricFamily.values:
         (metric,) = [metric for metric in METRICS if metric.name == name]
         assert {label for label, _ in labels} == {"deployment", "step", *metric.labels}
-    assert value("waiting_requests_limit", **PROCESS) == 7
-    assert value("waiting_tokens_limit", **PROCESS) == 80
-    assert value("step_last_seen_timestamp_seconds", **PROCESS) == pytest.approx(steps.step_watch.time.time(), abs=60)
 
 
 def test_requests_are_counted_by_what_they_got(steps: SimpleNamespace) -> None:
@@ -101,12 +122,9 @@ def test_what_waits_is_read_when_it_is_told(steps: SimpleNamespace) -> None:
     waiting = queue(*(Job(None, tokens, print, bulk=bulk) for tokens, bulk in [(3, False), (4, True), (5, True)]))
     made = watch(steps)
     made.of_queue(waiting, steps.step_watch.QueueLimits(7, 80))
-    made.start()
-    made.stop()
-    numbers = [
-        value(f"waiting_{of}", **PROCESS, priority=p) for p in ("interactive", "bulk") for of in ("requests", "tokens")
-    ]
-    assert numbers == [1, 3, 2, 9]
+    both = [(of, priority) for priority in ("interactive", "bulk") for of in ("requests", "tokens")]
+    with published(made):
+        assert [value(f"waiting_{of}", **PROCESS, priority=priority) for of, priority in both] == [1, 3, 2, 9]
 
 
 def test_the_log_has_sizes_and_times_and_no_text(

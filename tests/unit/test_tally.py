@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -102,9 +103,22 @@ def test_what_does_not_change_is_not_told_again_but_gauges_are_read_each_time() 
     made.watch(WAITING_REQUESTS, lambda: reads.pop(0) if len(reads) > 1 else reads[0], process="p")
     made.start()
     assert kept.wait_for(lambda: kept.told >= 6)
+    assert kept.value(WAITING_REQUESTS, process="p") == 5
     made.stop()
     assert kept.value(MICRO_BATCHES) == 1
-    assert kept.value(WAITING_REQUESTS, process="p") == 5
+
+
+def test_gauges_are_nan_once_nobody_reads_them_any_more() -> None:
+    kept = Kept()
+    made = tally(kept)
+    made.add(MICRO_BATCHES)
+    made.watch(WAITING_REQUESTS, lambda: 3.0, process="p")
+    made.start()
+    assert kept.wait_for(lambda: len(kept.values) == 2)
+    assert kept.value(WAITING_REQUESTS, process="p") == 3
+    made.stop()
+    assert math.isnan(kept.value(WAITING_REQUESTS, process="p"))
+    assert kept.value(MICRO_BATCHES) == 1
 
 
 def test_nothing_is_lost_between_threads() -> None:

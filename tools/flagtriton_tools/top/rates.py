@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Rates:
 
 def rates_between(before: Scrape, after: Scrape, now: Callable[[], float] = time.time) -> list[Rates]:
     """Return what each deployment that is served did, in the order of their names."""
-    names = {labels["deployment"] for labels, _ in after.series(LAST_SEEN.name)}
+    names = {labels["deployment"] for labels, seen in after.series(LAST_SEEN.name) if not math.isnan(seen)}
     return [_of_deployment(before, after, name, now()) for name in sorted(names)]
 
 
@@ -116,6 +117,7 @@ def _of_deployment(before: Scrape, after: Scrape, deployment: str, now: float) -
     good = grown(REQUESTS, code="ok")
     within = _within(before, after, own)
     passes, places = encoder(MICRO_BATCHES), encoder(MICRO_BATCH_TOKENS) + encoder(PADDING_TOKENS)
+    waiting, limit = (_sum(after, metric, own) for metric in (WAITING_REQUESTS, WAITING_REQUESTS_LIMIT))
     return Rates(
         deployment,
         tuple(sorted(silent)),
@@ -127,13 +129,18 @@ def _of_deployment(before: Scrape, after: Scrape, deployment: str, now: float) -
         quantile(0.5, within),
         quantile(0.99, within),
         _ratio(encoder(QUEUE_SECONDS), encoder(REQUESTS_TAKEN)),
-        int(after.sum(WAITING_REQUESTS.name, **own)),
-        2 * int(after.sum(WAITING_REQUESTS_LIMIT.name, **own)),
+        waiting,
+        2 * limit,  # of each priority
         encoder(BUSY) / seconds / max(1, len(processes)),
         _ratio(encoder(MICRO_BATCH_TOKENS), passes),
         _ratio(encoder(PADDING_TOKENS), places),
         _ratio(grown(TRUNCATED_TEXTS), grown(TEXTS)),
     )
+
+
+def _sum(scrape: Scrape, metric: Metric, own: dict[str, str]) -> int:
+    """Return the sum of a gauge's series, but for those of processes that have ended."""
+    return int(sum(value for _, value in scrape.series(metric.name, **own) if not math.isnan(value)))
 
 
 def _within(before: Scrape, after: Scrape, own: dict[str, str]) -> list[tuple[float, float]]:
