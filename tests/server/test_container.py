@@ -28,15 +28,16 @@ ROOT = Path(__file__).parents[2]
 PORTS = ("http", "grpc", "metrics", "health")
 
 READ_ONLY = """
+mount --bind /tmp /tmp
 mount --bind "$WRITABLE" "$WRITABLE"
 mount -o remount,bind,ro /
 exec setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all --no-new-privs "$@"
 """
-"""Runs a program without capabilities, under a root of which one folder can be written, beside `/dev` and `/proc`."""
+"""Runs a program without capabilities, under a root of which one folder and `/tmp` can be written, as in the image."""
 
 
 def can_confine(folder: Path) -> bool:
-    command = ["unshare", "--mount", "sh", "-ec", READ_ONLY, "sh", "sh", "-c", "! touch /tmp/x 2>/dev/null"]
+    command = ["unshare", "--mount", "sh", "-ec", READ_ONLY, "sh", "sh", "-c", "! touch /var/x 2>/dev/null"]
     environment = {**os.environ, "WRITABLE": str(folder)}
     return subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
 

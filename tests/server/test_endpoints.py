@@ -32,11 +32,14 @@ TEXTS = [f"text {number} of a corpus" for number in range(60)]
 def servers(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Serving]]:
     """Start them at the same time."""
     folder = tmp_path_factory.mktemp("endpoints")
-    options = AddOptions(name=TINY, precision="fp32", pooling_method="cls")
+    options = AddOptions(name=TINY, precision="fp32", pooling_method="cls", pool_in_encoder=True)
     add_models(build(inspect_checkpoint(str(bert)), options), folder / "repository")
     with ExitStack() as stack, ThreadPoolExecutor(SERVERS) as pool:
         folders = [folder / f"server-{number}" for number in range(SERVERS)]
-        yield list(pool.map(lambda own: stack.enter_context(serving(folder / "repository", own)), folders))
+        running = list(pool.map(lambda own: stack.enter_context(serving(folder / "repository", own)), folders))
+        yield running
+        for server in running:  # at the same time, too
+            server.process.terminate()
 
 
 def answered(servers: list[Serving]) -> np.ndarray:
@@ -75,7 +78,7 @@ def test_one_of_three_servers_dies_under_load_and_comes_back(servers: list[Servi
         with ThreadPoolExecutor(CALLERS) as pool:
             calls = [pool.submit(call) for _ in range(CALLERS)]
             try:
-                even = shares_within(servers, 4)
+                even = shares_within(servers, 2)
                 before = len(sent)
                 servers[1].tritonserver.kill()
                 without = time.monotonic()
@@ -84,8 +87,8 @@ def test_one_of_three_servers_dies_under_load_and_comes_back(servers: list[Servi
                     time.sleep(0.05)
                 servers[1].wait_until_ready()
                 assert len(sent) > before  # the others went on meanwhile
-                time.sleep(3)
-                again = shares_within(servers, 4)
+                time.sleep(8)  # it rests for 3 s at most, and its channel for 2 s, before the next try
+                again = shares_within(servers, 3)
             finally:
                 over.set()
             for each in calls:

@@ -77,7 +77,7 @@ def test_each_server_is_offered_once() -> None:
     assert chosen(servers, 1, *servers.all) is None
 
 
-def test_one_that_fails_rests_longer_each_time_up_to_ten_seconds(clock: SimpleNamespace) -> None:
+def test_one_that_fails_rests_longer_each_time_up_to_three_seconds(clock: SimpleNamespace) -> None:
     servers = endpoints("ab")
     a = named(servers, "a")
     rests = []
@@ -86,7 +86,7 @@ def test_one_that_fails_rests_longer_each_time_up_to_ten_seconds(clock: SimpleNa
         servers.failed(a)  # noticed by two requests at once
         rests.append(a.rests_until - clock.now)
         clock.now = a.rests_until
-    assert rests == [0.25, 0.5, 1, 2, 4, 8, 10, 10]
+    assert rests == [0.25, 0.5, 1, 2, 3, 3, 3, 3]
 
 
 def test_one_that_rests_gets_nothing(clock: SimpleNamespace) -> None:

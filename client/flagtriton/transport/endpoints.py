@@ -16,7 +16,7 @@ from flagtriton.transport.base import Transport
 __all__ = ["Endpoint", "Endpoints"]
 
 _FIRST_REST_S = 0.25
-_LONGEST_REST_S = 10.0
+_LONGEST_REST_S = 3.0
 
 
 @dataclass(eq=False)
@@ -48,7 +48,7 @@ class Endpoint:
 class Endpoints:
     """Servers that all serve the same. Safe to share between threads.
 
-    One that fails rests for 0.25 s, and at each further failure twice as long, up to 10 s. Then a single request is
+    One that fails rests for 0.25 s, and at each further failure twice as long, up to 3 s. Then a single request is
     tried on it, and the others follow if it answers that.
 
     Args:

@@ -28,7 +28,7 @@ _PASS_S = {"cpu": 0.004, "gpu": 0.003}
 _REQUEST_S = 0.0004
 _FIXED_S = 0.003
 _SEED = 1
-_REQUESTS_SIMULATED = 20_000
+_REQUESTS_SIMULATED = 10_000
 _MOST_SIMULATED = 64
 """Of more servers than this, as many are simulated with their part of the load: they differ little from all of them."""
 
