@@ -121,7 +121,7 @@ class MetricFamily:
     def Metric(self, labels: dict[str, str]) -> MetricSeries:  # noqa: N802 - as there
         key = (self.name, frozenset(labels.items()))
         self.values.setdefault(key, 0.0)
-        return MetricSeries(self.kind, key)
+        return MetricSeries(self.kind, key, self.values)
 
     @classmethod
     def value(cls, name: str, **labels: str) -> float:
@@ -135,15 +135,16 @@ class MetricSeries:
 
     kind: str
     key: tuple[str, frozenset[tuple[str, str]]]
+    values: dict[tuple[str, frozenset[tuple[str, str]]], float]  # of the test that opened it: steps may outlive theirs
 
     def increment(self, amount: float) -> None:
         assert self.kind == "counter"
         assert amount >= 0
-        MetricFamily.values[self.key] += amount
+        self.values[self.key] += amount
 
     def set(self, value: float) -> None:
         assert self.kind == "gauge"
-        MetricFamily.values[self.key] = value
+        self.values[self.key] = value
 
 
 @contextmanager
