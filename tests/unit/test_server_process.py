@@ -6,10 +6,12 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from flagtriton_server.request_log import REQUEST_LOG
 from flagtriton_tools import server_process
 from flagtriton_tools.embedded import Tritonserver
 from flagtriton_tools.errors import ToolError
@@ -150,3 +152,11 @@ def test_without_a_log_file_last_words_stand_on_the_terminal(tmp_path: Path) -> 
     process = subprocess.Popen(["/bin/true"])
     process.wait()
     assert RunningServer(ServeOptions(tmp_path), process, "flagtriton_test_").last_words() == "; its log is above"
+
+
+def test_steps_are_told_where_the_log_of_requests_is(options: ServeOptions, tmp_path: Path) -> None:
+    printer = f'#!/bin/sh\nprintf "%s\\n" "${{{REQUEST_LOG}-none}}"\n'
+    start(options, printer).wait()
+    assert log_of(options) == ["none"]
+    start(replace(options, request_log=tmp_path / "requests"), printer).wait()
+    assert log_of(options) == [str(tmp_path / "requests")]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+import stat
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -202,3 +203,21 @@ def test_every_flag_that_must_be_said_once_is_the_launchers_own(options: ServeOp
         "--grpc-restricted-protocol",
     }
     assert told - set(serving._OWN_FLAGS) == again  # may be said again
+
+
+# The log of requests.
+
+
+def test_a_log_of_requests_is_begun_as_its_owner_s_alone(options: ServeOptions, tmp_path: Path) -> None:
+    log = tmp_path / "requests"
+    log.write_text("from before\n")
+    check_options(replace(options, request_log=log))
+    assert log.read_text() == "from before\n"
+    check_options(replace(options, request_log=tmp_path / "new"))
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+
+
+def test_a_log_of_requests_that_cannot_be_written_is_refused(options: ServeOptions, tmp_path: Path) -> None:
+    said = r"--request-log .*/nowhere/log: No such file or directory; it must be a file that can be written"
+    with pytest.raises(ToolError, match=said):
+        check_options(replace(options, request_log=tmp_path / "nowhere" / "log"))

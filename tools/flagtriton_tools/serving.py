@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -144,8 +145,7 @@ def _check_request_log(options: ServeOptions) -> None:
     if log is None:
         return
     try:
-        with log.open("a"):
-            pass
+        os.close(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
     except OSError as error:
         raise ToolError(f"--request-log {log}: {error.strerror}; it must be a file that can be written") from error
 
