@@ -8,7 +8,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -78,25 +78,22 @@ def _tokens(servers: Sequence, requests: list[list[str]]) -> NDArray[np.int64]:
 
 
 def _fitted(servers: Sequence, requests: list[list[str]], tokens: NDArray[np.int64], seconds: float) -> Server:
-    """Return what one server does: a line through latencies over tokens, and what a turn costs by eight callers."""
-    sizes = [(place, count) for place in range(0, 120, 3) for count in (1, len(requests[place]))]
-    took = latencies_alone(servers, [requests[place][:count] for place, count in sizes])
-    share = [
-        len(" ".join(requests[place][:count]).split()) / len(" ".join(requests[place]).split())
-        for place, count in sizes
+    """Return what one server does.
+
+    The line through latencies over tokens gives the time of a token and that of a request; of the latter, what shows in
+    the rate under eight callers is work, and the rest is waiting for something else.
+    """
+    sizes = [
+        (place, count) for place in range(0, 180, 3) for count in (1, len(requests[place]) // 2, len(requests[place]))
     ]
-    lengths = np.array([tokens[place] * part for (place, _), part in zip(sizes, share, strict=True)])
+    took = latencies_alone(servers, [requests[place][:count] for place, count in sizes])
+    words = [[len(text.split()) for text in requests[place]] for place, _ in sizes]
+    lengths = [tokens[place] * sum(of[:count]) / sum(of) for (place, count), of in zip(sizes, words, strict=True)]
     slope, intercept = np.polyfit(lengths, took, 1)
-    server = Server(1 / slope, 4_096, request_s=0.001, fixed_s=max(0.0, intercept - 0.001))
-    goal = under_callers(servers, requests, _FITTED_CALLERS, seconds, 4).requests_per_s
-    low, high = 0.3 / slope, 3 / slope
-    for _ in range(14):  # the rate of full turns, where texts of several requests share them
-        middle = (low + high) / 2
-        found = simulate(
-            replace(server, tokens_per_s=middle), 1, Traffic(tokens, callers=_FITTED_CALLERS), seconds=60, warm_up_s=5
-        )
-        low, high = (middle, high) if found.requests_per_s < goal else (low, middle)
-    return replace(server, tokens_per_s=middle)
+    rate = under_callers(servers, requests, _FITTED_CALLERS, seconds, 4).requests_per_s
+    work_s = float(np.clip(1 / rate - slope * tokens.mean(), 0.0, intercept))
+    tokens_per_s = float(tokens.mean() / (1 / rate - work_s))
+    return Server(tokens_per_s, 4_096, work_s=work_s, fixed_s=float(intercept - work_s))
 
 
 def _row(count: int, load: str, seen: Observed, told: Outcome) -> dict:

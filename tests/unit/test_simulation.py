@@ -46,6 +46,12 @@ def test_requests_that_wait_share_a_turn_of_the_budget() -> None:
     assert found.tokens_per_s == pytest.approx(100 / 0.15, rel=0.02)
 
 
+def test_work_on_requests_is_added_for_each_of_a_turn() -> None:
+    server = Server(tokens_per_s=1_000.0, token_budget=100, work_s=0.01)
+    found = simulate(server, 1, Traffic(np.array([10]), callers=20), seconds=100, warm_up_s=5)
+    assert found.requests_per_s == pytest.approx(1 / (0.01 + 0.01), rel=0.02)
+
+
 def test_a_request_over_the_budget_is_a_turn_by_itself() -> None:
     found = simulate(Server(1_000.0, 100), 1, Traffic(np.array([500]), callers=1), seconds=100)
     assert found.requests_per_s == pytest.approx(2, rel=0.02)

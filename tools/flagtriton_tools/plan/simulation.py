@@ -29,6 +29,7 @@ class Server:
         tokens_per_s: of its encoder, in full passes.
         token_budget: tokens of one turn of the encoder, if its first request has no more by itself.
         pass_s: what a turn costs beside its tokens.
+        work_s: likewise, for each of its requests: all that the same processor does for one.
         request_s: what a request keeps the tokenizer busy for, one after another; `request_tokens_per_s` beside that.
         request_tokens_per_s: how fast texts are tokenised.
         fixed_s: what a request takes beside waiting and work: transport, pooling.
@@ -37,6 +38,7 @@ class Server:
     tokens_per_s: float
     token_budget: int
     pass_s: float = 0.0
+    work_s: float = 0.0
     request_s: float = 0.0
     request_tokens_per_s: float = float("inf")
     fixed_s: float = 0.0
@@ -262,7 +264,7 @@ class _World:
             tokens = sum(request.tokens for request in turn)
             now = self.environment.now
             self._waits += [now - request.came_at for request in turn]
-            seconds = self._server.pass_s + tokens / self._server.tokens_per_s
+            seconds = self._server.pass_s + len(turn) * self._server.work_s + tokens / self._server.tokens_per_s
             yield self.environment.timeout(seconds)
             if replica.generation != generation:
                 return
