@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,13 @@ def test_twice_the_load_needs_no_more_than_twice_the_servers() -> None:
 def test_more_servers_than_are_simulated_have_their_part_each() -> None:
     plan = make_plan(load(requests_per_s=10_000.0), tokens_per_s=4_000, spare=0)
     assert 250 < plan.servers < 320
+
+
+def test_tokenizers_may_be_what_more_servers_are_for() -> None:
+    many = load(requests_per_s=20_000.0, tokens=5)
+    one, four = (make_plan(replace(many, tokenizers=count), tokens_per_s=1e6, spare=0) for count in (1, 4))
+    assert one.servers * 2_500 > 20_000  # 0.4 ms of one process each
+    assert four.servers < one.servers / 2
 
 
 def test_a_tighter_limit_needs_more() -> None:

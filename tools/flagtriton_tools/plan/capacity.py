@@ -26,10 +26,14 @@ _PROCESS_BYTES = 250e6
 
 _PASS_S = {"cpu": 0.004, "gpu": 0.003}
 _REQUEST_S = 0.0004
+_TOKENISED_PER_S = 400_000.0
 _FIXED_S = 0.003
 _SEED = 1
-_REQUESTS_SIMULATED = 10_000
-_MOST_SIMULATED = 64
+_LEAST_REQUESTS_SIMULATED = 10_000
+_REQUESTS_OF_A_SERVER = 1_500
+"""So many at least, so that a queue that grows is seen to."""
+
+_MOST_SIMULATED = 16
 """Of more servers than this, as many are simulated with their part of the load: they differ little from all of them."""
 
 
@@ -44,6 +48,7 @@ class Load:
         spread: of the logarithm of texts' lengths; 0 makes all of them the same.
         texts: of a request.
         p95_s: within which 95 of 100 requests are to be answered, a failed server included.
+        tokenizers: processes of a server that tokenise.
     """
 
     shape: str
@@ -52,6 +57,7 @@ class Load:
     spread: float = 0.6
     texts: int = 1
     p95_s: float = 0.25
+    tokenizers: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,8 @@ def make_plan(load: Load, *, gpu: str | None = None, tokens_per_s: float | None 
         tokens_per_s=rate,
         token_budget=65_536 if gpu else 4_096,
         pass_s=_PASS_S["gpu" if gpu else "cpu"],
-        request_s=_REQUEST_S,
+        request_s=_REQUEST_S / load.tokenizers,
+        request_tokens_per_s=_TOKENISED_PER_S * load.tokenizers,
         fixed_s=_FIXED_S,
     )
     coming = load.requests_per_s * load.tokens * load.texts
@@ -123,9 +130,11 @@ def make_plan(load: Load, *, gpu: str | None = None, tokens_per_s: float | None 
         f"text lengths are log-normal about {load.tokens:g} tokens (spread {load.spread:g}); {load.texts} in a request",
         "requests come independently of each other, and the balancer knows what is in flight (the SDK's does)",
         f"a turn of the encoder costs {server.pass_s * 1e3:g} ms beside its tokens, "
-        f"a request {_REQUEST_S * 1e3:g} ms of the tokenizer and {_FIXED_S * 1e3:g} ms of transport and pooling",
+        f"a request {_FIXED_S * 1e3:g} ms of transport and pooling",
+        f"a tokenizer process, of which a server has {load.tokenizers}, needs {_REQUEST_S * 1e3:g} ms for a request and "
+        f"tokenises {_TOKENISED_PER_S:,.0f} tokens/s: --tokenizer-instances has more of them",
         f"a text is {_BYTES_OF_A_TOKEN} bytes a token, a vector {shape.hidden_size} numbers of 4 bytes",
-        "weights are in half precision; with --precision fp32 memory doubles and a server is a third as fast or less",
+        "weights are in half precision; in fp32 memory doubles and a server is a third as fast or less",
     )
     return Plan(
         servers,
@@ -183,7 +192,8 @@ def _fewest(load: Load, server: Server, coming: float) -> int:
             f"a server with nothing else to do answers 95 of 100 such requests within {alone.percentile_s(95):.3g} s, "
             f"so no number of them keeps to --p95 {load.p95_s:g}: allow more, or use faster ones"
         )
-    low = max(0, math.ceil(coming / server.tokens_per_s) - 1)  # too few
+    least = max(coming / server.tokens_per_s, _tokenising(load, server))
+    low = max(0, math.ceil(least) - 1)  # too few
     high = max(1, low + 1)
     while not _keeps(load, server, high):
         low, high = high, max(high + 1, math.ceil(high * 1.25))
@@ -196,8 +206,14 @@ def _fewest(load: Load, server: Server, coming: float) -> int:
     return high
 
 
+def _tokenising(load: Load, server: Server) -> float:
+    """Return how many servers are at work on tokenising alone."""
+    return load.requests_per_s * (server.request_s + load.tokens * load.texts / server.request_tokens_per_s)
+
+
 def _keeps(load: Load, server: Server, servers: int) -> bool:
-    if load.requests_per_s * load.tokens * load.texts >= server.tokens_per_s * servers:
+    tokens = load.requests_per_s * load.tokens * load.texts
+    if tokens >= server.tokens_per_s * servers or _tokenising(load, server) >= servers:
         return False
     return _simulated(load, server, servers).percentile_s(95) <= load.p95_s
 
@@ -205,8 +221,9 @@ def _keeps(load: Load, server: Server, servers: int) -> bool:
 def _simulated(load: Load, server: Server, servers: int, failures: tuple[Failure, ...] = ()) -> Outcome:
     simulated = min(servers, _MOST_SIMULATED)
     rate = load.requests_per_s * simulated / servers
-    traffic = Traffic(request_tokens(load, _REQUESTS_SIMULATED), rate=rate)
-    seconds = _REQUESTS_SIMULATED / rate
+    requests = max(_LEAST_REQUESTS_SIMULATED, _REQUESTS_OF_A_SERVER * simulated)
+    traffic = Traffic(request_tokens(load, requests), rate=rate)
+    seconds = requests / rate
     return simulate(
         server, simulated, traffic, seconds=0.8 * seconds, warm_up_s=0.2 * seconds, failures=failures, seed=_SEED
     )

@@ -46,6 +46,7 @@ def parse_rate(text: str) -> float:
 @click.option("--gpu", help="One a server, e.g. h200.  [default: a processor]")
 @click.option("--tokens-per-s", type=click.FloatRange(1), help="Of one server, as you measured it.")
 @click.option("--p95", "p95_s", type=click.FloatRange(0.001), default=0.25, show_default=True, help="Seconds.")
+@click.option("--tokenizers", type=click.IntRange(1), default=1, show_default=True, help="--tokenizer-instances.")
 @click.option("--spare", type=click.IntRange(0), default=1, show_default=True, help="Servers that may be away.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def plan_command(
