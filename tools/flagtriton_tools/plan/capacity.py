@@ -131,8 +131,8 @@ def make_plan(load: Load, *, gpu: str | None = None, tokens_per_s: float | None 
         "requests come independently of each other, and the balancer knows what is in flight (the SDK's does)",
         f"a turn of the encoder costs {server.pass_s * 1e3:g} ms beside its tokens, "
         f"a request {_FIXED_S * 1e3:g} ms of transport and pooling",
-        f"a tokenizer process, of which a server has {load.tokenizers}, needs {_REQUEST_S * 1e3:g} ms for a request and "
-        f"tokenises {_TOKENISED_PER_S:,.0f} tokens/s: --tokenizer-instances has more of them",
+        f"a tokenizer process, of which a server has {load.tokenizers}, needs {_REQUEST_S * 1e3:g} ms for a request "
+        f"and tokenises {_TOKENISED_PER_S:,.0f} tokens/s: --tokenizer-instances has more of them",
         f"a text is {_BYTES_OF_A_TOKEN} bytes a token, a vector {shape.hidden_size} numbers of 4 bytes",
         "weights are in half precision; in fp32 memory doubles and a server is a third as fast or less",
     )
