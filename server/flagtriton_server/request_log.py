@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -38,9 +39,10 @@ class RequestLog:
         return cls(Path(path), source) if path else None
 
     def write(self, **said: object) -> None:
-        """Append a line; what is None is left out of it."""
+        """Append a line; what is None is left out of it. One that cannot be written is lost, as on a full disk."""
         entry = {"time": _now(), **self._source, **{name: value for name, value in said.items() if value is not None}}
-        os.write(self._descriptor, json.dumps(entry).encode() + b"\n")
+        with suppress(OSError):  # a log is no reason to fail a request
+            os.write(self._descriptor, json.dumps(entry).encode() + b"\n")
 
 
 def _now() -> str:

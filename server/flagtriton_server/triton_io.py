@@ -93,7 +93,7 @@ class Reply:
         self._request = request  # its tensors lie in shared memory as long as it is held
         self._sender = request.get_response_sender()
         self.timeout_s = request.timeout() / 1e6 or math.inf
-        self.request_id = str(request.request_id())
+        self.request_id = _id_of(request)
 
     def is_cancelled(self) -> bool:
         """Return whether the client has gone."""
@@ -246,7 +246,7 @@ def _submitted(
         except RequestError as error:
             item = error
     if isinstance(item, Exception):
-        refused(False, item, request.request_id())
+        refused(False, item, _id_of(request))
         return _response(item)
     try:
         submit(item, reply)
@@ -254,6 +254,14 @@ def _submitted(
         refused(reply.bulk, error, reply.request_id)
         reply.send(error)
     return None
+
+
+def _id_of(request: PbRequest) -> str:
+    """Return what a client calls its request; nothing where that is not UTF-8."""
+    try:
+        return str(request.request_id())
+    except UnicodeDecodeError:
+        return ""
 
 
 def _decoded(row: bytes, kind: str, index: int) -> str:

@@ -127,9 +127,9 @@ class Worker(Generic[T]):
     def _send(self, job: Job[T], answer: object) -> None:
         try:
             job.answer(answer)
+            self._watch.answered(job, answer)
         except Exception:  # one that cannot be sent must not keep the others from theirs
             self._log_error(traceback.format_exc())
-        self._watch.answered(job, answer)
 
 
 def _given_up(job: Job[Any]) -> RequestError | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -43,6 +44,13 @@ def test_the_file_is_its_owners_alone_and_continued(tmp_path: Path) -> None:
     RequestLog(path, SOURCE).write(id="b")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["a", "b"]
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_no_more() -> None:
+    log = RequestLog(Path("/dev/full"), SOURCE)
+    log.write(id="a")
+    os.close(log._descriptor)
+    log.write(id="b")
 
 
 def test_a_file_that_cannot_be_written_says_so(tmp_path: Path) -> None:

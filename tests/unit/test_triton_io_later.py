@@ -171,3 +171,37 @@ def test_a_request_that_is_answered_at_once_has_no_answer_to_come(
     assert message.startswith("the request's parameters cannot be read: ")
     assert code == TritonError.INVALID_ARG
     assert asked == requests[3:]
+
+
+# Who is told.
+
+
+def test_each_refusal_is_told_with_its_priority_and_its_request_s_name(triton_io: Any) -> None:
+    told: list[Any] = []
+
+    def submit(number: int, reply: Any) -> None:
+        if number == 7:
+            raise RequestError("no room", "UNAVAILABLE")
+
+    requests = [request(1, name="good"), request(-1, name="bad"), request(7, json.dumps({"bulk": True}), name="late")]
+    triton_io.respond_later(requests, read, submit, lambda *refusal: told.append(refusal))
+    assert [(bulk, str(error), name) for bulk, error, name in told] == [
+        (False, "-1 is negative", "bad"),
+        (True, "no room", "late"),
+    ]
+
+
+def test_a_name_that_is_not_utf_8_harms_no_request(triton_io: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def request_id(_: Request) -> str:
+        return b"\xff".decode()
+
+    monkeypatch.setattr(Request, "request_id", request_id)
+    handed_over: list[Any] = []
+    told: list[Any] = []
+    refused, later = triton_io.respond_later(
+        [request(-1), request(3)], read, lambda _, reply: handed_over.append(reply), lambda *each: told.append(each)
+    )
+    assert refused.error.args[0] == "-1 is negative"
+    assert later is None
+    assert [reply.request_id for reply in handed_over] == [""]
+    assert told[0][2] == ""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.work_queue import Job, QueueLimits, WorkQueue
-from flagtriton_server.worker import Worker
+from flagtriton_server.worker import Watch, Worker
 from tests.unit.jobs import TURN, Answers, job, queue, settable_clock
 
 FAILED = "the model failed on this batch: ZeroDivisionError, see its log"
@@ -242,3 +243,38 @@ def test_the_others_of_a_turn_run_without_those_that_are_not_wanted(clock: Simpl
     refused = Answers(each for each in answers if each[0] in ("gone", "late"))
     assert errors(refused) == {"gone": CANCELLED, "late": LATE}
     assert sorted(each for each in answers if each not in refused) == [("a", "A"), ("b", "B"), ("c", "C")]
+
+
+class Noting(Watch):
+    """Keeps what it is told; may fail."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.told: list[Any] = []
+
+    def answered(self, job: Job[Any], answer: object) -> None:
+        if self.error is not None:
+            raise self.error
+        self.told.append((job.work, answer, job.came_at <= job.taken_at <= time.monotonic()))
+
+    def worked(self, seconds: float) -> None:
+        self.told.append(seconds >= 0)
+
+
+def test_who_watches_is_told_of_every_answer_and_turn() -> None:
+    watch, refused = Noting(), RequestError("no")
+    made: Worker[Any] = Worker(queue(job("a", TURN), job("b", TURN)), lambda work: [refused], print, watch)
+    made.start()
+    made.stop()
+    assert watch.told == [("a", refused, True), True, ("b", refused, True), True]
+
+
+def test_one_who_watches_and_fails_keeps_nobody_from_an_answer() -> None:
+    answers, log = Answers(), list[str]()
+    waiting = queue(job("a", TURN, answers), job("b", TURN, answers))
+    made: Worker[Any] = Worker(waiting, lambda work: work, log.append, Noting(OSError("no space")))
+    made.start()
+    made.stop()
+    assert answers == [("a", "a"), ("b", "b")]
+    assert len(log) == 2
+    assert "no space" in log[0]
