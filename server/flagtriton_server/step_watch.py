@@ -38,7 +38,7 @@ from flagtriton_server.worker import Watch
 __all__ = ["StepWatch", "priority_name"]
 
 _OK = "ok"
-_BOUNDS_S = (*DURATION_BOUNDS_S, math.inf)
+_BOUNDS_S = {**{bound: f"{bound:g}" for bound in DURATION_BOUNDS_S}, math.inf: "+Inf"}
 _OF_TOKENIZERS = (TEXTS, TRUNCATED_TEXTS)
 _OF_ENCODERS = (TOKENS, MICRO_BATCHES, MICRO_BATCH_TOKENS, PADDING_TOKENS)
 
@@ -76,8 +76,8 @@ class StepWatch(Watch):
             for metric in (QUEUE_SECONDS, REQUESTS_TAKEN, REQUEST_SECONDS):
                 self._tally.add(metric, 0, **priority)
             self._tally.add(REQUESTS, 0, **priority, code=_OK)
-            for bound in _BOUNDS_S:
-                self._tally.add(REQUESTS_WITHIN, 0, **priority, seconds=_bound(bound))
+            for bound in _BOUNDS_S.values():
+                self._tally.add(REQUESTS_WITHIN, 0, **priority, seconds=bound)
 
     def start(self) -> None:
         """Begin."""
@@ -101,9 +101,9 @@ class StepWatch(Watch):
         self._tally.add(QUEUE_SECONDS, waited_s, priority=priority)
         if error is None:
             self._tally.add(REQUEST_SECONDS, seconds, priority=priority)
-            for bound in _BOUNDS_S:
-                if seconds <= bound:
-                    self._tally.add(REQUESTS_WITHIN, priority=priority, seconds=_bound(bound))
+            for bound_s, bound in _BOUNDS_S.items():
+                if seconds <= bound_s:
+                    self._tally.add(REQUESTS_WITHIN, priority=priority, seconds=bound)
             self._tally.add(*((TOKENS, job.tokens) if self._encodes else (TEXTS, job.work.rows)))
         sizes = {"texts": job.work.rows, "tokens": job.tokens}
         self._write(priority, error, job.request_id, **sizes, queue_ms=_ms(waited_s), total_ms=_ms(seconds))
@@ -144,10 +144,6 @@ def _code(error: Exception | None) -> str:
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1e3, 3)
-
-
-def _bound(seconds: float) -> str:
-    return "+Inf" if math.isinf(seconds) else f"{seconds:g}"
 
 
 def _waiting_requests(queue: WorkQueue[Any], bulk: bool) -> float:

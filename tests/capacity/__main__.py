@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from flagtriton import DeploymentWarning
 from flagtriton_tools.bench.workload import Workload, make_texts
-from flagtriton_tools.plan.simulation import Outcome, Server, Traffic, simulate
+from flagtriton_tools.plan.scenario import Outcome, Server, Traffic
+from flagtriton_tools.plan.simulation import simulate
 from tests.capacity.measure import Observed, latencies_alone, tokens_of, under_callers, under_rate
 from tests.capacity.servers import running_servers
 

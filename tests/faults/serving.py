@@ -118,11 +118,18 @@ def serving(repository: Path, folder: Path, *flags: str) -> Iterator[Serving]:
             preexec_fn=obey_ctrl_c,
             env=environment,
         )
+    with ended(process):
+        running = Serving(process, http_port, grpc_port, metrics_port, health_port, said, log)
+        running.wait_until_ready()
+        yield running
+
+
+@contextmanager
+def ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Ask a process to end behind the block, and kill it where it has not within a minute."""
     with process:
         try:
-            running = Serving(process, http_port, grpc_port, metrics_port, health_port, said, log)
-            running.wait_until_ready()
-            yield running
+            yield
         finally:
             process.terminate()
             try:

@@ -21,6 +21,7 @@ import pytest
 
 from flagtriton import FlagModel
 from flagtriton_tools.serving import free_ports
+from tests.faults.serving import ended
 
 pytestmark = pytest.mark.server
 
@@ -100,15 +101,8 @@ def container(folder: Path, models: str) -> Iterator[Container]:
             ["unshare", "--mount", "sh", "-ec", READ_ONLY, "sh", *entry_point],
             env=environment, stdout=said, stderr=said, cwd=folder,
         )  # fmt: skip
-    with process:
-        try:
-            yield Container(process, folder, ports)
-        finally:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with ended(process):
+        yield Container(process, folder, ports)
 
 
 def test_a_container_adds_serves_is_healthy_and_drains(bert: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flagtriton_tools.plan.simulation import Failure, ScaleOut, Server, Traffic, simulate
+from flagtriton_tools.plan.scenario import Failure, ScaleOut, Server, Traffic
+from flagtriton_tools.plan.simulation import simulate
 
 ONE = np.array([1])
 SECOND = Server(tokens_per_s=100.0, token_budget=1)

@@ -52,11 +52,10 @@ def connect(
     """
     urls = _urls(url or os.environ.get("FLAGTRITON_URL") or _DEFAULT_URL)
     plain = [each for each in urls if not each.startswith(_LOOKED_UP)]
-    for each in urls:
-        ServerAddress.parse(each.removeprefix(_LOOKED_UP))
+    addresses = [ServerAddress.parse(each.removeprefix(_LOOKED_UP)) for each in urls]
     opened = partial(_open, headers=dict(headers or {}), tls=tls, timeout_s=timeout_s)
     if len(urls) == len(plain) == 1:
-        return opened(urls[0])
+        return opened(addresses[0])
     from flagtriton.transport.balanced import BalancedTransport
 
     try:
@@ -76,11 +75,9 @@ def _urls(url: str | Sequence[str]) -> list[str]:
     return list(url)
 
 
-def _open(url: str, *, headers: Mapping[str, str], tls: TLS | None, timeout_s: float) -> Transport:
-    target, _, name = url.partition("#")  # the name stands there only where the address was looked up
-    address = ServerAddress.parse(target)
+def _open(address: ServerAddress, *, headers: Mapping[str, str], tls: TLS | None, timeout_s: float) -> Transport:
     certificates = tls if tls is not None else TLS() if address.secure else None
-    address = replace(address, secure=certificates is not None, name=name or None)
+    address = replace(address, secure=certificates is not None)
     if address.wire == "grpc":
         from flagtriton.transport.grpc import GrpcTransport
 
@@ -90,8 +87,8 @@ def _open(url: str, *, headers: Mapping[str, str], tls: TLS | None, timeout_s: f
     return HttpTransport(address, headers, certificates, timeout_s)
 
 
-def _looked_up(urls: Sequence[str]) -> list[str]:
-    """Return URLs with those to look up replaced by one for each address.
+def _looked_up(urls: Sequence[str]) -> list[ServerAddress]:
+    """Return the servers at some URLs: at those to look up, each that the name stands for.
 
     Raises:
         OSError: a name cannot be looked up.
@@ -99,14 +96,15 @@ def _looked_up(urls: Sequence[str]) -> list[str]:
     """
     found = []
     for url in urls:
-        if not url.startswith(_LOOKED_UP):
-            found.append(url)
-            continue
         address = ServerAddress.parse(url.removeprefix(_LOOKED_UP))
+        if not url.startswith(_LOOKED_UP):
+            found.append(address)
+            continue
         if address.wire == "http" and address.secure:
             raise ValueError(f"server URL is {url!r}; over https send to the name itself, or use dns+grpcs://")
         parts = urlsplit(f"//{address.host_and_port}")
         hosts = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, parts.port, type=SOCK_STREAM)})
-        scheme, name = str(address).partition("://")[0], f"#{parts.hostname}" if address.secure else ""
-        found += [f"{scheme}://{f'[{h}]' if ':' in h else h}:{parts.port}{parts.path}{name}" for h in hosts]
+        for host in hosts:
+            at = f"{f'[{host}]' if ':' in host else host}:{parts.port}{parts.path}"
+            found.append(replace(address, host_and_port=at, name=parts.hostname))
     return found

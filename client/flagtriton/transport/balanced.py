@@ -20,7 +20,7 @@ from flagtriton.errors import (
     ServerUnavailableError,
 )
 from flagtriton.options import OptionValue
-from flagtriton.transport.base import InferenceReply, ModelConfig, Transport
+from flagtriton.transport.base import InferenceReply, ModelConfig, ServerAddress, Transport
 from flagtriton.transport.endpoints import Endpoint, Endpoints
 
 __all__ = ["BalancedTransport"]
@@ -49,7 +49,9 @@ class BalancedTransport:
         ValueError: it finds none.
     """
 
-    def __init__(self, open_transport: Callable[[str], Transport], lookup: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self, open_transport: Callable[[ServerAddress], Transport], lookup: Callable[[], Sequence[ServerAddress]]
+    ) -> None:
         self._open_transport = open_transport
         self._lookup = lookup
         self._endpoints = Endpoints(open_transport, lookup())

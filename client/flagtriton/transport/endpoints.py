@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from flagtriton.transport.base import Transport
+from flagtriton.transport.base import ServerAddress, Transport
 
 __all__ = ["Endpoint", "Endpoints"]
 
@@ -24,7 +24,7 @@ class Endpoint:
     """One server, and how it has done lately.
 
     Attributes:
-        address: the server's URL.
+        address: where the server is.
         in_flight: work of the requests that it has now.
         requests: how many these are.
         failures: since it last answered.
@@ -34,7 +34,7 @@ class Endpoint:
         is_dropped: it gets no further request.
     """
 
-    address: str
+    address: ServerAddress
     transport: Transport
     in_flight: int = 0
     requests: int = 0
@@ -59,7 +59,9 @@ class Endpoints:
         ValueError: there is none.
     """
 
-    def __init__(self, open_transport: Callable[[str], Transport], addresses: Sequence[str]) -> None:
+    def __init__(
+        self, open_transport: Callable[[ServerAddress], Transport], addresses: Sequence[ServerAddress]
+    ) -> None:
         if not addresses:
             raise ValueError("there is no server to send requests to")
         self._lock = threading.Lock()
@@ -73,7 +75,7 @@ class Endpoints:
         with self._lock:
             return list(self._all)
 
-    def replace(self, addresses: Sequence[str]) -> None:
+    def replace(self, addresses: Sequence[ServerAddress]) -> None:
         """Take these servers in place of those before; one that is among both stays as it stands.
 
         The others' connections are closed once their requests are answered.
@@ -137,8 +139,7 @@ class Endpoints:
             return min(left, key=lambda endpoint: endpoint.rests_until)
         turn = next(self._turns)
         # Those with equally little take turns.
-        order = sorted(range(len(awake)), key=lambda place: (awake[place].in_flight, (place - turn) % len(awake)))
-        chosen = awake[order[0]]
+        chosen = awake[min(range(len(awake)), key=lambda at: (awake[at].in_flight, (at - turn) % len(awake)))]
         chosen.is_tried = bool(chosen.failures)
         return chosen
 

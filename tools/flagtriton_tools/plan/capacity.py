@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from flagtriton_tools.bench.shapes import SHAPES
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.plan.devices import EFFICIENCY, GPUS, MEASURED
-from flagtriton_tools.plan.simulation import Failure, Outcome, Server, Traffic, simulate
+from flagtriton_tools.plan.scenario import Outcome, Server, Traffic
+from flagtriton_tools.plan.simulation import simulate
 from flagtriton_tools.plan.sizes import flops_per_token, parameters
 
 __all__ = ["Load", "Plan", "make_plan", "request_tokens"]
@@ -59,6 +60,16 @@ class Load:
     p95_s: float = 0.25
     tokenizers: int = 1
 
+    @property
+    def tokens_of_a_request(self) -> float:
+        """The mean."""
+        return self.tokens * self.texts
+
+    @property
+    def tokens_per_s(self) -> float:
+        """What comes."""
+        return self.requests_per_s * self.tokens_of_a_request
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -94,7 +105,7 @@ class Plan:
     shared_memory_bytes: float
     in_bytes_per_s: float
     out_bytes_per_s: float
-    assumptions: tuple[str, ...] = field(default=())
+    assumptions: tuple[str, ...]
 
 
 def make_plan(load: Load, *, gpu: str | None = None, tokens_per_s: float | None = None, spare: int = 1) -> Plan:
@@ -118,8 +129,7 @@ def make_plan(load: Load, *, gpu: str | None = None, tokens_per_s: float | None 
         request_tokens_per_s=_TOKENISED_PER_S * load.tokenizers,
         fixed_s=_FIXED_S,
     )
-    coming = load.requests_per_s * load.tokens * load.texts
-    needed = _fewest(load, server, coming)
+    needed = _fewest(load, server)
     servers = needed + spare
     whole, failing = _simulated(load, server, servers), _simulated(load, server, needed)
     shape = SHAPES[load.shape]
@@ -140,7 +150,7 @@ def make_plan(load: Load, *, gpu: str | None = None, tokens_per_s: float | None 
         servers,
         spare,
         servers if gpu else 0,
-        coming,
+        load.tokens_per_s,
         rate,
         whole.busy,
         whole.percentile_s(50),
@@ -148,7 +158,7 @@ def make_plan(load: Load, *, gpu: str | None = None, tokens_per_s: float | None 
         failing.percentile_s(95),
         weights + (2e9 if gpu else 4 * _PROCESS_BYTES),
         64e6 + 2 * between_steps * load.requests_per_s / servers * max(0.05, whole.percentile_s(95)),
-        load.requests_per_s * load.texts * load.tokens * _BYTES_OF_A_TOKEN,
+        load.tokens_per_s * _BYTES_OF_A_TOKEN,
         load.requests_per_s * load.texts * shape.hidden_size * 4.0,
         assumptions,
     )
@@ -184,15 +194,15 @@ def _rate(load: Load, gpu: str | None, given: float | None) -> tuple[float, str]
     )
 
 
-def _fewest(load: Load, server: Server, coming: float) -> int:
+def _fewest(load: Load, server: Server) -> int:
     """Return the fewest servers that keep to the p95."""
-    alone = _simulated(replace(load, requests_per_s=0.01 * server.tokens_per_s / (load.tokens * load.texts)), server, 1)
+    alone = _simulated(replace(load, requests_per_s=0.01 * server.tokens_per_s / load.tokens_of_a_request), server, 1)
     if alone.percentile_s(95) > load.p95_s:
         raise ToolError(
             f"a server with nothing else to do answers 95 of 100 such requests within {alone.percentile_s(95):.3g} s, "
             f"so no number of them keeps to --p95 {load.p95_s:g}: allow more, or use faster ones"
         )
-    least = max(coming / server.tokens_per_s, _tokenising(load, server))
+    least = max(load.tokens_per_s / server.tokens_per_s, _tokenising(load, server))
     low = max(0, math.ceil(least) - 1)  # too few
     high = max(1, low + 1)
     while not _keeps(load, server, high):
@@ -208,22 +218,19 @@ def _fewest(load: Load, server: Server, coming: float) -> int:
 
 def _tokenising(load: Load, server: Server) -> float:
     """Return how many servers are at work on tokenising alone."""
-    return load.requests_per_s * (server.request_s + load.tokens * load.texts / server.request_tokens_per_s)
+    return load.requests_per_s * (server.request_s + load.tokens_of_a_request / server.request_tokens_per_s)
 
 
 def _keeps(load: Load, server: Server, servers: int) -> bool:
-    tokens = load.requests_per_s * load.tokens * load.texts
-    if tokens >= server.tokens_per_s * servers or _tokenising(load, server) >= servers:
+    if load.tokens_per_s >= server.tokens_per_s * servers or _tokenising(load, server) >= servers:
         return False
     return _simulated(load, server, servers).percentile_s(95) <= load.p95_s
 
 
-def _simulated(load: Load, server: Server, servers: int, failures: tuple[Failure, ...] = ()) -> Outcome:
+def _simulated(load: Load, server: Server, servers: int) -> Outcome:
     simulated = min(servers, _MOST_SIMULATED)
     rate = load.requests_per_s * simulated / servers
     requests = max(_LEAST_REQUESTS_SIMULATED, _REQUESTS_OF_A_SERVER * simulated)
     traffic = Traffic(request_tokens(load, requests), rate=rate)
     seconds = requests / rate
-    return simulate(
-        server, simulated, traffic, seconds=0.8 * seconds, warm_up_s=0.2 * seconds, failures=failures, seed=_SEED
-    )
+    return simulate(server, simulated, traffic, seconds=0.8 * seconds, warm_up_s=0.2 * seconds, seed=_SEED)
