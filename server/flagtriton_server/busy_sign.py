@@ -26,9 +26,14 @@ _MOMENT = struct.Struct("<d")
 _SIZE = 2 * _MOMENT.size  # interactive, bulk
 
 
-def sign_path(model_name: str) -> Path:
-    """Return where a deployment's steps find their sign, of one server among several; `model_name` is a step's."""
-    return FOLDER / f"{_here()}{os.getppid()}_{model_name.rpartition('_')[0]}"
+def sign_path(model_name: str, version: str) -> Path:
+    """Return where the steps of one version of a deployment find their sign, of one server among several.
+
+    Args:
+        model_name: a step's.
+        version: a number.
+    """
+    return FOLDER / f"{_here()}{os.getppid()}_{version}_{model_name.rpartition('_')[0]}"
 
 
 class BusySign:

@@ -44,7 +44,7 @@ class TritonPythonModel:
         Raises:
             ValueError: the checkpoint has no such head, or of another shape; or the wire's dtype is unknown.
         """
-        settings = read_settings(ColbertSettings, args["model_config"])
+        settings = read_settings(ColbertSettings, args)
         if settings.colbert_dtype not in _WIRE_DTYPES:
             raise ValueError(f"colbert_dtype is {settings.colbert_dtype!r}; expected {' or '.join(_WIRE_DTYPES)}")
         self._wire_dtype = _WIRE_DTYPES[settings.colbert_dtype]

@@ -76,7 +76,7 @@ class TritonPythonModel:
         Raises:
             ValueError: the settings ask for unknown rows or an unknown pooling.
         """
-        self._settings = read_settings(EncoderSettings, args["model_config"])
+        self._settings = read_settings(EncoderSettings, args)
         self._pool = _reduction(self._settings)
         self._queued = QueuedEncoder(args, self._settings, self._read, self._run)
         self._queued.start(lambda: self._load(args))

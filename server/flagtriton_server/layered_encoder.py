@@ -29,7 +29,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the checkpoint onto this instance's device."""
-        self._settings = read_settings(LayeredSettings, args["model_config"])
+        self._settings = read_settings(LayeredSettings, args)
         self._queued = QueuedEncoder(args, self._settings, self._read, self._run)
         self._queued.start(lambda: self._load(args))
 

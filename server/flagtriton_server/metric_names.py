@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What steps tell Prometheus, beside Triton's own numbers: names, units and meanings. Imports neither torch nor Triton.
 
-Each has the labels `deployment` and `step`. Rates, fractions and percentiles are for Prometheus to make of them; the
+Each has the labels `deployment`, `step` and `version`. Rates, fractions and percentiles are for Prometheus to make of them; the
 rules under `docker/prometheus` do.
 """
 
@@ -42,7 +42,7 @@ class Metric:
         name: as Prometheus wants it: unit last, `_total` behind what only grows.
         help: one sentence.
         kind: what Triton's metric API calls it.
-        labels: beside `deployment` and `step`.
+        labels: beside `deployment`, `step` and `version`.
     """
 
     name: str

@@ -39,7 +39,7 @@ class TritonPythonModel:
         Raises:
             ValueError: there is no such method.
         """
-        settings = read_settings(PoolerSettings, args["model_config"])
+        settings = read_settings(PoolerSettings, args)
         self._pool = pooling_named(settings.pooling_method)
         self._pseudo_moe = settings.pseudo_moe
         self._sends_done = settings.sends_done

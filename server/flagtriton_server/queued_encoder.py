@@ -56,7 +56,8 @@ class QueuedEncoder(QueuedStep[T]):
     ) -> None:
         instances = all_instances(args["model_config"])
         # One of several may be full while another has room.
-        tell = BusySign(sign_path(args["model_name"])).tell if instances == 1 else lambda bulk, full: None
+        sign = sign_path(args["model_name"], args["model_version"])
+        tell = BusySign(sign).tell if instances == 1 else lambda bulk, full: None
         self.watch = StepWatch(args, encodes=True)
         limits = queue_limits(settings)
         super().__init__(limits, settings.token_budget, instances, read, run, watch=self.watch, tell=tell)

@@ -32,7 +32,7 @@ class TritonPythonModel:
         Raises:
             ValueError: the checkpoint has none, one for several labels, or no token for an LLM's answer.
         """
-        self._settings = read_settings(RerankerHeadSettings, args["model_config"])
+        self._settings = read_settings(RerankerHeadSettings, args)
         precision = encoder_precision(self._settings.precision, self._settings.device)
         self._dtype = torch.float32 if self._settings.scored_in_encoder else precision.computed
         torch.set_num_threads(1)  # small products: threads would only take the encoder's cores

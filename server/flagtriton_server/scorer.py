@@ -64,7 +64,7 @@ class TritonPythonModel:
         Raises:
             ValueError: the checkpoint lacks one, or there is no such pooling.
         """
-        settings = read_settings(ScorerSettings, args["model_config"])
+        settings = read_settings(ScorerSettings, args)
         precision, device = encoder_precision(settings.precision, settings.device), instance_devices(args)[0]
         self._dtype = precision.computed
         self._pool = pooling_named(settings.pooling_method)

@@ -7,12 +7,16 @@ Imports neither torch nor Triton: `flagtriton add` writes the same classes that 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
-from flagtriton.parameters import read_parameters
+from flagtriton.parameters import ParameterError, read_parameters
 
 __all__ = [
+    "MODEL_DIRECTORY",
+    "VERSION_PARAMETERS",
     "ColbertSettings",
     "EncoderSettings",
     "HeadSettings",
@@ -29,6 +33,12 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+VERSION_PARAMETERS: Final = "parameters.json"
+"""In a version's folder: its parameters, as `config.pbtxt` is one for all versions of a model."""
+
+MODEL_DIRECTORY: Final = "$$TRITON_MODEL_DIRECTORY"
+"""In a parameter: where the model's folder lies on the server, which copies it there from a bucket. Triton's own name."""
 
 _PACKED_ARCHITECTURES = frozenset(
     ["bert", "camembert", "gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3", "roberta", "xlm-roberta"]
@@ -211,14 +221,21 @@ class ScorerSettings(HeadSettings):
     colbert_dim: int | None = None
 
 
-def read_settings(cls: type[T], model_config: str) -> T:
-    """Return a step's settings from `model_config`, the JSON that Triton hands to `initialize`.
+def read_settings(cls: type[T], args: Mapping[str, str]) -> T:
+    """Return a step's settings from what Triton hands to `initialize`.
+
+    They are the parameters of `model_config`, unless the version's folder has its own. Names in capitals are Triton's.
 
     Raises:
         ParameterError: an unknown, missing or ill-formed parameter.
     """
-    parameters = json.loads(model_config).get("parameters", {})
-    return read_parameters(cls, {name: value["string_value"] for name, value in parameters.items()})
+    parameters = _version_parameters(args)
+    if parameters is None:
+        config = json.loads(args["model_config"]).get("parameters", {})
+        parameters = {name: value["string_value"] for name, value in config.items()}
+    folder = args.get("model_repository", MODEL_DIRECTORY)
+    own = {name: value.replace(MODEL_DIRECTORY, folder) for name, value in parameters.items() if not name.isupper()}
+    return read_parameters(cls, own)
 
 
 def instance_count(model_config: str) -> int:
@@ -239,6 +256,17 @@ def attention_path(model_type: str | None, trust_remote_code: bool) -> str:
     Code that comes with a checkpoint brings an attention of its own, so it is always padded.
     """
     return "packed" if model_type in _PACKED_ARCHITECTURES and not trust_remote_code else "padded"
+
+
+def _version_parameters(args: Mapping[str, str]) -> dict[str, str] | None:
+    """Return the parameters in the version's folder; None where it has none of its own."""
+    file = Path(args.get("model_repository", ""), args.get("model_version", ""), VERSION_PARAMETERS)
+    if not file.is_file():
+        return None
+    try:
+        return {str(name): str(value) for name, value in json.loads(file.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError) as error:
+        raise ParameterError(f"{file} is no object of strings: {error}; add the version again") from error
 
 
 def rows_needed(pooling_method: str) -> str:

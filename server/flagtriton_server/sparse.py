@@ -41,7 +41,7 @@ class TritonPythonModel:
         Raises:
             ValueError: the checkpoint has no such head.
         """
-        settings = read_settings(HeadSettings, args["model_config"])
+        settings = read_settings(HeadSettings, args)
         precision = encoder_precision(settings.precision, settings.device)
         self._dtype = precision.computed
         self._head = load_sparse_head(settings, precision, instance_devices(args)[0])

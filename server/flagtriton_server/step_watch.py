@@ -54,7 +54,7 @@ class StepWatch(Watch):
     def __init__(self, args: Mapping[str, str], *, encodes: bool) -> None:
         self._encodes = encodes
         deployment, _, step = args["model_name"].rpartition("_")
-        labels = {"deployment": deployment, "step": step}
+        labels = {"deployment": deployment, "step": step, "version": args["model_version"]}
         self._process = args.get("model_instance_name", args["model_name"])
         self._tally = Tally(triton_io.open_series, labels, triton_io.log_error)
         self._log = RequestLog.wanted(labels)

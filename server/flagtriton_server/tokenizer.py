@@ -57,7 +57,7 @@ class TritonPythonModel:
         Raises:
             ValueError: the deployment's `max_length` leaves no room beside the special tokens.
         """
-        self._settings = read_settings(TokenizerSettings, args["model_config"])
+        self._settings = read_settings(TokenizerSettings, args)
         if not self._settings.trust_remote_code:  # code that comes with a checkpoint imports what it likes
             _do_without_torch()
         self._tokenizer = TextTokenizer.from_checkpoint(
@@ -75,7 +75,7 @@ class TritonPythonModel:
             "max_length": self._settings.max_length,
         }
         self._watch = StepWatch(args, encodes=False)
-        sign = BusySign(sign_path(args["model_name"]))
+        sign = BusySign(sign_path(args["model_name"], args["model_version"]))
         self._queued = QueuedStep(
             QueueLimits(self._settings.queue_requests, self._settings.queue_tokens, self._settings.queue_timeout_s),
             _TOKENS_OF_A_TURN,

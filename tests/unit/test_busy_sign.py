@@ -23,13 +23,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_all_steps_of_a_deployment_have_the_same_sign_and_no_other_deployment_has() -> None:
-    assert sign_path("a_b_tokenizer") == sign_path("a_b_encoder") != sign_path("a_c_encoder")
-    assert str(os.getppid()) in sign_path("a_encoder").name  # another server's is another file
+    assert sign_path("a_b_tokenizer", "1") == sign_path("a_b_encoder", "1") != sign_path("a_c_encoder", "1")
+    assert sign_path("a_encoder", "1") != sign_path("a_encoder", "2")
+    assert str(os.getppid()) in sign_path("a_encoder", "1").name  # another server's is another file
 
 
 @pytest.mark.parametrize("bulk", [False, True])
 def test_what_one_says_another_sees_of_that_priority_alone(bulk: bool) -> None:
-    encoder, tokenizer = (BusySign(sign_path(f"tiny_{step}")) for step in ("encoder", "tokenizer"))
+    encoder, tokenizer = (BusySign(sign_path(f"tiny_{step}", "1")) for step in ("encoder", "tokenizer"))
     assert not tokenizer.is_up(bulk)
     encoder.tell(bulk, True)
     assert (tokenizer.is_up(bulk), tokenizer.is_up(not bulk)) == (True, False)
@@ -53,7 +54,7 @@ print(sign.is_up(False), sign.is_up(True))
 def test_it_comes_down_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=time.monotonic())
     monkeypatch.setattr(busy_sign, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    sign = BusySign(sign_path("tiny_encoder"))
+    sign = BusySign(sign_path("tiny_encoder", "1"))
     sign.tell(True, True)
     clock.now += 1.9
     assert sign.is_up(True)
@@ -62,10 +63,10 @@ def test_it_comes_down_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_containers_sign_is_another_and_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = sign_path("tiny_encoder")
+    ours = sign_path("tiny_encoder", "1")
     with monkeypatch.context() as patched:
         patched.setattr(busy_sign, "_PROCESSES", folder)
-        theirs = sign_path("tiny_encoder")
+        theirs = sign_path("tiny_encoder", "1")
     assert theirs != ours
     theirs = theirs.with_name(theirs.name.replace(f"_{os.getppid()}_", "_999999999_"))  # no process of ours
     theirs.write_bytes(b"")
@@ -74,7 +75,7 @@ def test_another_containers_sign_is_another_and_left_alone(folder: Path, monkeyp
 
 
 def test_nobody_else_may_read_it() -> None:
-    path = sign_path("tiny_encoder")
+    path = sign_path("tiny_encoder", "1")
     BusySign(path)
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -82,7 +83,7 @@ def test_nobody_else_may_read_it() -> None:
 def test_a_link_that_somebody_put_there_is_not_followed(folder: Path) -> None:
     target = folder / "precious"
     target.write_text("all there is")
-    path = sign_path("tiny_encoder")
+    path = sign_path("tiny_encoder", "1")
     path.symlink_to(target)
     sign = BusySign(path)
     sign.tell(False, True)
@@ -93,11 +94,11 @@ def test_a_link_that_somebody_put_there_is_not_followed(folder: Path) -> None:
 def test_signs_of_servers_that_have_ended_are_removed(folder: Path) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    prefix = sign_path("a_encoder").name.removesuffix(f"{os.getppid()}_a")
-    theirs, other = folder / f"{prefix}{ended.pid}_a", folder / f"{prefix}x_a"
+    prefix = sign_path("a_encoder", "1").name.removesuffix(f"{os.getppid()}_1_a")
+    theirs, other = folder / f"{prefix}{ended.pid}_1_a", folder / f"{prefix}x_1_a"
     for path in (theirs, other):
         path.write_bytes(b"")
-    ours = sign_path("tiny_encoder")
+    ours = sign_path("tiny_encoder", "1")
     BusySign(ours)
-    BusySign(sign_path("other_encoder"))
+    BusySign(sign_path("other_encoder", "1"))
     assert (theirs.exists(), other.exists(), ours.exists()) == (False, True, True)

@@ -33,7 +33,7 @@ class Work:
 
 def encoder(queued_encoder: Any, run: Callable[[list[Any]], list[Any]] = list, *, count: int = 1, **more: Any) -> Any:
     config = json.dumps({"instance_group": [{"count": count, "gpus": []}]})
-    args = {"model_name": "tiny_encoder", "model_config": config}
+    args = {"model_name": "tiny_encoder", "model_version": "1", "model_config": config}
     settings = EncoderSettings("a/b", 64, token_budget=BUDGET, **more)
     return queued_encoder.QueuedEncoder(args, settings, lambda _: Work(), run)
 
@@ -63,7 +63,7 @@ def test_what_may_wait_is_what_is_said(queued_encoder: Any, said: dict[str, Any]
 @pytest.mark.parametrize(("count", "up"), [(1, True), (2, False)])
 def test_the_tokenizer_is_told_that_a_single_instance_is_full(queued_encoder: Any, count: int, up: bool) -> None:
     full = encoder(queued_encoder, count=count, queue_requests=2)
-    sign = BusySign(sign_path("tiny_tokenizer"))
+    sign = BusySign(sign_path("tiny_tokenizer", "1"))
     full.execute([Request({})])
     assert not sign.is_up(bulk=False)
     full.execute([Request({})])

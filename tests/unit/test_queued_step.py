@@ -87,7 +87,7 @@ def started(
     queued_step: Any, step: Step, run: Any = None, *, instances: int = 1, timeout_s: float = 60.0, **told: Any
 ) -> Any:
     limits = QueueLimits(MOST_REQUESTS, MOST_TOKENS, timeout_s)
-    watch = queued_step.StepWatch({"model_name": "tiny_encoder"}, encodes=True)
+    watch = queued_step.StepWatch({"model_name": "tiny_encoder", "model_version": "1"}, encodes=True)
     queued = queued_step.QueuedStep(limits, TURN, instances, step.read, run or step.run, watch=watch, **told)
     queued.start()
     return queued

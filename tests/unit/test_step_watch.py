@@ -26,7 +26,7 @@ from tests.layered_checkpoints import make_layerwise
 from tests.unit.jobs import queue
 from tests.unit.triton_stand_in import MetricFamily, Request, answered, ids, imported_steps, responses_of, started
 
-OWN = {"deployment": "tiny", "step": "step"}
+OWN = {"deployment": "tiny", "step": "step", "version": "1"}
 PROCESS = {**OWN, "process": "tiny_step"}
 INTERACTIVE = {**OWN, "priority": "interactive"}
 BULK = {**OWN, "priority": "bulk"}
@@ -39,7 +39,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 
 def watch(steps: SimpleNamespace, *, encodes: bool = True) -> Any:
-    return steps.step_watch.StepWatch({"model_name": "tiny_step"}, encodes=encodes)
+    return steps.step_watch.StepWatch({"model_name": "tiny_step", "model_version": "1"}, encodes=encodes)
 
 
 def job(steps: SimpleNamespace, took_s: float, *, waited_s: float = 0.0, tokens: int = 5, **more: Any) -> Job[Any]:
@@ -83,7 +83,7 @@ def test_everything_is_known_before_the_first_request(steps: SimpleNamespace) ->
     assert names() == {metric.name for metric in METRICS}
     for name, labels in MetricFamily.values:
         (metric,) = [metric for metric in METRICS if metric.name == name]
-        assert {label for label, _ in labels} == {"deployment", "step", *metric.labels}
+        assert {label for label, _ in labels} == {"deployment", "step", "version", *metric.labels}
 
 
 def test_requests_are_counted_by_what_they_got(steps: SimpleNamespace) -> None:

@@ -109,7 +109,7 @@ def _of_deployment(before: Scrape, after: Scrape, deployment: str, now: float) -
         return grown(metric, step="encoder", **labels)
 
     own = {"deployment": deployment, "step": "encoder"}
-    processes = {labels["process"] for labels, _ in after.series(BUSY.name, **own)}
+    processes = sum(not math.isnan(seen) for _, seen in after.series(LAST_SEEN.name, **own))
     silent = {
         labels["step"] for labels, seen in after.series(LAST_SEEN.name, deployment=deployment) if now - seen > _SILENT_S
     }
@@ -131,7 +131,7 @@ def _of_deployment(before: Scrape, after: Scrape, deployment: str, now: float) -
         _ratio(encoder(QUEUE_SECONDS), encoder(REQUESTS_TAKEN)),
         waiting,
         2 * limit,  # of each priority
-        encoder(BUSY) / seconds / max(1, len(processes)),
+        encoder(BUSY) / seconds / max(1, processes),
         _ratio(encoder(MICRO_BATCH_TOKENS), passes),
         _ratio(encoder(PADDING_TOKENS), places),
         _ratio(grown(TRUNCATED_TEXTS), grown(TEXTS)),
