@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What steps tell Prometheus, beside Triton's own numbers: names, units and meanings. Imports neither torch nor Triton.
 
-Each has the labels `deployment`, `step` and `version`. Rates, fractions and percentiles are for Prometheus to make of them; the
-rules under `docker/prometheus` do.
+Each has the labels `deployment`, `step` and `version`. Rates, fractions and percentiles are for Prometheus to make of
+them; the rules under `docker/prometheus` do.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ VERSION_PARAMETERS: Final = "parameters.json"
 """In a version's folder: its parameters, as `config.pbtxt` is one for all versions of a model."""
 
 MODEL_DIRECTORY: Final = "$$TRITON_MODEL_DIRECTORY"
-"""In a parameter: where the model's folder lies on the server, which copies it there from a bucket. Triton's own name."""
+"""In a parameter: where the model's folder lies on the server, to which a bucket's is copied. The name is Triton's."""
 
 _PACKED_ARCHITECTURES = frozenset(
     ["bert", "camembert", "gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3", "roberta", "xlm-roberta"]

@@ -44,6 +44,7 @@ class FakeTriton:
         failures: why the next attempts to load a model fail.
         replies: to requests for a model, one after another, the last one again and again.
         unloading_polls: how often a model is still being unloaded when the index is read.
+        versions: of models that have not just the one.
         brings_back: whether a step that is loaded brings back the ensembles that went with it.
         answers: whether it answers at all.
     """
@@ -57,6 +58,7 @@ class FakeTriton:
     replies: dict[str, list[Reply]] = field(default_factory=dict)
     asked: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     unloading_polls: dict[str, int] = field(default_factory=dict)
+    versions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     brings_back: bool = True
     answers: bool = True
 
@@ -113,8 +115,8 @@ class FakeTriton:
 
     def _load(self, name: str) -> None:
         config = self.loaded[name] = self.files[name]
-        self.states[name] = ModelState(name, "READY")
-        self.stubs[name] = instances(config)
+        self.states[name] = ModelState(name, "READY", versions=self.versions.get(name, ("1",)))
+        self.stubs[name] = instances(config) * len(self.states[name].versions)
         for step in _steps(config):
             if step not in self.loaded:
                 self._load(step)
@@ -142,7 +144,8 @@ class FakeTriton:
                 if self.unloading_polls[name] < 0:
                     self.states[name] = ModelState(name, "UNAVAILABLE", UNLOADED)
         told = [self.states.get(name, ModelState(name)) for name in sorted(self.files)]
-        return [_without_empty({"name": s.name, "state": s.state, "reason": s.reason}) for s in told]
+        rows = [(state, version) for state in told for version in state.versions or ("",)]
+        return [_without_empty({"name": s.name, "version": v, "state": s.state, "reason": s.reason}) for s, v in rows]
 
 
 @dataclass(frozen=True)

@@ -68,12 +68,33 @@ def test_every_model_is_told_by_name_with_its_state(server: Server, url: str) ->
         ]
     )
     assert Admin(url).states() == {
-        "a": ModelState("a", "READY"),
+        "a": ModelState("a", "READY", versions=("1",)),
         "b": ModelState("b", "UNAVAILABLE", "unloaded"),
         "c": ModelState("c"),
     }
     (asked,) = server.asked
     assert (asked.method, asked.body) == ("POST", b"{}")
+
+
+def version(number: str, state: str, reason: str = "") -> dict[str, str]:
+    return {"name": "a", "version": number, "state": state, "reason": reason}
+
+
+@pytest.mark.parametrize(
+    ("index", "expected"),
+    [
+        ([("1", "READY"), ("2", "READY")], ModelState("a", "READY", "", ("1", "2"))),
+        ([("1", "READY"), ("2", "UNAVAILABLE", "unloaded")], ModelState("a", "READY", "", ("1",))),
+        ([("1", "UNAVAILABLE", "unloaded"), ("2", "READY")], ModelState("a", "READY", "", ("2",))),
+        ([("1", "UNLOADING", "unloaded"), ("2", "LOADING")], ModelState("a", "LOADING")),
+        ([("1", "UNAVAILABLE", "old"), ("2", "UNAVAILABLE", "new")], ModelState("a", "UNAVAILABLE", "new")),
+    ],
+)
+def test_a_model_stands_as_the_best_of_its_versions(
+    server: Server, url: str, index: list[tuple[str, ...]], expected: ModelState
+) -> None:
+    server.answers["/v2/repository/index"] = told([version(*each) for each in index])
+    assert Admin(url).states() == {"a": expected}
 
 
 @pytest.mark.parametrize("slashes", ["", "/", "//"])

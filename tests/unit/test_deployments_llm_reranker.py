@@ -45,7 +45,8 @@ def models(model_class: str, **chosen: Any) -> dict[str, Model]:
 
 def settings(cls: type, model: Model) -> Any:
     parameters = {name: {"string_value": value.string_value} for name, value in model.config.parameters.items()}
-    return read_settings(cls, json.dumps({"parameters": parameters}))  # as Triton hands it over, empty values included
+    config = json.dumps({"parameters": parameters})  # as Triton hands it over, empty values included
+    return read_settings(cls, {"model_config": config})
 
 
 def tensors(of: Any) -> dict[str, tuple[int, list[int]]]:

@@ -28,7 +28,8 @@ def models(**chosen: Any) -> dict[str, Model]:
 
 
 def settings(cls: type, model: Model) -> Any:
-    return read_settings(cls, json.dumps(json_format.MessageToDict(model.config, preserving_proto_field_name=True)))
+    config = json_format.MessageToDict(model.config, preserving_proto_field_name=True)
+    return read_settings(cls, {"model_config": json.dumps(config)})
 
 
 def test_an_ensemble_and_three_steps_stand_for_it() -> None:

@@ -106,7 +106,7 @@ def test_an_ensemble_is_no_backends_and_has_no_batcher() -> None:
 
 def test_an_ensembles_steps_map_their_tensors_to_the_ensembles() -> None:
     first, second = ensemble().ensemble_scheduling.step
-    assert (first.model_name, first.model_version) == ("x_tokenizer", -1)
+    assert (first.model_name, first.model_version) == ("x_tokenizer", 1)
     assert dict(first.output_map) == dict(second.input_map) == {"input_ids": "ids"}
 
 

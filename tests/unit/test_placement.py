@@ -29,7 +29,12 @@ GIB = 2**30
 
 def instance(kind: str, number: str = "0") -> dict[str, str]:
     """Return what Triton tells an instance of itself."""
-    return {"model_name": "tiny_encoder", "model_version": "1", "model_instance_kind": kind, "model_instance_device_id": number}
+    return {
+        "model_name": "tiny_encoder",
+        "model_version": "1",
+        "model_instance_kind": kind,
+        "model_instance_device_id": number,
+    }
 
 
 def free(monkeypatch: pytest.MonkeyPatch, gibibytes: dict[str, float]) -> None:

@@ -86,7 +86,7 @@ def test_every_folder_has_a_configuration_and_a_version(tmp_path: Path) -> None:
     add_models(tiny(), tmp_path / "repo")
     files = [path for path, content in snapshot(tmp_path / "repo").items() if content is not None]
     assert files == [
-        "tiny/1/.gitkeep",
+        "tiny/1/parameters.json",
         "tiny/config.pbtxt",
         "tiny_encoder/1/model.py",
         "tiny_encoder/config.pbtxt",

@@ -281,6 +281,28 @@ def test_a_deployment_loaded_anew_with_fewer_instances_is_not_called_dead(monkey
     assert (world.triton.calls, world.recoveries("plain")) == ([], 0)
 
 
+def test_of_two_versions_a_dead_process_of_either_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    world.triton.versions["plain_encoder"] = ("1", "2")
+    world.at(7, lambda: load_deployment(world.admin, "plain"))
+    world.at(12, lambda: world.triton.calls.clear())
+    world.at(13, lambda: world.triton.stubs.update(plain_encoder=-1))
+    world.run(20)
+    assert world.triton.calls == ["unload plain_encoder", "load plain_encoder"]
+    assert world.recoveries("plain") == 1
+
+
+def test_a_version_that_is_unloaded_is_not_called_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    world.triton.versions["plain_encoder"] = ("1", "2")
+    world.triton.serve(deployment("plain"))
+    world.at(7, lambda: world.triton.versions.clear())
+    world.at(7, lambda: load_deployment(world.admin, "plain"))
+    world.at(7, lambda: world.triton.calls.clear())
+    world.run(20)
+    assert (world.triton.calls, world.recoveries("plain")) == ([], 0)
+
+
 def test_a_deployment_loaded_anew_with_other_steps_is_watched_by_those(world: World) -> None:
     world.at(7, lambda: loaded_anew(world, pool_in_encoder=True))
     world.at(7, lambda: world.admin.unload("plain_pooler"))

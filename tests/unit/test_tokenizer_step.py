@@ -243,7 +243,7 @@ def test_a_text_may_have_a_mebibyte_and_a_request_sixteen(steps: SimpleNamespace
 
 
 def test_a_request_is_refused_untokenised_while_the_encoder_says_it_is_full(tokenizer: Any) -> None:
-    sign = BusySign(sign_path("tiny_encoder"))
+    sign = BusySign(sign_path("tiny_encoder", "1"))
     sign.tell(False, True)
     refused, bulk = responses_of(tokenizer, texts("a fox"), texts("a fox", options='{"bulk": true}'))
     assert refused.error.args == ("the model is busy: its queue is full; send it again later", TritonError.UNAVAILABLE)

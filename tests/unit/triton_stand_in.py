@@ -178,7 +178,12 @@ def started(module: ModuleType, settings: Any) -> Any:
     parameters = {name: {"string_value": value} for name, value in write_parameters(settings).items()}
     model = module.TritonPythonModel()
     config = json.dumps({"parameters": parameters})
-    instance = {"model_name": "tiny_step", "model_version": "1", "model_instance_kind": "CPU", "model_instance_device_id": "0"}
+    instance = {
+        "model_name": "tiny_step",
+        "model_version": "1",
+        "model_instance_kind": "CPU",
+        "model_instance_device_id": "0",
+    }
     model.initialize({"model_config": config, **instance})
     return model
 

@@ -7,7 +7,7 @@ import json
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
@@ -19,6 +19,10 @@ __all__ = ["SECRET_HEADER", "Admin", "ModelState", "Reply"]
 
 SECRET_HEADER = "flagtriton-secret"
 """The HTTP header that carries the secret; over gRPC Triton puts `triton-grpc-protocol-` before its name."""
+
+
+_STATES = ("", "UNAVAILABLE", "UNLOADING", "LOADING", "READY")
+"""From the worst on; a version that failed beside one that answers does not matter to callers."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,13 @@ class ModelState:
     Attributes:
         state: `READY`, `LOADING`, `UNLOADING`, `UNAVAILABLE`, or empty for what has never been loaded.
         reason: of an unavailable one; `unloaded` where somebody asked for it.
+        versions: those that are ready.
     """
 
     name: str
     state: str = ""
     reason: str = ""
+    versions: tuple[str, ...] = ()
 
     @property
     def is_ready(self) -> bool:
@@ -109,7 +115,7 @@ class Admin:
             return None
         try:
             models = json.loads(self._allowed(reply).body)
-            return {m["name"]: ModelState(m["name"], m.get("state", ""), m.get("reason", "")) for m in models}
+            return _by_name(models)
         except (ValueError, TypeError, KeyError) as error:
             raise ToolError(f"{self.url} is not Triton's HTTP address; it answered {reply.error!r}") from error
 
@@ -168,6 +174,19 @@ class Admin:
                 return Reply(error.code, error.read())
         except (OSError, HTTPException) as error:
             return Reply(0, str(error).encode())
+
+
+def _by_name(models: Iterable[Mapping[str, str]]) -> dict[str, ModelState]:
+    """Return how models stand, of which the server's index has each version: the best that can be said of any."""
+    found: dict[str, ModelState] = {}
+    for model in models:
+        name, state = model["name"], model.get("state", "")
+        other = found.get(name, ModelState(name))
+        versions = (*other.versions, model.get("version", "")) if state == "READY" else other.versions
+        best = _STATES.index(state) >= _STATES.index(other.state)
+        said = (state, model.get("reason", "")) if best else (other.state, other.reason)
+        found[name] = ModelState(name, *said, versions)
+    return found
 
 
 def _without_traceback(message: str) -> str:

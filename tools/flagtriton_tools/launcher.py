@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flagtriton_tools.admin import Admin, ModelState
 from flagtriton_tools.admin_secret import hide_from_process_list, kept_secret, read_secret
+from flagtriton_tools.bytecode import compile_steps
 from flagtriton_tools.embedded import Tritonserver, check_numpy, find_tritonserver
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.machine import check_room
@@ -72,6 +73,7 @@ class Launcher:
         foreign = _foreign(self.options.repository)
         if names and not self.options.load:
             models += foreign
+        compile_steps(self.options.repository / model for model in models)
         for warning in check_room(len(models), self.options.log_file):
             self.report(warning)
         server = start_server(

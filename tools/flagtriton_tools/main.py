@@ -21,9 +21,10 @@ from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.interrupts import exit_code_of
 from flagtriton_tools.plan.cli import plan_command
-from flagtriton_tools.repository import add_models, entries, remove_deployment
+from flagtriton_tools.repository import Entry, add_models, entries, remove_deployment
 from flagtriton_tools.serve_cli import load_command, serve_command, unload_command
 from flagtriton_tools.top.cli import top_command
+from flagtriton_tools.versions import add_version, remove_version, switch_version
 
 __all__ = ["main"]
 
@@ -100,8 +101,11 @@ def cli() -> None:
 )
 @click.option("--peft", metavar="PATH", help="A PEFT adapter, merged into the weights when they load.")
 @click.option("--revision", help="A hub revision: branch, tag or commit.")
-@click.option("--force", is_flag=True, help="Replace a deployment of the same name.")
-def add(checkpoint: str, repository: Path, force: bool, **chosen: Any) -> None:
+@click.option(
+    "--model-version", type=click.IntRange(1), help="Add it as this version of the deployment, beside those it has."
+)
+@click.option("--force", is_flag=True, help="Replace a deployment of the same name, or a version of the same number.")
+def add(checkpoint: str, repository: Path, model_version: int | None, force: bool, **chosen: Any) -> None:
     """Add the Triton models of CHECKPOINT, a local folder or a hub name, to a repository.
 
     \b
@@ -112,17 +116,22 @@ def add(checkpoint: str, repository: Path, force: bool, **chosen: Any) -> None:
     flagtriton add BAAI/bge-en-icl --repository repo --device gpu:0,1 --shard
     flagtriton add Qwen/Qwen3-Embedding-0.6B --repository repo --peft ./my-lora
     flagtriton add BAAI/bge-reranker-v2-gemma --repository repo --device gpu:0
+    flagtriton add ./my-bge-of-may --repository repo --name my-bge --model-version 2
     """
     facts = inspect_checkpoint(checkpoint)
     options = AddOptions(**chosen)
     models = build(facts, options)
-    add_models(models, repository, force=force)
+    if model_version is None:
+        add_models(models, repository, force=force)
+    else:
+        add_version(models, repository, model_version, force=force)
     served = describe(facts, options)
     known = options.pooling_method or facts.pooling_method
     pooling = f"{served.pooling_method} pooling, " if served.task == "embed" else ""
     default = "" if known or served.task == "rerank" else "the default; --pooling chooses another, "
     _MESSAGES.print(
-        f"added [bold]{escape(models[0].name)}[/] to {escape(str(repository))}: {served.task} {served.model_class}, "
+        f"added [bold]{escape(models[0].name)}[/]{'' if model_version is None else f' version {model_version}'} "
+        f"to {escape(str(repository))}: {served.task} {served.model_class}, "
         f"{pooling}{default}up to {served.max_length} tokens, {served.precision} on {served.device}"
     )
     _MESSAGES.print(f"serve it with: flagtriton serve --repository {escape(str(repository))}")
@@ -141,18 +150,30 @@ def list_deployments(repository: Path, as_json: bool) -> None:
     found = entries(repository)
     if as_json:
         for entry in found:
-            click.echo(json.dumps({"name": entry.name, **asdict(entry.deployment), "steps": entry.steps}))
+            versions = {"version": entry.version, "versions": entry.versions}
+            click.echo(json.dumps({"name": entry.name, **versions, **asdict(entry.deployment), "steps": entry.steps}))
         return
     if not found:
         _MESSAGES.print(f"{escape(str(repository))} has no deployment yet; `flagtriton add CHECKPOINT` adds one")
         return
     table = Table(
-        "name", "task", "class", "pooling", "tokens", "precision", "device", "attention", "checkpoint", box=None
+        "name",
+        "version",
+        "task",
+        "class",
+        "pooling",
+        "tokens",
+        "precision",
+        "device",
+        "attention",
+        "checkpoint",
+        box=None,
     )
     for entry in found:
         served = entry.deployment
         table.add_row(
             entry.name,
+            _versions(entry),
             served.task,
             served.model_class,
             served.pooling_method,
@@ -170,15 +191,47 @@ def list_deployments(repository: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("name")
+@click.argument("version", type=click.IntRange(1))
 @_repository
-def remove(name: str, repository: Path) -> None:
+def switch(name: str, version: int, repository: Path) -> None:
+    """Let VERSION of the deployment NAME answer, as it did before or in place of an older one.
+
+    A running server does so from `flagtriton load NAME` on; no request fails meanwhile.
+
+    \b
+    flagtriton switch my-bge 1 --repository repo
+    flagtriton load my-bge
+    """
+    before = switch_version(name, version, repository)
+    _MESSAGES.print(
+        f"{escape(name)} is now version {version}, was {before}; on a running server: flagtriton load {name}"
+    )
+
+
+@cli.command()
+@click.argument("name")
+@_repository
+@click.option(
+    "--model-version", type=click.IntRange(1), help="Only this version, which must not be the one that answers."
+)
+def remove(name: str, repository: Path, model_version: int | None) -> None:
     """Remove the deployment NAME, its steps included, from a repository.
 
     \b
     flagtriton remove my-bge --repository repo
+    flagtriton remove my-bge --repository repo --model-version 1
     """
+    if model_version is not None:
+        remove_version(name, model_version, repository)
+        _MESSAGES.print(f"removed version {model_version} of {escape(name)} from {escape(str(repository))}")
+        return
     folders = remove_deployment(name, repository)
     _MESSAGES.print(f"removed {escape(', '.join(folders))} from {escape(str(repository))}")
+
+
+def _versions(entry: Entry) -> str:
+    others = [version for version in entry.versions if version != entry.version]
+    return f"{entry.version} (also {', '.join(map(str, others))})" if others else str(entry.version)
 
 
 for _command in (serve_command, load_command, unload_command, top_command, bench_command, plan_command):

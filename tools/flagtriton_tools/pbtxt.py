@@ -21,8 +21,10 @@ from flagtriton_tools.errors import ToolError
 __all__ = [
     "Device",
     "EnsembleStep",
+    "different_fields",
     "ensemble_config",
     "read_config",
+    "serving",
     "step_config",
     "to_pbtxt",
 ]
@@ -73,7 +75,7 @@ def step_config(
     warmup_tokens: Sequence[int] = (),
     optional_inputs: Sequence[Tensor] = (),
 ) -> ModelConfig:
-    """Return the configuration of a Python-backend model with dynamic batching.
+    """Return the configuration of a Python-backend model with dynamic batching, all of whose versions are served.
 
     Args:
         inputs: those with a variable dimension may be ragged across the requests of a batch.
@@ -85,6 +87,7 @@ def step_config(
         optional_inputs: further ones, of which a request brings some; the step itself says which go together.
     """
     config = ModelConfig(backend="python", max_batch_size=max_batch_size)
+    config.version_policy.all.SetInParent()
     for tensor in (*inputs, *optional_inputs):
         ragged = -1 in tensor.dims
         added = config.input.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims, allow_ragged_batch=ragged)
@@ -115,7 +118,7 @@ def ensemble_config(
     steps: Sequence[EnsembleStep],
     parameters: Mapping[str, str],
 ) -> ModelConfig:
-    """Return the configuration of an ensemble."""
+    """Return the configuration of an ensemble in its version 1."""
     config = ModelConfig(platform="ensemble", max_batch_size=max_batch_size)
     for tensor in inputs:
         config.input.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims)
@@ -124,15 +127,43 @@ def ensemble_config(
     config.ensemble_scheduling.CopyFrom(
         ModelEnsembling(
             step=[
-                ModelEnsembling.Step(
-                    model_name=step.model, model_version=-1, input_map=step.inputs, output_map=step.outputs
-                )
+                ModelEnsembling.Step(model_name=step.model, input_map=step.inputs, output_map=step.outputs)
                 for step in steps
             ]
         )
     )
     _set_parameters(config, parameters)
-    return config
+    return serving(config, 1)
+
+
+def serving(config: ModelConfig, version: int, parameters: Mapping[str, str] | None = None) -> ModelConfig:
+    """Return an ensemble's configuration for another version: that alone is served, by the same version of each step.
+
+    A step's is the same for all versions.
+
+    Args:
+        config: of the ensemble or step.
+        version: which.
+        parameters: in place of those it has; None keeps them.
+    """
+    changed = ModelConfig()
+    changed.CopyFrom(config)
+    if config.platform != "ensemble":
+        return changed
+    changed.version_policy.specific.versions[:] = [version]
+    for step in changed.ensemble_scheduling.step:
+        step.model_version = version
+    if parameters is not None:
+        changed.parameters.clear()
+        _set_parameters(changed, parameters)
+    return changed
+
+
+def different_fields(config: ModelConfig, other: ModelConfig) -> list[str]:
+    """Return in which fields two configurations differ, version and parameters aside, of which Triton's own count."""
+    parts = [_beside_versions(each) for each in (config, other)]
+    names = [descriptor.name for descriptor in ModelConfig.DESCRIPTOR.fields]
+    return [name for name in names if getattr(parts[0], name) != getattr(parts[1], name)]
 
 
 def to_pbtxt(config: ModelConfig) -> str:
@@ -150,6 +181,13 @@ def read_config(path: Path) -> ModelConfig:
         return text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig(), allow_unknown_field=True)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ToolError(f"{path} does not parse: {error}") from error
+
+
+def _beside_versions(config: ModelConfig) -> ModelConfig:
+    part = serving(config, 1)
+    for name in [name for name in part.parameters if not name.isupper()]:
+        del part.parameters[name]
+    return part
 
 
 def _type(tensor: Tensor) -> int:

@@ -3,11 +3,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +12,13 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from flagtriton.parameters import ParameterError, read_parameters
 from flagtriton.protocol import Deployment
+from flagtriton_server.settings import VERSION_PARAMETERS
 from flagtriton_tools.deployments import PART_OF, Model
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.pbtxt import read_config, to_pbtxt
+from flagtriton_tools.pbtxt import read_config, serving, to_pbtxt
+from flagtriton_tools.staging import move_all, staging
 
-__all__ = ["Entry", "add_models", "entries", "model_names", "remove_deployment"]
+__all__ = ["Entry", "add_models", "entries", "entry_named", "model_names", "remove_deployment", "write_model"]
 
 _MODEL_PY = '''"""{summary}"""
 
@@ -43,6 +42,8 @@ class Entry:
 
     Attributes:
         ensembles: further public ones beside that of its own name.
+        version: which is served.
+        versions: all there are.
     """
 
     name: str
@@ -50,6 +51,8 @@ class Entry:
     steps: tuple[str, ...]
     max_batch_size: int
     ensembles: tuple[str, ...] = ()
+    version: int = 1
+    versions: tuple[int, ...] = (1,)
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -57,13 +60,14 @@ class Entry:
         return (self.name, *self.ensembles, *self.steps)
 
 
-def add_models(models: Sequence[Model], repository: Path, *, force: bool = False) -> None:
+def add_models(models: Sequence[Model], repository: Path, *, force: bool = False, version: int = 1) -> None:
     """Write the folders of a deployment; on any failure the repository is left as it was.
 
     Args:
         models: what `deployments.build` returned.
         repository: made if it does not exist.
         force: replace folders of the same name.
+        version: what it begins with.
 
     Raises:
         ToolError: a folder of that name is there and `force` is not set, or it is part of another deployment; or the
@@ -76,10 +80,11 @@ def add_models(models: Sequence[Model], repository: Path, *, force: bool = False
     is_new = not repository.exists()
     try:
         repository.mkdir(parents=True, exist_ok=True)
-        with _staging(repository) as staging:
+        with staging(repository) as folder:
             for model in models:
-                _write(model, staging / "new" / model.name)
-            _swap(_replaced(names, repository), names, staging, repository)
+                write_model(model, folder / "new" / model.name, version)
+            moves = _out(_replaced(names, repository), repository, folder)
+            move_all([*moves, *((folder / "new" / name, repository / name) for name in names)])
     except OSError as error:
         if is_new and repository.exists():
             repository.rmdir()
@@ -92,14 +97,12 @@ def remove_deployment(name: str, repository: Path) -> tuple[str, ...]:
     Raises:
         ToolError: there is no such deployment, and says which there are; or the repository cannot be changed.
     """
-    found = {entry.name: entry for entry in entries(repository)}
-    if name not in found:
-        raise ToolError(f"{repository} has no deployment {name}; it has {', '.join(found) or 'none'}")
-    own = (folder for folder in found[name].folders if folder == name or folder not in found)
-    folders = tuple(folder for folder in own if (repository / folder).exists())
+    entry = entry_named(name, repository)
+    public = {other.name for other in entries(repository)} - {name}
+    folders = tuple(folder for folder in entry.folders if folder not in public and (repository / folder).exists())
     try:
-        with _staging(repository) as staging:
-            _swap(folders, (), staging, repository)
+        with staging(repository) as folder:
+            move_all(_out(folders, repository, folder))
     except OSError as error:
         raise ToolError(f"cannot change {repository}: {error}") from error
     return folders
@@ -114,7 +117,19 @@ def entries(repository: Path) -> list[Entry]:
     if not repository.is_dir():
         raise ToolError(f"{repository} is no folder; `flagtriton add CHECKPOINT --repository {repository}` makes it")
     configs = {path.parent.name: read_config(path) for path in sorted(repository.glob("*/config.pbtxt"))}
-    return [entry for name in configs if (entry := _entry(name, configs)) is not None]
+    return [entry for name in configs if (entry := _entry(name, configs, repository)) is not None]
+
+
+def entry_named(name: str, repository: Path) -> Entry:
+    """Return one deployment of a repository.
+
+    Raises:
+        ToolError: there is none of that name, and says which there are; or as `entries`.
+    """
+    found = {entry.name: entry for entry in entries(repository)}
+    if name not in found:
+        raise ToolError(f"{repository} has no deployment {name}; it has {', '.join(found) or 'none'}")
+    return found[name]
 
 
 def model_names(repository: Path) -> list[str]:
@@ -138,7 +153,7 @@ def _replaced(names: Sequence[str], repository: Path) -> list[str]:
     return [name for name in dict.fromkeys([*names, *left]) if (repository / name).exists()]
 
 
-def _entry(name: str, configs: Mapping[str, ModelConfig]) -> Entry | None:
+def _entry(name: str, configs: Mapping[str, ModelConfig], repository: Path) -> Entry | None:
     config = configs[name]
     if config.platform != "ensemble":
         return None
@@ -149,7 +164,11 @@ def _entry(name: str, configs: Mapping[str, ModelConfig]) -> Entry | None:
         return None  # an ensemble that somebody else made, or a further one of a deployment
     further = {other: c for other, c in configs.items() if _part_of(c) == name}
     steps = [step.model_name for c in (config, *further.values()) for step in c.ensemble_scheduling.step]
-    return Entry(name, deployment, tuple(dict.fromkeys(steps)), config.max_batch_size, tuple(further))
+    versions = tuple(sorted(int(path.name) for path in (repository / name).iterdir() if path.name.isdecimal()))
+    version = next(iter(config.version_policy.specific.versions), max(versions, default=1))
+    return Entry(
+        name, deployment, tuple(dict.fromkeys(steps)), config.max_batch_size, tuple(further), version, versions
+    )
 
 
 def _part_of(config: ModelConfig) -> str | None:
@@ -158,45 +177,29 @@ def _part_of(config: ModelConfig) -> str | None:
     return config.parameters[PART_OF].string_value if marked else None
 
 
-def _write(model: Model, folder: Path) -> None:
-    version = folder / "1"
-    version.mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(to_pbtxt(model.config), encoding="utf-8")
-    if model.step is None:
-        (version / ".gitkeep").touch()  # Triton wants a version folder, Git wants a file in it
-    else:
-        source = _MODEL_PY.format(summary=_SUMMARIES[model.step], step=model.step)
-        (version / "model.py").write_text(source, encoding="utf-8")
+def write_model(model: Model, folder: Path, version: int, *, beside: bool = False) -> None:
+    """Write one folder of a deployment.
 
+    An ensemble's version folder holds its parameters, by which it can be switched to later. Triton wants such a folder;
+    neither Git nor a bucket knows an empty one.
 
-@contextmanager
-def _staging(repository: Path) -> Iterator[Path]:
-    """Yield a folder on the repository's file system, removed at the end.
-
-    It lies beside the repository, where Triton does not look; inside only where that is another disk or read-only.
+    Args:
+        model: what is to lie there.
+        folder: made here.
+        version: a number.
+        beside: there are others, whose parameters stand in `config.pbtxt`.
     """
-    beside = repository.resolve().parent
-    same_disk = beside.stat().st_dev == repository.stat().st_dev
-    parent = beside if same_disk and os.access(beside, os.W_OK) else repository
-    staging = Path(tempfile.mkdtemp(prefix=".flagtriton-", dir=parent))
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging)
+    own = folder / str(version)
+    own.mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(to_pbtxt(serving(model.config, version)), encoding="utf-8")
+    if model.step is not None:
+        source = _MODEL_PY.format(summary=_SUMMARIES[model.step], step=model.step)
+        (own / "model.py").write_text(source, encoding="utf-8")
+    if model.step is None or beside:
+        parameters = {name: value.string_value for name, value in sorted(model.config.parameters.items())}
+        (own / VERSION_PARAMETERS).write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
 
 
-def _swap(replaced: Sequence[str], added: Sequence[str], staging: Path, repository: Path) -> None:
-    """Move `replaced` out to `old` and `added` in from `new`; on failure move everything back."""
-    (staging / "old").mkdir()
-    moves = [(repository / name, staging / "old" / name) for name in replaced]
-    moves += [(staging / "new" / name, repository / name) for name in added]
-    begun: list[tuple[Path, Path]] = []
-    try:
-        for move in moves:
-            begun.append(move)
-            move[0].rename(move[1])
-    except BaseException:
-        for source, target in reversed(begun):
-            if not source.exists():  # of the last one it is not known how far it came
-                target.rename(source)
-        raise
+def _out(names: Sequence[str], repository: Path, folder: Path) -> list[tuple[Path, Path]]:
+    """Return the moves that take folders of a repository away."""
+    return [(repository / name, folder / "old" / name) for name in names]

@@ -40,7 +40,8 @@ class Watched:
 
     Attributes:
         ensembles: its public models; what each takes, by input.
-        steps: its private ones, each with how many processes it has.
+        steps: its private ones, each with how many processes a version of it has.
+        versions: how many versions of a step are loaded.
         attempts: to bring it back, since it last answered.
         ask_at: when it is asked again, by the monotonic clock.
         revive_at: before that it is not brought back again.
@@ -50,6 +51,7 @@ class Watched:
     name: str
     ensembles: dict[str, list[str]]
     steps: dict[str, int]
+    versions: dict[str, int] = field(default_factory=dict)
     attempts: int = 0
     ask_at: float = 0.0
     revive_at: float = 0.0
@@ -59,6 +61,14 @@ class Watched:
     def is_busy(self) -> bool:
         """Whether something is being done about it."""
         return self.task is not None and not self.task.done()
+
+    def lacking(self, alive: Mapping[str, int]) -> list[str]:
+        """Return the steps that have fewer live processes than they should."""
+        return [step for step, count in self.steps.items() if alive[step] < count * self.versions.get(step, 1)]
+
+    def count_versions(self, states: Mapping[str, ModelState]) -> None:
+        """See how many versions of each step are loaded; of one that is not loaded, it is one that should be."""
+        self.versions = {step: max(1, len(states[step].versions)) for step in self.steps if step in states}
 
 
 class Supervisor:
@@ -121,7 +131,7 @@ class Supervisor:
         for watched in self._watched.values():
             if watched.is_busy:
                 continue
-            dead = [step for step, count in watched.steps.items() if alive[step] < count]
+            dead = watched.lacking(alive)
             if dead and now >= watched.revive_at:
                 watched.task = pool.submit(self._revive, watched, dead)
             elif not dead and now >= watched.ask_at:
@@ -144,6 +154,7 @@ class Supervisor:
                 self._watched[name] = found
                 self._health.deployment_is(name, "starting")
         for watched in list(self._watched.values()):
+            watched.count_versions(states)
             if not watched.is_busy and _is_gone(states, watched):
                 del self._watched[watched.name]
                 self._health.forget(watched.name)
@@ -211,9 +222,9 @@ class Supervisor:
         fresh = _watched(self._admin, watched.name, states)
         if fresh is None:
             return False
-        was = watched.ensembles, watched.steps
-        watched.ensembles, watched.steps = fresh.ensembles, fresh.steps
-        unchanged = was == (fresh.ensembles, fresh.steps)
+        was = watched.ensembles, watched.steps, watched.versions
+        watched.ensembles, watched.steps, watched.versions = now = fresh.ensembles, fresh.steps, fresh.versions
+        unchanged = was == now
         return unchanged and all(_is_ready(states, step) for step in dead)
 
     def _says(self, watched: Watched, state: str, reason: str = "") -> None:
@@ -260,4 +271,6 @@ def _watched(admin: Admin, name: str, states: Mapping[str, ModelState]) -> Watch
     if not configs:
         return None
     inputs = {ensemble: [tensor["name"] for tensor in config["input"]] for ensemble, config in configs.items()}
-    return Watched(name, inputs, {step: instances(admin.config(step) or {}) for step in sorted(steps_of(configs))})
+    watched = Watched(name, inputs, {step: instances(admin.config(step) or {}) for step in sorted(steps_of(configs))})
+    watched.count_versions(states)
+    return watched
