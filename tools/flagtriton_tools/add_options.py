@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
@@ -44,6 +46,7 @@ class AddOptions:
     trust_remote_code: bool | None = None
     revision: str | None = None
     peft: str | None = None
+    execution_env: str | None = None
 
     @property
     def rows(self) -> int:
@@ -57,8 +60,10 @@ class Model:
 
     Attributes:
         step: the module of `flagtriton_server` it runs; None for an ensemble.
+        copies: files that are to lie in the version's folder, by where, and where they come from.
     """
 
     name: str
     config: ModelConfig
     step: str | None = None
+    copies: Mapping[str, Path] = field(default_factory=dict)

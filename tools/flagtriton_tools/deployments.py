@@ -16,7 +16,7 @@ from flagtriton.protocol import (
 )
 from flagtriton.rerank_options import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION
 from flagtriton.types import EmbedderModelClass
-from flagtriton_server.settings import attention_path
+from flagtriton_server.settings import MODEL_DIRECTORY, attention_path
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.budgets import TOKEN_BUDGETS
 from flagtriton_tools.checkpoint import CheckpointFacts, adapter_source
@@ -25,7 +25,10 @@ from flagtriton_tools.errors import ToolError
 from flagtriton_tools.kinds import LAYERED, is_encoder_reranker, is_llm_reranker
 from flagtriton_tools.pbtxt import Device
 
-__all__ = ["PART_OF", "TOKEN_BUDGETS", "AddOptions", "Model", "build", "describe"]
+__all__ = ["EXECUTION_ENV", "PART_OF", "TOKEN_BUDGETS", "AddOptions", "Model", "build", "describe"]
+
+EXECUTION_ENV = "EXECUTION_ENV_PATH"
+"""Triton's own parameter: the Python environment that a model's process runs in, packed or unpacked."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DEFAULT_POOLING = "cls"
@@ -96,7 +99,21 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
         raise ToolError(f"{facts.source} has a head for {facts.labels} labels; a reranker has one, which is its score")
     if deployment.task == "rerank" and options.max_batch_size is None:
         options = replace(options, max_batch_size=_PAIRS_OF_A_REQUEST)
-    return builder(name, deployment, options)
+    models = builder(name, deployment, options)
+    for model in models if options.execution_env is not None else ():
+        if model.step is not None:
+            model.config.parameters[EXECUTION_ENV].string_value = _execution_env(options)
+    return models
+
+
+def _execution_env(options: AddOptions) -> str:
+    path = options.execution_env or ""
+    if not path.startswith(("/", f"{MODEL_DIRECTORY}/")):
+        raise ToolError(
+            f"--execution-env is {path!r}; say where it lies on the server's machine: an absolute path, or one that "
+            f"begins with {MODEL_DIRECTORY}/, which is each step's own folder"
+        )
+    return path
 
 
 def _attention(facts: CheckpointFacts, model_class: str, trust_remote_code: bool) -> str | None:

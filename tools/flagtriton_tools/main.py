@@ -17,9 +17,11 @@ from rich.table import Table
 
 from flagtriton_tools.bench.cli import bench_command
 from flagtriton_tools.checkpoint import inspect_checkpoint
+from flagtriton_tools.copies import bytes_of, with_copies
 from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.interrupts import exit_code_of
+from flagtriton_tools.pack_cli import pack_env_command
 from flagtriton_tools.plan.cli import plan_command
 from flagtriton_tools.repository import Entry, add_models, entries, remove_deployment
 from flagtriton_tools.serve_cli import load_command, serve_command, unload_command
@@ -102,10 +104,27 @@ def cli() -> None:
 @click.option("--peft", metavar="PATH", help="A PEFT adapter, merged into the weights when they load.")
 @click.option("--revision", help="A hub revision: branch, tag or commit.")
 @click.option(
+    "--copy-checkpoint",
+    is_flag=True,
+    help="Copy the checkpoint's files into the repository, which then needs nothing beside it: for buckets.",
+)
+@click.option(
+    "--execution-env",
+    metavar="PATH",
+    help="Where on the server's machine a packed environment lies, for one without this package: see pack-env.",
+)
+@click.option(
     "--model-version", type=click.IntRange(1), help="Add it as this version of the deployment, beside those it has."
 )
 @click.option("--force", is_flag=True, help="Replace a deployment of the same name, or a version of the same number.")
-def add(checkpoint: str, repository: Path, model_version: int | None, force: bool, **chosen: Any) -> None:
+def add(
+    checkpoint: str,
+    repository: Path,
+    copy_checkpoint: bool,
+    model_version: int | None,
+    force: bool,
+    **chosen: Any,
+) -> None:
     """Add the Triton models of CHECKPOINT, a local folder or a hub name, to a repository.
 
     \b
@@ -117,14 +136,20 @@ def add(checkpoint: str, repository: Path, model_version: int | None, force: boo
     flagtriton add Qwen/Qwen3-Embedding-0.6B --repository repo --peft ./my-lora
     flagtriton add BAAI/bge-reranker-v2-gemma --repository repo --device gpu:0
     flagtriton add ./my-bge-of-may --repository repo --name my-bge --model-version 2
+    flagtriton add ./my-bge --repository s3-staging/repo --copy-checkpoint
     """
     facts = inspect_checkpoint(checkpoint)
     options = AddOptions(**chosen)
     models = build(facts, options)
-    if model_version is None:
-        add_models(models, repository, force=force)
-    else:
-        add_version(models, repository, model_version, force=force)
+    with _MESSAGES.status("") as status:
+        if copy_checkpoint:
+            status.update(f"fetching what there is to copy of {escape(facts.source)}")
+            models = with_copies(models, model_version or 1)
+            status.update(f"copying {bytes_of(models) / 1e9:.1f} GB of {escape(facts.source)}")
+        if model_version is None:
+            add_models(models, repository, force=force)
+        else:
+            add_version(models, repository, model_version, force=force)
     served = describe(facts, options)
     known = options.pooling_method or facts.pooling_method
     pooling = f"{served.pooling_method} pooling, " if served.task == "embed" else ""
@@ -234,7 +259,15 @@ def _versions(entry: Entry) -> str:
     return f"{entry.version} (also {', '.join(map(str, others))})" if others else str(entry.version)
 
 
-for _command in (serve_command, load_command, unload_command, top_command, bench_command, plan_command):
+for _command in (
+    serve_command,
+    load_command,
+    unload_command,
+    top_command,
+    bench_command,
+    plan_command,
+    pack_env_command,
+):
     cli.add_command(_command)
 
 

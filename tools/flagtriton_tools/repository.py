@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,9 @@ def write_model(model: Model, folder: Path, version: int, *, beside: bool = Fals
     if model.step is None or beside:
         parameters = {name: value.string_value for name, value in sorted(model.config.parameters.items())}
         (own / VERSION_PARAMETERS).write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+    for place, copied in model.copies.items():
+        (own / place).parent.mkdir(exist_ok=True)
+        shutil.copyfile(copied, own / place)
 
 
 def _out(names: Sequence[str], repository: Path, folder: Path) -> list[tuple[Path, Path]]:

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A deployment that brings its checkpoint along: the files that each step reads, copied into the step's own folder.
+
+Triton fetches each model's folder from a bucket by itself, to a place of its own choosing, and nothing else. So a
+step can reach its files only below its own folder, and two steps that read the same file have a copy each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from flagtriton_server.settings import MODEL_DIRECTORY
+from flagtriton_tools.add_options import Model
+from flagtriton_tools.errors import ToolError
+
+__all__ = ["bytes_of", "with_copies"]
+
+_READ_ALL = frozenset(["encoder", "layered_encoder", "reranker_scorer"])
+"""Steps that read weights; the others read a tokenizer, or BGE-M3's heads."""
+
+_HEADS = ("sparse_linear", "colbert_linear")
+_TENSORS = frozenset(
+    [
+        ".safetensors",
+        ".bin",
+        ".pt",
+        ".pth",
+        ".ckpt",
+        ".h5",
+        ".msgpack",
+        ".onnx",
+        ".onnx_data",
+        ".gguf",
+        ".tflite",
+        ".ot",
+    ]
+)
+"""Suffixes of files that may have gigabytes; of SentencePiece's vocabularies, which end in `.model`, none is."""
+
+
+def with_copies(models: Sequence[Model], version: int) -> list[Model]:
+    """Return the models of a deployment with the checkpoint's files that each is to have, and told to read those.
+
+    Args:
+        models: what `deployments.build` returned.
+        version: in whose folder they will lie.
+
+    Raises:
+        ToolError: a checkpoint or adapter is neither a folder nor to be had from the hub.
+    """
+    return [model if model.step is None else _with_copies(model, model.step, version) for model in models]
+
+
+def bytes_of(models: Sequence[Model]) -> int:
+    """Return how much is to be copied."""
+    return sum(source.stat().st_size for model in models for source in model.copies.values())
+
+
+def _with_copies(model: Model, step: str, version: int) -> Model:
+    config = ModelConfig()
+    config.CopyFrom(model.config)
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    copies: dict[str, Path] = {}
+    for name in ("checkpoint", "peft"):
+        if name not in parameters:
+            continue
+        folder = _local(parameters[name], parameters.get("revision") if name == "checkpoint" else None)
+        found = _files(folder) if name == "peft" else _files_read(folder, step)
+        copies |= {f"{name}/{file.name}": file.resolve() for file in found}
+        config.parameters[name].string_value = f"{MODEL_DIRECTORY}/{version}/{name}"
+    if "revision" in parameters:
+        del config.parameters["revision"]  # what lies there is of that revision
+    return replace(model, config=config, copies=copies)
+
+
+def _files_read(folder: Path, step: str) -> list[Path]:
+    """Return the files of a checkpoint that a step reads."""
+    files = _files(folder)
+    small = [file for file in files if file.suffix not in _TENSORS]
+    if step not in _READ_ALL:
+        wanted = () if step == "tokenizer" else _HEADS
+        return small + [file for file in files if file.stem in wanted]
+    safe = [file for file in files if file.suffix == ".safetensors" and file.stem not in _HEADS]
+    return small + (safe or [file for file in files if file.match("pytorch_model*.bin")])
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+
+
+def _local(source: str, revision: str | None) -> Path:
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ToolError(f"{source} is to be fetched from the hub: pip install 'flagtriton[server]' first") from error
+    try:
+        return Path(snapshot_download(source, revision=revision, ignore_patterns=["*/*"]))
+    except Exception as error:  # the hub's errors have no class in common
+        raise ToolError(f"{source} cannot be fetched from the hub: {error}") from error
