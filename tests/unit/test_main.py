@@ -97,6 +97,41 @@ def test_a_list_for_programs_is_one_object_a_line(
     assert listed[0]["steps"] == ["a_tokenizer", "a_encoder", "a_pooler"]
 
 
+def test_versions_are_added_listed_switched_and_removed(
+    checkpoint: str, repository: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def listed() -> str:
+        capsys.readouterr()
+        assert main(["list", "--repository", repository]) == 0
+        header, line = capsys.readouterr().out.splitlines()
+        return line[header.index("version") : header.index("task")].strip()
+
+    where = ["--repository", repository]
+    assert main(["add", checkpoint, *where]) == 0
+    assert listed() == "1"
+    assert main(["add", checkpoint, *where, "--model-version", "2"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"added tiny version 2 to {repository}: embed")
+    assert said[-1] == "a running server goes over to it with: flagtriton load tiny"
+    assert listed() == "2 (also 1)"
+    assert main(["switch", "tiny", "1", *where]) == 0
+    assert capsys.readouterr().err == "tiny is now version 1, was 2; on a running server: flagtriton load tiny\n"
+    assert listed() == "1 (also 2)"
+    assert main(["remove", "tiny", *where, "--model-version", "1"]) == 2
+    assert "version 1 of tiny is the one that answers" in capsys.readouterr().err
+    assert main(["remove", "tiny", *where, "--model-version", "2"]) == 0
+    assert capsys.readouterr().err == f"removed version 2 of tiny from {repository}\n"
+    assert listed() == "1"
+    assert main(["list", "--json", *where]) == 0
+    entry = json.loads(capsys.readouterr().out)
+    assert (entry["version"], entry["versions"]) == (1, [1])
+
+
+def test_a_copied_checkpoint_lies_in_the_repository(checkpoint: str, repository: str) -> None:
+    assert main(["add", checkpoint, "--repository", repository, "--copy-checkpoint", "--model-version", "3"]) == 0
+    assert (Path(repository) / "tiny_encoder" / "3" / "checkpoint" / "model.safetensors").stat().st_size > 0
+
+
 def test_an_empty_repository_lists_nothing_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--json", "--repository", str(tmp_path)]) == 0
     assert capsys.readouterr() == ("", "")

@@ -160,6 +160,8 @@ def add(
         f"{pooling}{default}up to {served.max_length} tokens, {served.precision} on {served.device}"
     )
     _MESSAGES.print(f"serve it with: flagtriton serve --repository {escape(str(repository))}")
+    if model_version is not None:
+        _MESSAGES.print(f"a running server goes over to it with: flagtriton load {escape(models[0].name)}")
 
 
 @cli.command("list")

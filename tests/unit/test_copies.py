@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`flagtriton_tools.copies`: each step brings the files along that it reads, and is told to read those."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from flagtriton_server.settings import EncoderSettings, read_settings
+from flagtriton_tools.checkpoint import inspect_checkpoint
+from flagtriton_tools.copies import bytes_of, with_copies
+from flagtriton_tools.deployments import AddOptions, Model, build
+from flagtriton_tools.errors import ToolError
+from flagtriton_tools.repository import add_models, entry_named
+from flagtriton_tools.versions import add_version
+from tests.checkpoints import make_bert, make_decoder, make_m3, make_reranker
+from tests.unit.builders import facts, snapshot, write_json
+from tests.unit.test_versions import told
+
+TOKENIZER = {"config.json", "tokenizer.json", "tokenizer_config.json"}
+WEIGHTS = {"model.safetensors"}
+
+
+def models(checkpoint: Path, **options: Any) -> list[Model]:
+    return build(inspect_checkpoint(str(checkpoint)), AddOptions(name="tiny", **options))
+
+
+def copies(checkpoint: Path, version: int = 1, **options: Any) -> dict[str, set[str]]:
+    """Return which files lie in each step's folder."""
+    made = with_copies(models(checkpoint, **options), version)
+    return {model.step: {Path(place).name for place in model.copies} for model in made if model.step}
+
+
+def parameter(made: list[Model], step: str, name: str) -> str:
+    return next(model for model in made if model.step == step).config.parameters[name].string_value
+
+
+def test_the_tokenizer_brings_no_weights_and_the_pooler_nothing(tmp_path: Path) -> None:
+    found = copies(make_bert(tmp_path / "bert"))
+    assert found["tokenizer"] >= TOKENIZER
+    assert not found["tokenizer"] & WEIGHTS
+    assert found["encoder"] == found["tokenizer"] | WEIGHTS
+    assert found["pooler"] == set()
+
+
+def test_heads_of_m3_lie_where_they_are_read(tmp_path: Path) -> None:
+    found = copies(make_m3(tmp_path / "m3"))
+    heads = {"sparse_linear.pt", "colbert_linear.pt"}
+    for step in ("sparse", "colbert", "scorer"):
+        assert found[step] >= heads
+        assert not found[step] & WEIGHTS
+    assert not (found["encoder"] | found["tokenizer"]) & heads
+
+
+def test_a_rerankers_scorer_brings_the_weights_that_its_head_is_in(tmp_path: Path) -> None:
+    assert copies(make_reranker(tmp_path / "reranker", make_bert))["reranker_scorer"] >= WEIGHTS
+
+
+def test_pickled_weights_come_only_where_there_are_no_others(tmp_path: Path) -> None:
+    checkpoint = make_bert(tmp_path / "bert")
+    for name in ("pytorch_model.bin", "model.onnx", "tf_model.h5"):
+        (checkpoint / name).write_bytes(b"x")
+    (checkpoint / "onnx").mkdir()
+    assert not copies(checkpoint)["encoder"] & {"pytorch_model.bin", "model.onnx", "tf_model.h5", "onnx"}
+    (checkpoint / "model.safetensors").unlink()
+    assert "pytorch_model.bin" in copies(checkpoint)["encoder"]
+
+
+def test_an_adapter_comes_along(tmp_path: Path) -> None:
+    adapter = tmp_path / "lora"
+    write_json(adapter / "adapter_config.json", {"peft_type": "LORA"})
+    (adapter / "adapter_model.safetensors").write_bytes(b"x")
+    made = with_copies(models(make_decoder(tmp_path / "mistral", "mistral"), peft=str(adapter)), 1)
+    encoder = next(model for model in made if model.step == "encoder")
+    assert {"peft/adapter_config.json", "peft/adapter_model.safetensors"} <= set(encoder.copies)
+    assert parameter(made, "encoder", "peft") == "$$TRITON_MODEL_DIRECTORY/1/peft"
+
+
+def test_a_step_reads_its_own_copy_wherever_its_folder_lies(tmp_path: Path) -> None:
+    checkpoint = make_bert(tmp_path / "bert")
+    repository = tmp_path / "repo"
+    add_models(with_copies(models(checkpoint), 1), repository)
+    moved = repository.rename(tmp_path / "elsewhere")
+    settings = read_settings(EncoderSettings, told(moved, "tiny_encoder", "1"))
+    own = moved / "tiny_encoder" / "1" / "checkpoint"
+    assert settings.checkpoint == str(own)
+    assert snapshot(own) == {name: c for name, c in snapshot(checkpoint).items() if name in snapshot(own)}
+    assert entry_named("tiny", moved).deployment.checkpoint == str(checkpoint)  # where it comes from
+
+
+def test_each_version_has_its_own_copies(tmp_path: Path) -> None:
+    checkpoint, repository = make_bert(tmp_path / "bert"), tmp_path / "repo"
+    add_models(with_copies(models(checkpoint), 1), repository)
+    add_version(with_copies(models(checkpoint), 2), repository, 2)
+    for version in "12":
+        settings = read_settings(EncoderSettings, told(repository, "tiny_encoder", version))
+        assert settings.checkpoint == f"{repository}/tiny_encoder/{version}/checkpoint"
+        assert (Path(settings.checkpoint) / "model.safetensors").is_file()
+
+
+def test_links_of_the_hubs_cache_become_files(tmp_path: Path) -> None:
+    blobs, snapshot_folder = make_bert(tmp_path / "blobs"), tmp_path / "snapshot"
+    snapshot_folder.mkdir()
+    for file in blobs.iterdir():
+        (snapshot_folder / file.name).symlink_to(file)
+    add_models(with_copies(models(snapshot_folder), 1), tmp_path / "repo")
+    assert not [path for path in (tmp_path / "repo").rglob("*") if path.is_symlink()]
+
+
+def test_how_much_is_copied_is_known_before(tmp_path: Path) -> None:
+    made = with_copies(models(make_bert(tmp_path / "bert")), 1)
+    add_models(made, tmp_path / "repo")
+    copied = [path for path in (tmp_path / "repo").glob("*/1/checkpoint/*") if path.is_file()]
+    assert bytes_of(made) == sum(path.stat().st_size for path in copied) > 100_000
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str | None]]:
+    """Stand in for the hub: one checkpoint; return what is asked of it."""
+    asked: list[tuple[str, str | None]] = []
+
+    def snapshot_download(name: str, *, revision: str | None, **_: object) -> str:
+        asked.append((name, revision))
+        if name != "maker/tiny":
+            raise OSError("404 Client Error")
+        return str(tmp_path / "bert")
+
+    make_bert(tmp_path / "bert")
+    module = ModuleType("huggingface_hub")
+    module.snapshot_download = snapshot_download  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return asked
+
+
+def test_a_hub_name_is_fetched_in_its_revision_which_the_copy_then_has(hub: list[Any]) -> None:
+    made = with_copies(build(facts(source="maker/tiny"), AddOptions(name="tiny", revision="v2")), 1)
+    assert set(hub) == {("maker/tiny", "v2")}
+    assert not [model.name for model in made if model.step and "revision" in model.config.parameters]
+    assert made[0].config.parameters["revision"].string_value == "v2"
+
+
+def test_what_the_hub_does_not_have_is_named(hub: list[Any]) -> None:
+    with pytest.raises(ToolError, match="maker/other cannot be fetched from the hub: 404 Client Error"):
+        with_copies(build(facts(source="maker/other"), AddOptions(name="tiny")), 1)
+    assert hub
+
+
+def test_without_the_hubs_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(
+        ToolError, match=r"maker/tiny is to be fetched from the hub: pip install 'flagtriton\[server\]'"
+    ):
+        with_copies(build(facts(source="maker/tiny"), AddOptions(name="tiny")), 1)
