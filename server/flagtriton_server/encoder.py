@@ -101,6 +101,10 @@ class TritonPythonModel:
         """Let requests wait for their turn; rows of several run through the model together."""
         return self._queued.execute(requests)
 
+    def is_ready(self) -> bool:
+        """Return whether requests are answered; what Triton asks since python_backend's pull request 430."""
+        return self._queued.is_ready()
+
     def finalize(self) -> None:
         """Answer what waits."""
         self._queued.finalize()

@@ -84,6 +84,10 @@ class QueuedStep(Generic[T]):
             self._queue.wait_until_below(self._tokens_ahead, _PAUSE_S)
         return responses
 
+    def is_ready(self) -> bool:
+        """Return whether requests are answered."""
+        return self._worker.is_alive
+
     def finalize(self) -> None:
         """End once all requests are answered."""
         self._worker.stop()

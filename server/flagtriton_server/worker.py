@@ -75,6 +75,11 @@ class Worker(Generic[T]):
         self._thread.join()
 
     @property
+    def is_alive(self) -> bool:
+        """Whether requests are answered."""
+        return self._thread.is_alive()
+
+    @property
     def lets_pass(self) -> bool:
         """Whether it is at bulk work, between whose layers interactive requests may pass."""
         return self._lets_pass

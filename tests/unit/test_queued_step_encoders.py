@@ -271,5 +271,7 @@ def test_a_step_that_ends_has_answered_all_that_waited(
     order: list[str] = []
     step = begun(steps, settings_of(checkpoints, name))
     assert step.execute([request(BULK, Noting(f"{place}", order), bulk=place % 2 == 0) for place in range(6)])
+    assert step.is_ready() is True
     step.finalize()
+    assert step.is_ready() is False
     assert sorted(order) == [f"{place}" for place in range(6)]

@@ -282,4 +282,6 @@ def test_no_more_waits_for_the_tokenizer_than_it_is_told(steps: SimpleNamespace,
     go_on.set()
     for each in (first, *waiting[:2], query):
         assert each.sender.response().error is None
+    assert bounded.is_ready() is True
     bounded.finalize()
+    assert bounded.is_ready() is False

@@ -165,6 +165,16 @@ def test_vectors_of_another_dtype_are_another_configuration(tmp_path: Path) -> N
         add_version(m3("of-june", colbert_dtype="fp16"), tmp_path / "repo", 2)
 
 
+@pytest.mark.parametrize("change", [lambda r: switch_version("tiny", 1, r), lambda r: add_version(models(), r, 3)])
+def test_a_setting_that_only_a_newer_triton_knows_is_not_lost(repository: Path, change: Any) -> None:
+    config = repository / "tiny" / "config.pbtxt"
+    config.write_text(config.read_text().replace("ensemble_scheduling {", "ensemble_scheduling { of_next_year: 7"))
+    before = snapshot(repository)
+    with pytest.raises(ToolError, match=r"config.pbtxt does not parse: .*of_next_year"):
+        change(repository)
+    assert snapshot(repository) == before
+
+
 def test_a_deployment_without_parameters_of_its_versions_says_so(repository: Path) -> None:
     (repository / "tiny" / "1" / "parameters.json").unlink()
     before = snapshot(repository)

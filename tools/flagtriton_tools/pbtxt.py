@@ -171,14 +171,19 @@ def to_pbtxt(config: ModelConfig) -> str:
     return text_format.MessageToString(config, as_utf8=True)
 
 
-def read_config(path: Path) -> ModelConfig:
+def read_config(path: Path, *, to_be_written: bool = False) -> ModelConfig:
     """Return the configuration in a `config.pbtxt`, without fields that only newer Tritons have.
+
+    Args:
+        path: the file.
+        to_be_written: it will be replaced by what comes of this, so nothing may be left out.
 
     Raises:
         ToolError: it does not parse.
     """
     try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), ModelConfig(), allow_unknown_field=True)
+        text = path.read_text(encoding="utf-8")
+        return text_format.Parse(text, ModelConfig(), allow_unknown_field=not to_be_written)
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise ToolError(f"{path} does not parse: {error}") from error
 

@@ -75,7 +75,9 @@ def switch_version(name: str, version: int, repository: Path) -> int:
                 own = repository / ensemble
                 made = folder / "new" / ensemble
                 made.mkdir(parents=True)
-                config = serving(read_config(own / _CONFIG), version, _parameters(own / str(version)))
+                config = serving(
+                    read_config(own / _CONFIG, to_be_written=True), version, _parameters(own / str(version))
+                )
                 (made / _CONFIG).write_text(to_pbtxt(config), encoding="utf-8")
                 moves += _exchanged(made, own, folder)
             move_all(moves)
@@ -120,7 +122,8 @@ def _check_fits(models: Sequence[Model], entry: Entry, repository: Path) -> None
             f"{', '.join(entry.folders)}; {remedy}"
         )
     for model in models:
-        fields = different_fields(read_config(repository / model.name / _CONFIG), model.config)
+        config = read_config(repository / model.name / _CONFIG, to_be_written=True)
+        fields = different_fields(config, model.config)
         if fields:
             raise ToolError(f"{', '.join(fields)} of {model.name} would not be the same for all versions; {remedy}")
 
