@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flagtriton import FlagModel
 from flagtriton_tools.top.scrape import scrape
 from tests.capacity.servers import NAME
 from tests.faults.serving import Serving
 
-__all__ = ["Observed", "latencies_alone", "under_callers", "under_rate"]
+__all__ = ["Observed", "at_moments", "counters", "latencies_alone", "moments", "under_callers"]
 
 _THREADS = 64
 
@@ -29,16 +30,20 @@ class Observed:
         requests_per_s: answered.
         p50_s: of them.
         p95_s: likewise.
+        began: when, by the monotonic clock; likewise `ended`.
     """
 
     requests_per_s: float
     p50_s: float
     p95_s: float
+    began: float
+    ended: float
 
     @classmethod
-    def of(cls, latencies_s: Sequence[float], seconds: float) -> Observed:
+    def of(cls, latencies_s: Sequence[float], began: float, ended: float) -> Observed:
         """Return that of some requests' latencies."""
-        return cls(len(latencies_s) / seconds, *(float(np.percentile(latencies_s, of)) for of in (50, 95)))
+        percentiles = (float(np.percentile(latencies_s, of)) for of in (50, 95))
+        return cls(len(latencies_s) / (ended - began), *percentiles, began, ended)
 
 
 def latencies_alone(servers: Sequence[Serving], requests: Sequence[list[str]]) -> list[float]:
@@ -71,16 +76,21 @@ def under_callers(
         over.set()
         for each in running:
             each.result()
-    return Observed.of([took for at, took in latencies if began <= at < ended], ended - began)
+    return Observed.of([took for at, took in latencies if began <= at < ended], began, ended)
 
 
-def under_rate(
-    servers: Sequence[Serving], requests: Sequence[list[str]], rate: float, seconds: float, warm_up_s: float
+def moments(rate: float, seconds: float) -> NDArray[np.float64]:
+    """Return when requests come that know nothing of each other, so many a second, until some second."""
+    gaps = np.random.default_rng(1).exponential(1 / rate, int(2 * rate * seconds) + 10)
+    at = np.cumsum(gaps)
+    return at[at < seconds]
+
+
+def at_moments(
+    servers: Sequence[Serving], requests: Sequence[list[str]], moments_s: NDArray[np.float64], warm_up_s: float
 ) -> Observed:
-    """Return what requests see that come at a rate, whether or not those before them are answered."""
-    gaps = np.random.default_rng(1).exponential(1 / rate, int(2 * rate * (seconds + warm_up_s)) + 10)
+    """Return what requests see that come at some moments, whether or not those before them are answered."""
     begin = time.monotonic() + 0.2
-    due = [at for at in begin + np.cumsum(gaps) if at < begin + warm_up_s + seconds]
     latencies = list[float]()
 
     def send(place: int, at: float, model: FlagModel) -> None:
@@ -90,18 +100,24 @@ def under_rate(
             latencies.append(time.monotonic() - at)
 
     with _model(servers) as model, ThreadPoolExecutor(_THREADS) as pool:
-        for each in [pool.submit(send, place, at, model) for place, at in enumerate(due)]:
+        for each in [pool.submit(send, place, at, model) for place, at in enumerate(begin + moments_s)]:
             each.result()
-    return Observed.of(latencies, seconds)
+    return Observed.of(latencies, begin + warm_up_s, begin + float(moments_s[-1]))
 
 
-def tokens_of(server: Serving, model_calls: Callable[[], object]) -> float:
-    """Return how many tokens a server encodes while something is called."""
-    time.sleep(1.5)
-    before = scrape(server.metrics_url).sum("flagtriton_tokens_total", deployment=NAME)
+def counters(server: Serving, model_calls: Callable[[], object]) -> tuple[float, float]:
+    """Return the tokens that a server encodes while something is called, and the seconds its tokenizer is at work."""
+    before = _counters(server)
     model_calls()
-    time.sleep(1.5)
-    return scrape(server.metrics_url).sum("flagtriton_tokens_total", deployment=NAME) - before
+    tokens, seconds = (after - was for after, was in zip(_counters(server), before, strict=True))
+    return tokens, seconds
+
+
+def _counters(server: Serving) -> tuple[float, float]:
+    time.sleep(1.5)  # steps tell their numbers once a second
+    seen = scrape(server.metrics_url)
+    busy = seen.sum("flagtriton_busy_seconds_total", deployment=NAME, step="tokenizer")
+    return seen.sum("flagtriton_tokens_total", deployment=NAME), busy
 
 
 def _model(servers: Sequence[Serving]) -> FlagModel:

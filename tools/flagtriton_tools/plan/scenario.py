@@ -19,7 +19,8 @@ class Server:
         tokens_per_s: of its encoder, in full passes.
         token_budget: tokens of one turn of the encoder, if its first request has no more by itself.
         pass_s: what a turn costs beside its tokens.
-        work_s: likewise, for each of its requests: all that the same processor does for one.
+        work_s: likewise, for each of its requests, one after another before it is answered: all that the same
+            processor does for one.
         request_s: what a request keeps the tokenizer busy for, one after another; `request_tokens_per_s` beside that.
         request_tokens_per_s: how fast texts are tokenised.
         fixed_s: what a request takes beside waiting and work: transport, pooling.
@@ -42,11 +43,19 @@ class Traffic:
         tokens: `[N]` of the requests, in the order they come; begun anew at its end.
         rate: requests a second, at moments that know nothing of each other (Poisson); 0 with `callers`.
         callers: each sends its next request once it has the answer to its last; 0 with `rate`.
+        moments_s: `[N]`, ascending, in place of both: when each request comes, as it was seen somewhere. All of them
+            are answered, and those count that came behind the warm-up.
     """
 
     tokens: NDArray[np.int64]
     rate: float = 0.0
     callers: int = 0
+    moments_s: NDArray[np.float64] | None = None
+
+    @property
+    def kinds(self) -> int:
+        """Of how many kinds it is; one is right."""
+        return (self.rate > 0) + (self.callers > 0) + (self.moments_s is not None)
 
 
 @dataclass(frozen=True)

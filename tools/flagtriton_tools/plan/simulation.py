@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import simpy
+from numpy.typing import NDArray
 
 from flagtriton_tools.plan.scenario import Failure, Outcome, ScaleOut, Server, Traffic
 
@@ -38,7 +39,7 @@ def simulate(
     Args:
         server: what each of them does.
         servers: how many there are at first.
-        traffic: either of a rate or of callers.
+        traffic: of a rate, of callers or of moments.
         seconds: watched.
         warm_up_s: before that, unwatched.
         failures: that happen.
@@ -46,22 +47,24 @@ def simulate(
         seed: of arrivals.
 
     Raises:
-        ValueError: there is no server, or traffic of no kind or of both.
+        ValueError: there is no server, or traffic of no kind or of several.
     """
-    if servers < 1 or (traffic.rate > 0) == (traffic.callers > 0):
-        raise ValueError("a simulation needs a server at least, and traffic of a rate or of callers")
+    if servers < 1 or traffic.kinds != 1:
+        raise ValueError("a simulation needs a server at least, and traffic of a rate, of callers or of moments")
     world = _World(server, servers, warm_up_s, seed)
     environment = world.environment
     if traffic.callers:
         for number in range(traffic.callers):
             environment.process(world.caller(traffic, number))
+    elif traffic.moments_s is not None:
+        environment.process(world.trace(traffic, traffic.moments_s))
     else:
         environment.process(world.arrivals(traffic))
     for failure in failures:
         environment.process(world.fail(failure))
     if scale_out is not None:
         environment.process(world.scale(scale_out))
-    environment.run(until=warm_up_s + seconds)
+    environment.run(until=None if traffic.moments_s is not None and scale_out is None else warm_up_s + seconds)
     return world.outcome(seconds)
 
 
@@ -98,6 +101,7 @@ class _World:
         self._tokens = 0
         self._repeated = 0
         self._coming = 0
+        self._counts_by_arrival = False
         self._unsent: list[_Request] = []
         self._replicas: list[_Replica] = []
         for _ in range(servers):
@@ -116,6 +120,12 @@ class _World:
             yield self.environment.timeout(self._gaps.exponential(1 / traffic.rate))
             self._send(_Request(int(traffic.tokens[number % len(traffic.tokens)]), self.environment.now, None))
             number += 1
+
+    def trace(self, traffic: Traffic, moments_s: NDArray[np.float64]) -> _Steps:
+        self._counts_by_arrival = True
+        for number, moment_s in enumerate(moments_s):
+            yield self.environment.timeout(max(0.0, float(moment_s) - self.environment.now))
+            self._send(_Request(int(traffic.tokens[number % len(traffic.tokens)]), self.environment.now, None))
 
     def caller(self, traffic: Traffic, number: int) -> _Steps:
         place = number
@@ -167,19 +177,20 @@ class _World:
             tokens = sum(request.tokens for request in turn)
             now = self.environment.now
             self._waits += [now - request.came_at for request in turn]
-            seconds = self._server.pass_s + len(turn) * self._server.work_s + tokens / self._server.tokens_per_s
-            yield self.environment.timeout(seconds)
-            if replica.generation != generation:
-                return
-            replica.busy_s += min(seconds, max(0.0, self.environment.now - self._warm_up_s))
-            for request in turn:
+            yield self.environment.timeout(self._server.pass_s + tokens / self._server.tokens_per_s)
+            for request in turn:  # one after another, so that the first may be back for the next turn
+                if self._server.work_s:
+                    yield self.environment.timeout(self._server.work_s)
+                if replica.generation != generation:
+                    return
                 self._answer(replica, request)
+            replica.busy_s += max(0.0, self.environment.now - max(now, self._warm_up_s))
 
     def _answer(self, replica: _Replica, request: _Request) -> None:
         replica.outstanding -= request.tokens
         replica.held.discard(request)
         at = self.environment.now + self._server.fixed_s
-        if at >= self._warm_up_s:
+        if (request.came_at if self._counts_by_arrival else at) >= self._warm_up_s:
             self._latencies.append(at - request.came_at)
             self._tokens += request.tokens
         if request.done is not None:
