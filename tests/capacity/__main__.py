@@ -26,7 +26,7 @@ from tests.capacity.servers import running_servers
 
 _HELP = """Hold the simulation behind `flagtriton plan` to real servers, each with its own part of a core.
 
-What one server does is fitted to requests one by one, and to two and eight callers of one server; all else is
+What one server does is fitted to requests one by one, and to two, eight and sixteen callers of one server; all else is
 foretold: the same requests, at the same moments, of as many servers. A probe tells how fast the machine was each time.
 Ends with 1 where throughput or p95 differ by more than 15 %. Needs root, and a machine that is idle else.
 
@@ -35,7 +35,7 @@ python -m tests.capacity --servers 4 --out capacity.json
 """
 
 _MOST_OFF = 0.15
-_FITTED_CALLERS = (2, 8)
+_FITTED_CALLERS = (2, 8, 16)
 _WARM_UP_S = 4.0
 _SEEDS = range(5)
 _BUDGET = 4_096
@@ -64,7 +64,7 @@ def main(most: int, share: float, texts_each: int, seconds: float, out: Path) ->
         under = {c: under_callers(servers[:1], requests, c, seconds, _WARM_UP_S) for c in _FITTED_CALLERS}
         server, took_s = _fitted(servers[:1], requests, tokens, tokenizer_s, under, probe)
         click.echo(f"fitted: {asdict(server)}")
-        alone = under[max(_FITTED_CALLERS)].requests_per_s
+        alone = under[8].requests_per_s
         for count in range(1, most + 1):
             some = servers[:count]
             for callers in (4 * count, 12 * count):

@@ -53,6 +53,27 @@ def test_work_on_requests_is_added_for_each_of_a_turn() -> None:
     assert found.requests_per_s == pytest.approx(1 / (0.01 + 0.01), rel=0.02)
 
 
+def test_work_on_requests_is_done_one_after_another_so_that_the_first_is_answered_first() -> None:
+    server = Server(tokens_per_s=1_000.0, token_budget=100, work_s=0.01)
+    # The first comes to an idle encoder and is a turn by itself of 0.02 s; the others are the next.
+    traffic = Traffic(np.array([10]), moments_s=np.array([0.0, 0.01, 0.01, 0.01]))
+    expected = [0.02, *(0.01 + 0.03 + 0.01 * number for number in (1, 2, 3))]
+    assert np.sort(simulate(server, 1, traffic, seconds=1).latencies_s) == pytest.approx(expected)
+
+
+def test_requests_come_at_the_moments_that_were_seen_and_all_are_answered() -> None:
+    moments = np.array([0.0, 0.0, 0.005, 1.0])
+    found = simulate(SECOND, 1, Traffic(ONE, moments_s=moments), seconds=1)
+    assert found.latencies_s == pytest.approx([0.01, 0.02, 0.025, 0.01])
+    assert found.requests_per_s == 4
+
+
+def test_of_moments_those_behind_the_warm_up_count_however_late_they_are_answered() -> None:
+    moments = np.array([0.0, 0.999, 1.0, 1.0])
+    found = simulate(SECOND, 1, Traffic(ONE, moments_s=moments), seconds=1, warm_up_s=1)
+    assert found.latencies_s == pytest.approx([0.019, 0.029])
+
+
 def test_a_request_over_the_budget_is_a_turn_by_itself() -> None:
     found = simulate(Server(1_000.0, 100), 1, Traffic(np.array([500]), callers=1), seconds=100)
     assert found.requests_per_s == pytest.approx(2, rel=0.02)
