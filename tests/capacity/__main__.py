@@ -96,7 +96,7 @@ def _counted(servers: Sequence, requests: list[list[str]]) -> tuple[NDArray[np.i
     words = np.array([sum(len(text.split()) for text in request) for request in requests])
     some = 40
     counted, busy_s = counters(servers[0], lambda: latencies_alone(servers, requests[:some]))
-    tokens = np.maximum(1, np.round(words * counted / (words[: some + 1].sum() + words[0])))  # the first goes twice
+    tokens = np.maximum(1, np.round(words * counted / (words[:some].sum() + words[0])))  # the first goes twice
     return tokens.astype(np.int64), busy_s / (some + 1)
 
 
@@ -114,8 +114,9 @@ def _fitted(
     callers get: turns are shared by those who wait, the rest is not.
     """
     seconds = _time_alone(servers, requests, tokens)
-    began, ended = (edge(seen.began for seen in under.values()) for edge in (min, max))
-    took_s = probe.seconds_between(began, ended)
+    took_s = probe.seconds_between(
+        min(seen.began for seen in under.values()), max(seen.ended for seen in under.values())
+    )
     best = (float("inf"), Server(1.0, _BUDGET))
     for turn_part, work_part, tokens_part in itertools.product(
         np.linspace(0, 0.4, 9), np.linspace(0, 0.2, 9), (0.9, 1)

@@ -39,7 +39,8 @@ class FakeTriton:
         files: what its repository holds: configurations by model.
         loaded: those that are loaded, likewise.
         states: of models that have been loaded once.
-        stubs: live processes of each model.
+        stubs: live processes of each version of a model, but for those of `dead` ones.
+        dead: versions whose processes have ended: model and number.
         calls: what it was asked to load and unload, in order.
         failures: why the next attempts to load a model fail.
         replies: to requests for a model, one after another, the last one again and again.
@@ -53,6 +54,7 @@ class FakeTriton:
     loaded: dict[str, dict[str, Any]] = field(default_factory=dict)
     states: dict[str, ModelState] = field(default_factory=dict)
     stubs: Counter[str] = field(default_factory=Counter)
+    dead: set[tuple[str, str]] = field(default_factory=set)
     calls: list[str] = field(default_factory=list)
     failures: dict[str, list[str]] = field(default_factory=dict)
     replies: dict[str, list[Reply]] = field(default_factory=dict)
@@ -73,6 +75,11 @@ class FakeTriton:
     def die(self, step: str) -> None:
         """End a step's processes; the server goes on to call it ready."""
         self.stubs[step] = 0
+
+    def live_stubs(self) -> Counter[tuple[str, str]]:
+        """Return the processes of each version of each model."""
+        every = ((name, version) for name in self.stubs for version in self.versions.get(name, ("1",)))
+        return Counter({key: self.stubs[key[0]] for key in every if key not in self.dead})
 
     def answer(self, path: str, body: Mapping[str, Any] | None) -> Reply:
         """Return what a tritonserver would."""
@@ -116,7 +123,8 @@ class FakeTriton:
     def _load(self, name: str) -> None:
         config = self.loaded[name] = self.files[name]
         self.states[name] = ModelState(name, "READY", versions=self.versions.get(name, ("1",)))
-        self.stubs[name] = instances(config) * len(self.states[name].versions)
+        self.stubs[name] = instances(config)
+        self.dead -= {(name, version) for version in self.states[name].versions}
         for step in _steps(config):
             if step not in self.loaded:
                 self._load(step)

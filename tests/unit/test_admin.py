@@ -80,6 +80,9 @@ def version(number: str, state: str, reason: str = "") -> dict[str, str]:
     return {"name": "a", "version": number, "state": state, "reason": reason}
 
 
+GONE = ("UNAVAILABLE", "unloaded")
+
+
 @pytest.mark.parametrize(
     ("index", "expected"),
     [
@@ -87,7 +90,9 @@ def version(number: str, state: str, reason: str = "") -> dict[str, str]:
         ([("1", "READY"), ("2", "UNAVAILABLE", "unloaded")], ModelState("a", "READY", "", ("1",))),
         ([("1", "UNAVAILABLE", "unloaded"), ("2", "READY")], ModelState("a", "READY", "", ("2",))),
         ([("1", "UNLOADING", "unloaded"), ("2", "LOADING")], ModelState("a", "LOADING")),
-        ([("1", "UNAVAILABLE", "old"), ("2", "UNAVAILABLE", "new")], ModelState("a", "UNAVAILABLE", "new")),
+        ([("1", "UNAVAILABLE", "broken"), ("2", "UNAVAILABLE", "unloaded")], ModelState("a", "UNAVAILABLE", "broken")),
+        ([("1", "UNAVAILABLE", "unloaded"), ("2", "UNAVAILABLE", "broken")], ModelState("a", "UNAVAILABLE", "broken")),
+        ([("1", "UNAVAILABLE", "unloaded"), ("2", "UNAVAILABLE", "unloaded")], ModelState("a", *GONE)),
     ],
 )
 def test_a_model_stands_as_the_best_of_its_versions(

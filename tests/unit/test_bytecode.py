@@ -32,6 +32,8 @@ def test_all_versions_of_a_step_get_theirs_and_an_ensemble_none(tmp_path: Path) 
     (tmp_path / "ensemble" / "1").mkdir(parents=True)
     compile_steps([step(tmp_path / "step", "1", "2"), tmp_path / "ensemble"])
     assert len(list(tmp_path.rglob("*.pyc"))) == 2
+    compile_steps([step(tmp_path / "other", "1", "2")], "2")
+    assert [path.parents[1].name for path in (tmp_path / "other").rglob("*.pyc")] == ["2"]
     assert has_bytecode(tmp_path / "step")
     assert not has_bytecode(tmp_path / "ensemble")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -116,6 +117,19 @@ def test_how_much_is_copied_is_known_before(tmp_path: Path) -> None:
     add_models(made, tmp_path / "repo")
     copied = [path for path in (tmp_path / "repo").glob("*/1/checkpoint/*") if path.is_file()]
     assert bytes_of(made) == sum(path.stat().st_size for path in copied) > 100_000
+
+
+@pytest.mark.parametrize("trust", [True, False])
+def test_code_in_another_repository_of_the_hub_is_no_part_of_a_copy(tmp_path: Path, trust: bool) -> None:
+    checkpoint = make_bert(tmp_path / "bert")
+    config = json.loads((checkpoint / "config.json").read_text())
+    write_json(checkpoint / "config.json", {**config, "auto_map": {"AutoModel": "maker/code--modeling.Model"}})
+    made = models(checkpoint, trust_remote_code=trust)
+    if not trust:
+        assert bytes_of(with_copies(made, 1)) > 0
+        return
+    with pytest.raises(ToolError, match="has its code in maker/code, from which the server would fetch it"):
+        with_copies(made, 1)
 
 
 @pytest.fixture

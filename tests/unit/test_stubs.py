@@ -19,9 +19,9 @@ STUB = "/opt/backends/python/triton_python_backend_stub"
 
 
 @contextmanager
-def running(folder: Path, model: str, command: str = STUB) -> Iterator[subprocess.Popen[bytes]]:
+def running(folder: Path, model: str, command: str = STUB, version: str = "1") -> Iterator[subprocess.Popen[bytes]]:
     """Run a child of this process that waits, under the name of a stub and with the arguments of one."""
-    file = folder / model / "1" / "model.py"
+    file = folder / model / version / "model.py"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("echo up; read _\n", encoding="utf-8")
     arguments = [command, str(file), "flagtriton_1_2_x", "1048576", "1048576", "1", f"{model}_0_0", "DEFAULT"]
@@ -41,7 +41,12 @@ def test_the_processes_of_each_model_are_counted(tmp_path: Path) -> None:
         running(tmp_path, "m3_encoder"),
         running(tmp_path, "m3_tokenizer"),
     ):
-        assert live_stubs(os.getpid()) == {"m3_encoder": 2, "m3_tokenizer": 1}
+        assert live_stubs(os.getpid()) == {("m3_encoder", "1"): 2, ("m3_tokenizer", "1"): 1}
+
+
+def test_those_of_another_version_are_counted_by_themselves(tmp_path: Path) -> None:
+    with running(tmp_path, "m3_encoder"), running(tmp_path, "m3_encoder", version="2"):
+        assert live_stubs(os.getpid()) == {("m3_encoder", "1"): 1, ("m3_encoder", "2"): 1}
 
 
 def test_other_children_are_not_counted(tmp_path: Path) -> None:
@@ -51,7 +56,7 @@ def test_other_children_are_not_counted(tmp_path: Path) -> None:
 
 def test_a_model_without_a_process_counts_none(tmp_path: Path) -> None:
     with running(tmp_path, "m3_encoder"):
-        assert live_stubs(os.getpid())["m3_tokenizer"] == 0
+        assert live_stubs(os.getpid())["m3_tokenizer", "1"] == 0
 
 
 def test_the_dead_are_not_counted_though_nobody_has_waited_for_them(tmp_path: Path) -> None:
@@ -62,7 +67,7 @@ def test_the_dead_are_not_counted_though_nobody_has_waited_for_them(tmp_path: Pa
         while stat.read_text().rpartition(") ")[2][0] != "Z" and time.monotonic() < deadline:
             time.sleep(0.01)
         assert stat.read_text().rpartition(") ")[2][0] == "Z"
-        assert live_stubs(os.getpid()) == {"m3_tokenizer": 1}
+        assert live_stubs(os.getpid()) == {("m3_tokenizer", "1"): 1}
 
 
 def test_the_processes_of_another_server_are_not_counted(tmp_path: Path) -> None:

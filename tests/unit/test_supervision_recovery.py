@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -63,7 +62,7 @@ def test_what_was_brought_back_is_asked_at_once(world: World) -> None:
 def test_a_process_that_only_triton_calls_dead_has_growing_waits_too(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    alive = Counter(dict.fromkeys(world.triton.stubs, 9))
+    alive = world.triton.live_stubs()
     monkeypatch.setattr(supervision, "live_stubs", lambda _: alive)
     world.triton.replies["m3"] = [refused(UNHEALTHY)]
     world.triton.failures["m3_encoder"] = [CAUSE] * 20
@@ -281,26 +280,45 @@ def test_a_deployment_loaded_anew_with_fewer_instances_is_not_called_dead(monkey
     assert (world.triton.calls, world.recoveries("plain")) == ([], 0)
 
 
-def test_of_two_versions_a_dead_process_of_either_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def of_two_versions(monkeypatch: pytest.MonkeyPatch, answers: str) -> World:
+    """Return a world in which `plain` has the versions 1 and 2 of its steps, one of which answers."""
     world = World(monkeypatch)
-    world.triton.versions["plain_encoder"] = ("1", "2")
-    world.at(7, lambda: load_deployment(world.admin, "plain"))
-    world.at(12, lambda: world.triton.calls.clear())
-    world.at(13, lambda: world.triton.stubs.update(plain_encoder=-1))
-    world.run(20)
+    steps = [name for name in deployment("plain") if name != "plain"]
+    world.triton.versions.update(dict.fromkeys(steps, ("1", "2")), plain=(answers,))
+    world.triton.serve(deployment("plain"))
+    return world
+
+
+@pytest.mark.parametrize("answers", ["1", "2"])
+def test_a_dead_process_of_the_version_that_answers_is_brought_back(
+    monkeypatch: pytest.MonkeyPatch, answers: str
+) -> None:
+    world = of_two_versions(monkeypatch, answers)
+    world.at(3, lambda: world.triton.dead.add(("plain_encoder", answers)))
+    world.run(6)
     assert world.triton.calls == ["unload plain_encoder", "load plain_encoder"]
     assert world.recoveries("plain") == 1
 
 
-def test_a_version_that_is_unloaded_is_not_called_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(monkeypatch)
-    world.triton.versions["plain_encoder"] = ("1", "2")
-    world.triton.serve(deployment("plain"))
-    world.at(7, lambda: world.triton.versions.clear())
-    world.at(7, lambda: load_deployment(world.admin, "plain"))
-    world.at(7, lambda: world.triton.calls.clear())
+@pytest.mark.parametrize(("answers", "kept"), [("1", "2"), ("2", "1")])
+def test_a_dead_process_of_another_version_does_not_cost_the_one_that_answers(
+    monkeypatch: pytest.MonkeyPatch, answers: str, kept: str
+) -> None:
+    world = of_two_versions(monkeypatch, answers)
+    world.at(3, lambda: world.triton.dead.add(("plain_encoder", kept)))
     world.run(20)
     assert (world.triton.calls, world.recoveries("plain")) == ([], 0)
+
+
+def test_after_a_switch_the_other_version_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = of_two_versions(monkeypatch, "1")
+    world.at(7, lambda: world.triton.versions.update(plain=("2",)))
+    world.at(7, lambda: load_deployment(world.admin, "plain"))
+    world.at(7, lambda: world.triton.calls.clear())
+    world.at(12, lambda: world.triton.dead.add(("plain_encoder", "1")))
+    world.at(16, lambda: world.triton.dead.add(("plain_encoder", "2")))
+    world.run(15)
+    assert world.triton.calls == []
 
 
 def test_a_deployment_loaded_anew_with_other_steps_is_watched_by_those(world: World) -> None:

@@ -133,6 +133,7 @@ def test_a_version_that_is_not_there_is_refused_with_those_that_are(repository: 
 
 
 def test_a_version_that_is_there_is_replaced_only_by_force(repository: Path) -> None:
+    switch_version("tiny", 1, repository)
     with pytest.raises(ToolError, match="already has version 2 of tiny; replace it with --force"):
         add_version(models("of-july"), repository, 2)
     add_version(models("of-july"), repository, 2, force=True)
@@ -140,6 +141,13 @@ def test_a_version_that_is_there_is_replaced_only_by_force(repository: Path) -> 
     assert parameter(repository, "tiny", "checkpoint") == "of-july"
     encoder = read_settings(EncoderSettings, told(repository, "tiny_encoder", "2"))
     assert encoder.checkpoint == "of-july"
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_the_version_that_answers_is_not_replaced(repository: Path, force: bool) -> None:
+    """A server would exchange its steps one by one, and some requests would go through old and new ones."""
+    with pytest.raises(ToolError, match=r"version 2 of tiny is the one that answers, .* add another number, such as 3"):
+        add_version(models("of-july"), repository, 2, force=force)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +219,7 @@ def test_a_repository_of_before_versions_is_replaced_once(tmp_path: Path) -> Non
     for model in old:
         (tmp_path / "repo" / model.name / "config.pbtxt").write_text(to_pbtxt(model.config))
     assert entry_named("tiny", tmp_path / "repo").version == 1
-    with pytest.raises(ToolError, match="version_policy of tiny_tokenizer would not be the same"):
+    with pytest.raises(ToolError, match="tiny was added before there were versions; add it once more with --force"):
         add_version(models("of-june"), tmp_path / "repo", 2)
 
 
@@ -219,5 +227,15 @@ def test_where_a_server_has_run_a_further_version_has_its_bytecode_too(repositor
     assert not list(repository.glob("*/*/__pycache__"))
     compile_steps(repository / step for step in STEPS)
     assert len(list(repository.glob("*/*/__pycache__/model.*.pyc"))) == 6
+    before = {version: snapshot(repository / "tiny_encoder" / version) for version in "12"}
     add_version(models("of-july"), repository, 3)
     assert len(list(repository.glob("*/3/__pycache__/model.*.pyc"))) == 3
+    assert {version: snapshot(repository / "tiny_encoder" / version) for version in "12"} == before
+
+
+def test_where_a_server_of_another_python_has_run_nothing_is_compiled(repository: Path) -> None:
+    for step in STEPS:
+        (repository / step / "1" / "__pycache__").mkdir()
+        (repository / step / "1" / "__pycache__" / "model.cpython-399.pyc").write_bytes(b"x")
+    add_version(models("of-july"), repository, 3)
+    assert not list(repository.glob("*/3/__pycache__"))

@@ -56,9 +56,9 @@ class World:
     def recoveries(self, name: str) -> int:
         return self.health.to_json()["deployments"][name]["recoveries"]
 
-    def _live_stubs(self, server_pid: int) -> Counter[str]:
+    def _live_stubs(self, server_pid: int) -> Counter[tuple[str, str]]:
         assert server_pid == self.server.process.pid
-        return Counter(self.triton.stubs)
+        return self.triton.live_stubs()
 
 
 def refused(error: str, status: int = 500) -> Reply:

@@ -183,10 +183,15 @@ def _by_name(models: Iterable[Mapping[str, str]]) -> dict[str, ModelState]:
         name, state = model["name"], model.get("state", "")
         other = found.get(name, ModelState(name))
         versions = (*other.versions, model.get("version", "")) if state == "READY" else other.versions
-        best = _STATES.index(state) >= _STATES.index(other.state)
-        said = (state, model.get("reason", "")) if best else (other.state, other.reason)
+        said = max((other.state, other.reason), (state, model.get("reason", "")), key=_told_first)
         found[name] = ModelState(name, *said, versions)
     return found
+
+
+def _told_first(said: tuple[str, str]) -> tuple[int, bool]:
+    """Order what is said of a model's versions: the best state last, and of the same state what tells a cause."""
+    state, reason = said
+    return _STATES.index(state), reason not in ("", "unloaded")
 
 
 def _without_traceback(message: str) -> str:

@@ -37,7 +37,15 @@ def load_deployment(admin: Admin, name: str) -> list[str]:
     configs = public_ensembles(admin, name, _states(admin))
     models = [*configs, *steps_of(configs)] or [name]
     for model in reversed(models):  # steps first: the ensembles then find them as they are to be
-        admin.load(model)
+        try:
+            admin.load(model)
+        except ToolError as error:
+            if not before.get(model, ModelState(model)).is_ready:
+                raise
+            raise ToolError(
+                f"{error}\nWhat answered before goes on until its server or process ends, as Triton loads all versions "
+                f"of a model or none: mend it, or `flagtriton switch {name}`, then `remove {name} --model-version`"
+            ) from error
     return models
 
 

@@ -7,6 +7,7 @@ step can reach its files only below its own folder, and two steps that read the 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +51,7 @@ def with_copies(models: Sequence[Model], version: int) -> list[Model]:
         version: in whose folder they will lie.
 
     Raises:
-        ToolError: a checkpoint or adapter is neither a folder nor to be had from the hub.
+        ToolError: a checkpoint or adapter is neither a folder nor to be had from the hub, or its code is elsewhere.
     """
     return [model if model.step is None else _with_copies(model, model.step, version) for model in models]
 
@@ -69,6 +70,8 @@ def _with_copies(model: Model, step: str, version: int) -> Model:
         if name not in parameters:
             continue
         folder = _local(parameters[name], parameters.get("revision") if name == "checkpoint" else None)
+        if parameters.get("trust_remote_code") == "true" and name == "checkpoint":
+            _check_code(folder)
         found = _files(folder) if name == "peft" else _files_read(folder, step)
         copies |= {f"{name}/{file.name}": file.resolve() for file in found}
         config.parameters[name].string_value = f"{MODEL_DIRECTORY}/{version}/{name}"
@@ -86,6 +89,18 @@ def _files_read(folder: Path, step: str) -> list[Path]:
         return small + [file for file in files if file.stem in wanted]
     safe = [file for file in files if file.suffix == ".safetensors" and file.stem not in _HEADS]
     return small + (safe or [file for file in files if file.match("pytorch_model*.bin")])
+
+
+def _check_code(folder: Path) -> None:
+    """Raise where a checkpoint's code lies in another repository of the hub, which no copy of this one holds."""
+    config = folder / "config.json"
+    code = json.loads(config.read_text(encoding="utf-8")).get("auto_map", {}) if config.is_file() else {}
+    elsewhere = sorted({str(name).partition("--")[0] for name in code.values() if "--" in str(name)})
+    if elsewhere:
+        raise ToolError(
+            f"{folder} has its code in {elsewhere[0]}, from which the server would fetch it; copy those files beside "
+            "the weights and leave out what stands before -- in its config.json"
+        )
 
 
 def _files(folder: Path) -> list[Path]:

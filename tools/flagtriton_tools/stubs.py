@@ -17,9 +17,9 @@ _NOT_HEALTHY = re.compile(r"Stub process '(.+)_\d+_\d+' is not healthy")
 """What Triton answers for a model whose process has died; in the name stand the group and the instance."""
 
 
-def live_stubs(server_pid: int) -> Counter[str]:
-    """Return how many processes each model of a server has that are alive."""
-    found: Counter[str] = Counter()
+def live_stubs(server_pid: int) -> Counter[tuple[str, str]]:
+    """Return how many processes each model of a server has in each of its versions that are alive."""
+    found: Counter[tuple[str, str]] = Counter()
     try:
         children = psutil.Process(server_pid).children()
     except psutil.NoSuchProcess:
@@ -30,7 +30,8 @@ def live_stubs(server_pid: int) -> Counter[str]:
         except psutil.Error:
             continue  # it ended meanwhile
         if not dead and len(command) > 1 and command[0].endswith("triton_python_backend_stub"):
-            found[Path(command[1]).parents[1].name] += 1
+            version = Path(command[1]).parent
+            found[version.parent.name, version.name] += 1
     return found
 
 

@@ -41,7 +41,7 @@ class Watched:
     Attributes:
         ensembles: its public models; what each takes, by input.
         steps: its private ones, each with how many processes a version of it has.
-        versions: how many versions of a step are loaded.
+        version: which answers; what becomes of others that are loaded beside it is of no matter to callers.
         attempts: to bring it back, since it last answered.
         ask_at: when it is asked again, by the monotonic clock.
         revive_at: before that it is not brought back again.
@@ -51,7 +51,7 @@ class Watched:
     name: str
     ensembles: dict[str, list[str]]
     steps: dict[str, int]
-    versions: dict[str, int] = field(default_factory=dict)
+    version: str = ""
     attempts: int = 0
     ask_at: float = 0.0
     revive_at: float = 0.0
@@ -62,13 +62,14 @@ class Watched:
         """Whether something is being done about it."""
         return self.task is not None and not self.task.done()
 
-    def lacking(self, alive: Mapping[str, int]) -> list[str]:
-        """Return the steps that have fewer live processes than they should."""
-        return [step for step, count in self.steps.items() if alive[step] < count * self.versions.get(step, 1)]
+    def lacking(self, alive: Mapping[tuple[str, str], int]) -> list[str]:
+        """Return the steps that have fewer live processes than they should, by processes of each model's versions."""
+        return [step for step, count in self.steps.items() if alive.get((step, self.version), 0) < count]
 
-    def count_versions(self, states: Mapping[str, ModelState]) -> None:
-        """See how many versions of each step are loaded; of one that is not loaded, it is one that should be."""
-        self.versions = {step: max(1, len(states[step].versions)) for step in self.steps if step in states}
+    def see_version(self, states: Mapping[str, ModelState]) -> None:
+        """See which version answers, an ensemble's being that of all its steps; while none does, the last that did."""
+        ready = states.get(self.name, ModelState(self.name)).versions
+        self.version = ready[-1] if ready else self.version
 
 
 class Supervisor:
@@ -154,7 +155,7 @@ class Supervisor:
                 self._watched[name] = found
                 self._health.deployment_is(name, "starting")
         for watched in list(self._watched.values()):
-            watched.count_versions(states)
+            watched.see_version(states)
             if not watched.is_busy and _is_gone(states, watched):
                 del self._watched[watched.name]
                 self._health.forget(watched.name)
@@ -222,9 +223,10 @@ class Supervisor:
         fresh = _watched(self._admin, watched.name, states)
         if fresh is None:
             return False
-        was = watched.ensembles, watched.steps, watched.versions
-        watched.ensembles, watched.steps, watched.versions = now = fresh.ensembles, fresh.steps, fresh.versions
-        unchanged = was == now
+        was = watched.ensembles, watched.steps, watched.version
+        watched.ensembles, watched.steps = fresh.ensembles, fresh.steps
+        watched.version = fresh.version or watched.version
+        unchanged = was == (watched.ensembles, watched.steps, watched.version)
         return unchanged and all(_is_ready(states, step) for step in dead)
 
     def _says(self, watched: Watched, state: str, reason: str = "") -> None:
@@ -272,5 +274,5 @@ def _watched(admin: Admin, name: str, states: Mapping[str, ModelState]) -> Watch
         return None
     inputs = {ensemble: [tensor["name"] for tensor in config["input"]] for ensemble, config in configs.items()}
     watched = Watched(name, inputs, {step: instances(admin.config(step) or {}) for step in sorted(steps_of(configs))})
-    watched.count_versions(states)
+    watched.see_version(states)
     return watched

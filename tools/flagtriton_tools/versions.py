@@ -35,14 +35,19 @@ def add_version(models: Sequence[Model], repository: Path, version: int, *, forc
         force: replace a version of the same number.
 
     Raises:
-        ToolError: there is that version and `force` is not set; or the versions would need different configurations;
-            or the repository cannot be written.
+        ToolError: there is that version and `force` is not set, or it is the one that answers; or the versions would
+            need different configurations; or the repository cannot be written.
     """
     name = models[0].name
     if not repository.is_dir() or name not in {entry.name for entry in entries(repository)}:
         add_models(models, repository, force=force, version=version)
         return
     entry = entry_named(name, repository)
+    if version == entry.version:
+        raise ToolError(
+            f"version {version} of {name} is the one that answers, and a server would exchange its steps one by one; "
+            f"add another number, such as {max(entry.versions) + 1}"
+        )
     if version in entry.versions and not force:
         raise ToolError(f"{repository} already has version {version} of {name}; replace it with --force")
     _check_fits(models, entry, repository)
@@ -58,7 +63,7 @@ def add_version(models: Sequence[Model], repository: Path, version: int, *, forc
             move_all(moves)
     except OSError as error:
         raise ToolError(f"cannot write {repository}: {error}") from error
-    compile_steps(repository / step for step in entry.steps if has_bytecode(repository / step))
+    compile_steps((repository / step for step in entry.steps if has_bytecode(repository / step)), str(version))
 
 
 def switch_version(name: str, version: int, repository: Path) -> int:
@@ -124,6 +129,8 @@ def _check_fits(models: Sequence[Model], entry: Entry, repository: Path) -> None
     for model in models:
         config = read_config(repository / model.name / _CONFIG, to_be_written=True)
         fields = different_fields(config, model.config)
+        if "version_policy" in fields:
+            raise ToolError(f"{entry.name} was added before there were versions; add it once more with --force first")
         if fields:
             raise ToolError(f"{', '.join(fields)} of {model.name} would not be the same for all versions; {remedy}")
 

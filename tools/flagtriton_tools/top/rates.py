@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -109,7 +110,9 @@ def _of_deployment(before: Scrape, after: Scrape, deployment: str, now: float) -
         return grown(metric, step="encoder", **labels)
 
     own = {"deployment": deployment, "step": "encoder"}
-    processes = sum(not math.isnan(seen) for _, seen in after.series(LAST_SEEN.name, **own))
+    alive = [labels for labels, seen in after.series(LAST_SEEN.name, **own) if not math.isnan(seen)]
+    counted = Counter(labels.get("version") for labels in alive)
+    processes = [({"version": version} if version else {}, count) for version, count in counted.items()]
     silent = {
         labels["step"] for labels, seen in after.series(LAST_SEEN.name, deployment=deployment) if now - seen > _SILENT_S
     }
@@ -131,7 +134,7 @@ def _of_deployment(before: Scrape, after: Scrape, deployment: str, now: float) -
         _ratio(encoder(QUEUE_SECONDS), encoder(REQUESTS_TAKEN)),
         waiting,
         2 * limit,  # of each priority
-        encoder(BUSY) / seconds / max(1, processes),
+        max((encoder(BUSY, **labels) / count for labels, count in processes), default=0.0) / seconds,
         _ratio(encoder(MICRO_BATCH_TOKENS), passes),
         _ratio(encoder(PADDING_TOKENS), places),
         _ratio(grown(TRUNCATED_TEXTS), grown(TEXTS)),
