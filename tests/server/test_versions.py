@@ -105,7 +105,10 @@ def stubs(server: RunningServer) -> dict[str, set[int]]:
     """Return the processes of each version of each step, as `model/version`."""
     found: dict[str, set[int]] = {}
     for child in psutil.Process(server.process.pid).children():
-        command = child.cmdline()
+        try:
+            command = child.cmdline()
+        except psutil.Error:
+            continue  # it has ended
         if len(command) > 1 and command[0].endswith("triton_python_backend_stub"):
             found.setdefault("/".join(Path(command[1]).parts[-3:-1]), set()).add(child.pid)
     return found
