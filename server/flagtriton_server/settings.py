@@ -30,6 +30,7 @@ __all__ = [
     "instance_count",
     "read_settings",
     "rows_needed",
+    "version_parameters",
 ]
 
 T = TypeVar("T")
@@ -229,13 +230,28 @@ def read_settings(cls: type[T], args: Mapping[str, str]) -> T:
     Raises:
         ParameterError: an unknown, missing or ill-formed parameter.
     """
-    parameters = _version_parameters(args)
+    parameters = version_parameters(Path(args.get("model_repository", ""), args.get("model_version", "")))
     if parameters is None:
         config = json.loads(args["model_config"]).get("parameters", {})
         parameters = {name: value["string_value"] for name, value in config.items()}
     folder = args.get("model_repository", MODEL_DIRECTORY)
     own = {name: value.replace(MODEL_DIRECTORY, folder) for name, value in parameters.items() if not name.isupper()}
     return read_parameters(cls, own)
+
+
+def version_parameters(folder: Path) -> dict[str, str] | None:
+    """Return the parameters in a version's folder; None where it has none of its own.
+
+    Raises:
+        ParameterError: they cannot be read.
+    """
+    file = folder / VERSION_PARAMETERS
+    if not file.is_file():
+        return None
+    try:
+        return {str(name): str(value) for name, value in json.loads(file.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError) as error:
+        raise ParameterError(f"{file} is no object of strings: {error}; add the version again") from error
 
 
 def instance_count(model_config: str) -> int:
@@ -256,17 +272,6 @@ def attention_path(model_type: str | None, trust_remote_code: bool) -> str:
     Code that comes with a checkpoint brings an attention of its own, so it is always padded.
     """
     return "packed" if model_type in _PACKED_ARCHITECTURES and not trust_remote_code else "padded"
-
-
-def _version_parameters(args: Mapping[str, str]) -> dict[str, str] | None:
-    """Return the parameters in the version's folder; None where it has none of its own."""
-    file = Path(args.get("model_repository", ""), args.get("model_version", ""), VERSION_PARAMETERS)
-    if not file.is_file():
-        return None
-    try:
-        return {str(name): str(value) for name, value in json.loads(file.read_text(encoding="utf-8")).items()}
-    except (ValueError, AttributeError) as error:
-        raise ParameterError(f"{file} is no object of strings: {error}; add the version again") from error
 
 
 def rows_needed(pooling_method: str) -> str:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from flagtriton_tools.errors import ToolError
 from flagtriton_tools.launcher import running_server
 from flagtriton_tools.repository import add_models
 from flagtriton_tools.server_process import RunningServer
+from flagtriton_tools.stubs import stub_processes
 from flagtriton_tools.versions import add_version, remove_version, switch_version
 from tests.checkpoints import TEXTS, make_bert, make_xlm_roberta
 from tests.conftest import serve_options
@@ -101,19 +101,6 @@ class Traffic:
             self.answered[version] = self.answered.get(version, 0) + 1
 
 
-def stubs(server: RunningServer) -> dict[str, set[int]]:
-    """Return the processes of each version of each step, as `model/version`."""
-    found: dict[str, set[int]] = {}
-    for child in psutil.Process(server.process.pid).children():
-        try:
-            command = child.cmdline()
-        except psutil.Error:
-            continue  # it has ended
-        if len(command) > 1 and command[0].endswith("triton_python_backend_stub"):
-            found.setdefault("/".join(Path(command[1]).parts[-3:-1]), set()).add(child.pid)
-    return found
-
-
 def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -138,8 +125,8 @@ def test_traffic_moves_to_another_version_and_back_without_a_failed_request(
     repository: Path, server: RunningServer, tmp_path: Path
 ) -> None:
     admin = Admin(server.options.http_url, server.secret)
-    first = stubs(server)
-    assert first.keys() == {f"{step}/1" for step in STEPS}
+    first = stub_processes(server.process.pid)
+    assert first.keys() == {(step, "1") for step in STEPS}
     with Traffic(server.options.grpc_url.removeprefix("grpc://")) as traffic:
         traffic.settled("1")
         # Another tokenizer, another architecture, other weights, other limits.
@@ -147,21 +134,22 @@ def test_traffic_moves_to_another_version_and_back_without_a_failed_request(
         traffic.settled("1")
         load_deployment(admin, "moving")
         traffic.settled("2")
-        both = stubs(server)
-        assert both.keys() == {f"{step}/{version}" for step in STEPS for version in "12"}
+        both = stub_processes(server.process.pid)
+        assert both.keys() == {(step, version) for step in STEPS for version in "12"}
         assert {name: both[name] for name in first} == first  # the first was not started anew
 
         switch_version("moving", 1, repository)
         load_deployment(admin, "moving")
         traffic.settled("1")
-        assert stubs(server) == both  # going back starts nothing
+        assert stub_processes(server.process.pid) == both  # going back starts nothing
 
         switch_version("moving", 2, repository)
         load_deployment(admin, "moving")
         traffic.settled("2")
         remove_version("moving", 1, repository)
         load_deployment(admin, "moving")
-        wait_for(lambda: stubs(server) == {name: pids for name, pids in both.items() if name.endswith("/2")})
+        second = {(step, version): pids for (step, version), pids in both.items() if version == "2"}
+        wait_for(lambda: stub_processes(server.process.pid) == second)
         traffic.settled("2")
 
         broken = make_bert(tmp_path / "july")

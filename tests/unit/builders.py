@@ -7,9 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from flagtriton_tools.checkpoint import CheckpointFacts
 
-__all__ = ["BERT_CONFIG", "executable", "facts", "snapshot", "write_checkpoint", "write_json"]
+__all__ = ["BERT_CONFIG", "executable", "facts", "fail_at_rename", "snapshot", "write_checkpoint", "write_json"]
 
 BERT_CONFIG = {
     "model_type": "bert",
@@ -64,3 +66,16 @@ def facts(**changes: Any) -> CheckpointFacts:
         "max_length": 512,
     }
     return CheckpointFacts(**{**known, **changes})
+
+
+def fail_at_rename(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
+    """Let the `number`th rename from now, counted from 0, raise `error`; all others work."""
+    rename = Path.rename
+    count = iter(range(1000))
+
+    def rename_or_fail(self: Path, target: Path) -> Path:
+        if next(count) == number:
+            raise error
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_or_fail)

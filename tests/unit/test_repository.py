@@ -12,7 +12,7 @@ from flagtriton_tools.deployments import AddOptions, Model, build
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import EnsembleStep, ensemble_config, to_pbtxt
 from flagtriton_tools.repository import add_models, entries, model_names, remove_deployment
-from tests.unit.builders import facts, snapshot
+from tests.unit.builders import facts, fail_at_rename, snapshot
 
 COMMITTED = Path(__file__).resolve().parents[2] / "model_repository"
 FOLDERS = ["tiny", "tiny_encoder", "tiny_pooler", "tiny_tokenizer"]
@@ -45,19 +45,6 @@ def write_foreign(repository: Path, name: str, parameters: dict[str, str]) -> No
     config = ensemble_config(inputs=[], outputs=[], max_batch_size=1, steps=[step], parameters=parameters)
     (repository / name / "1").mkdir(parents=True)
     (repository / name / "config.pbtxt").write_text(to_pbtxt(config), encoding="utf-8")
-
-
-def fail_at_rename(monkeypatch: pytest.MonkeyPatch, number: int, error: BaseException) -> None:
-    """Let the `number`th rename from now, counted from 0, raise `error`; all others work."""
-    rename = Path.rename
-    count = iter(range(1000))
-
-    def rename_or_fail(self: Path, target: Path) -> Path:
-        if next(count) == number:
-            raise error
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", rename_or_fail)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import read_config, to_pbtxt
 from flagtriton_tools.repository import add_models, entry_named
 from flagtriton_tools.versions import add_version, remove_version, switch_version
-from tests.unit.builders import facts, snapshot
+from tests.unit.builders import facts, fail_at_rename, snapshot
 
 STEPS = ["tiny_encoder", "tiny_pooler", "tiny_tokenizer"]
 
@@ -196,14 +196,7 @@ def test_what_fails_half_way_leaves_everything_as_it_was(
     repository: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     before = snapshot(repository.parent)
-    rename, count = Path.rename, iter(range(100))
-
-    def rename_or_fail(self: Path, target: Path) -> Path:
-        if next(count) == number:
-            raise OSError("the disk is gone")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", rename_or_fail)
+    fail_at_rename(monkeypatch, number, OSError("the disk is gone"))
     with pytest.raises(ToolError, match=r"cannot write .*: the disk is gone"):
         add_version(models("of-july"), repository, 3)
     assert snapshot(repository.parent) == before

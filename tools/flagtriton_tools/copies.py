@@ -8,8 +8,9 @@ step can reach its files only below its own folder, and two steps that read the 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -17,6 +18,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from flagtriton_server.settings import MODEL_DIRECTORY
 from flagtriton_tools.add_options import Model
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.pbtxt import string_parameters
 
 __all__ = ["bytes_of", "with_copies"]
 
@@ -53,7 +55,8 @@ def with_copies(models: Sequence[Model], version: int) -> list[Model]:
     Raises:
         ToolError: a checkpoint or adapter is neither a folder nor to be had from the hub, or its code is elsewhere.
     """
-    return [model if model.step is None else _with_copies(model, model.step, version) for model in models]
+    local = cache(_local)  # the hub is asked once for all steps
+    return [model if model.step is None else _with_copies(model, model.step, version, local) for model in models]
 
 
 def bytes_of(models: Sequence[Model]) -> int:
@@ -61,15 +64,15 @@ def bytes_of(models: Sequence[Model]) -> int:
     return sum(source.stat().st_size for model in models for source in model.copies.values())
 
 
-def _with_copies(model: Model, step: str, version: int) -> Model:
+def _with_copies(model: Model, step: str, version: int, local: Callable[[str, str | None], Path]) -> Model:
     config = ModelConfig()
     config.CopyFrom(model.config)
-    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    parameters = string_parameters(config)
     copies: dict[str, Path] = {}
     for name in ("checkpoint", "peft"):
         if name not in parameters:
             continue
-        folder = _local(parameters[name], parameters.get("revision") if name == "checkpoint" else None)
+        folder = local(parameters[name], parameters.get("revision") if name == "checkpoint" else None)
         if parameters.get("trust_remote_code") == "true" and name == "checkpoint":
             _check_code(folder)
         found = _files(folder) if name == "peft" else _files_read(folder, step)

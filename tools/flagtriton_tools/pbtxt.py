@@ -26,6 +26,7 @@ __all__ = [
     "read_config",
     "serving",
     "step_config",
+    "string_parameters",
     "to_pbtxt",
 ]
 
@@ -157,6 +158,11 @@ def serving(config: ModelConfig, version: int, parameters: Mapping[str, str] | N
         changed.parameters.clear()
         _set_parameters(changed, parameters)
     return changed
+
+
+def string_parameters(config: ModelConfig) -> dict[str, str]:
+    """Return a configuration's parameters, all of which are strings."""
+    return {name: value.string_value for name, value in config.parameters.items()}
 
 
 def different_fields(config: ModelConfig, other: ModelConfig) -> list[str]:

@@ -16,7 +16,7 @@ from flagtriton.protocol import Deployment
 from flagtriton_server.settings import VERSION_PARAMETERS
 from flagtriton_tools.deployments import PART_OF, Model
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.pbtxt import read_config, serving, to_pbtxt
+from flagtriton_tools.pbtxt import read_config, serving, string_parameters, to_pbtxt
 from flagtriton_tools.staging import move_all, staging
 
 __all__ = ["Entry", "add_models", "entries", "entry_named", "model_names", "remove_deployment", "write_model"]
@@ -98,9 +98,9 @@ def remove_deployment(name: str, repository: Path) -> tuple[str, ...]:
     Raises:
         ToolError: there is no such deployment, and says which there are; or the repository cannot be changed.
     """
-    entry = entry_named(name, repository)
-    public = {other.name for other in entries(repository)} - {name}
-    folders = tuple(folder for folder in entry.folders if folder not in public and (repository / folder).exists())
+    found = {entry.name: entry for entry in entries(repository)}
+    own = (folder for folder in _named(name, found, repository).folders if folder == name or folder not in found)
+    folders = tuple(folder for folder in own if (repository / folder).exists())
     try:
         with staging(repository) as folder:
             move_all(_out(folders, repository, folder))
@@ -127,7 +127,10 @@ def entry_named(name: str, repository: Path) -> Entry:
     Raises:
         ToolError: there is none of that name, and says which there are; or as `entries`.
     """
-    found = {entry.name: entry for entry in entries(repository)}
+    return _named(name, {entry.name: entry for entry in entries(repository)}, repository)
+
+
+def _named(name: str, found: Mapping[str, Entry], repository: Path) -> Entry:
     if name not in found:
         raise ToolError(f"{repository} has no deployment {name}; it has {', '.join(found) or 'none'}")
     return found[name]
@@ -158,9 +161,8 @@ def _entry(name: str, configs: Mapping[str, ModelConfig], repository: Path) -> E
     config = configs[name]
     if config.platform != "ensemble":
         return None
-    strings = {key: value.string_value for key, value in config.parameters.items()}
     try:
-        deployment = read_parameters(Deployment, strings, ignore_unknown=True)
+        deployment = read_parameters(Deployment, string_parameters(config), ignore_unknown=True)
     except ParameterError:
         return None  # an ensemble that somebody else made, or a further one of a deployment
     further = {other: c for other, c in configs.items() if _part_of(c) == name}
@@ -197,8 +199,8 @@ def write_model(model: Model, folder: Path, version: int, *, beside: bool = Fals
         source = _MODEL_PY.format(summary=_SUMMARIES[model.step], step=model.step)
         (own / "model.py").write_text(source, encoding="utf-8")
     if model.step is None or beside:
-        parameters = {name: value.string_value for name, value in sorted(model.config.parameters.items())}
-        (own / VERSION_PARAMETERS).write_text(json.dumps(parameters, indent=2) + "\n", encoding="utf-8")
+        parameters = json.dumps(string_parameters(model.config), indent=2, sort_keys=True)
+        (own / VERSION_PARAMETERS).write_text(f"{parameters}\n", encoding="utf-8")
     for place, copied in model.copies.items():
         (own / place).parent.mkdir(exist_ok=True)
         shutil.copyfile(copied, own / place)

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["instances", "live_stubs", "unhealthy_model"]
+__all__ = ["instances", "live_stubs", "stub_processes", "unhealthy_model"]
 
 _NOT_HEALTHY = re.compile(r"Stub process '(.+)_\d+_\d+' is not healthy")
 """What Triton answers for a model whose process has died; in the name stand the group and the instance."""
@@ -19,7 +19,12 @@ _NOT_HEALTHY = re.compile(r"Stub process '(.+)_\d+_\d+' is not healthy")
 
 def live_stubs(server_pid: int) -> Counter[tuple[str, str]]:
     """Return how many processes each model of a server has in each of its versions that are alive."""
-    found: Counter[tuple[str, str]] = Counter()
+    return Counter({key: len(pids) for key, pids in stub_processes(server_pid).items()})
+
+
+def stub_processes(server_pid: int) -> dict[tuple[str, str], set[int]]:
+    """Return the processes of a server's models that are alive, by model and version."""
+    found: dict[tuple[str, str], set[int]] = {}
     try:
         children = psutil.Process(server_pid).children()
     except psutil.NoSuchProcess:
@@ -31,7 +36,7 @@ def live_stubs(server_pid: int) -> Counter[tuple[str, str]]:
             continue  # it ended meanwhile
         if not dead and len(command) > 1 and command[0].endswith("triton_python_backend_stub"):
             version = Path(command[1]).parent
-            found[version.parent.name, version.name] += 1
+            found.setdefault((version.parent.name, version.name), set()).add(child.pid)
     return found
 
 

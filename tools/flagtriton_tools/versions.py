@@ -8,11 +8,11 @@ between two requests. Both versions of the steps are loaded meanwhile.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from flagtriton_server.settings import VERSION_PARAMETERS
+from flagtriton.parameters import ParameterError
+from flagtriton_server.settings import VERSION_PARAMETERS, version_parameters
 from flagtriton_tools.bytecode import compile_steps, has_bytecode
 from flagtriton_tools.deployments import Model
 from flagtriton_tools.errors import ToolError
@@ -39,10 +39,10 @@ def add_version(models: Sequence[Model], repository: Path, version: int, *, forc
             need different configurations; or the repository cannot be written.
     """
     name = models[0].name
-    if not repository.is_dir() or name not in {entry.name for entry in entries(repository)}:
+    entry = {found.name: found for found in entries(repository)}.get(name) if repository.is_dir() else None
+    if entry is None:
         add_models(models, repository, force=force, version=version)
         return
-    entry = entry_named(name, repository)
     if version == entry.version:
         raise ToolError(
             f"version {version} of {name} is the one that answers, and a server would exchange its steps one by one; "
@@ -136,11 +136,15 @@ def _check_fits(models: Sequence[Model], entry: Entry, repository: Path) -> None
 
 
 def _parameters(folder: Path) -> dict[str, str]:
-    file = folder / VERSION_PARAMETERS
     try:
-        return {str(name): str(value) for name, value in json.loads(file.read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise ToolError(f"{file} cannot be read: {error}; add the version again with --force") from error
+        found = version_parameters(folder)
+    except (OSError, ParameterError) as error:
+        raise ToolError(str(error)) from error
+    if found is None:
+        raise ToolError(
+            f"{folder / VERSION_PARAMETERS} cannot be read: it is not there; add the version again with --force"
+        )
+    return found
 
 
 def _out(entry: Entry, version: int, repository: Path, folder: Path) -> list[tuple[Path, Path]]:
