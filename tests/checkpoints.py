@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,18 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 
-__all__ = ["TEXTS", "cuts_left", "make_bert", "make_decoder", "make_m3", "make_reranker", "make_xlm_roberta"]
+from flagtriton_server.sentencepiece_model import model_message
+
+__all__ = [
+    "TEXTS",
+    "cuts_left",
+    "make_bert",
+    "make_decoder",
+    "make_m3",
+    "make_reranker",
+    "make_xlm_roberta",
+    "nfkc_charsmap",
+]
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -61,13 +74,27 @@ def make_bert(folder: Path) -> Path:
     return _save(BertModel(config), folder)
 
 
+@cache
+def nfkc_charsmap() -> bytes:
+    """Return SentencePiece's table for NFKC with its own changes (`nmt_nfkc`), as XLM-RoBERTa's tokenizer has it."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS), model_writer=model, vocab_size=200, hard_vocab_limit=False, minloglevel=2
+    )
+    message = model_message()()
+    message.ParseFromString(model.getvalue())
+    return bytes(message.normalizer_spec.precompiled_charsmap)
+
+
 def make_xlm_roberta(folder: Path, *, positions: int = 512) -> Path:
     """Write an XLM-RoBERTa checkpoint with a Unigram tokenizer and so many positions; return its folder."""
     from transformers import XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizer
 
     tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.normalizer = normalizers.Precompiled(nfkc_charsmap())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
     tokenizer.decoder = MetaspaceDecoder()
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     trainer = trainers.UnigramTrainer(vocab_size=_VOCABULARY, special_tokens=[*special, "<mask>"], unk_token="<unk>")

@@ -15,7 +15,13 @@ from tokenizers.models import BPE
 
 from flagtriton.protocol import INPUT_IDS, PAST_END, TOKEN_COUNT, Tensor
 from flagtriton_server.checkpoint_files import check_tokenizer
+from flagtriton_server.decoded_text import without_spaces_before_marks
 from flagtriton_server.rejection import RequestError
+from flagtriton_server.tokenizer_backend import load_tokenizer
+from flagtriton_server.tokenizer_classes import OWN_CODE_WITH_FLAGS
+from flagtriton_server.tokenizer_files import TokenizerFiles
+from flagtriton_server.tokenizer_own_code import load_by_own_code
+from flagtriton_server.unembedded import Unembedded
 
 __all__ = ["TextBatch", "TextTokenizer", "ragged"]
 
@@ -55,6 +61,7 @@ class TextTokenizer:
         bos_id: of the token that begins a text; None where there is none.
         pad_id: of the token that rows are filled up with, likewise.
         unk_id: of the token that stands for what the tokenizer does not know, likewise.
+        unembedded: its tokens that the model has no embedding of, if any.
 
     Attributes:
         truncated_count: texts cut so far; the two of a pair count each.
@@ -70,6 +77,7 @@ class TextTokenizer:
         bos_id: int | None = None,
         pad_id: int | None = None,
         unk_id: int | None = None,
+        unembedded: Unembedded | None = None,
     ) -> None:
         self._backend = backend
         self._backend.no_padding()
@@ -77,6 +85,7 @@ class TextTokenizer:
         self.special_count: int = backend.num_special_tokens_to_add(False)
         self.unweighted_ids = np.array([*unweighted_ids] or [PAST_END], dtype=np.int32)
         self.bos_id, self.pad_id, self.unk_id = bos_id, pad_id, unk_id
+        self.unembedded = unembedded
         self.truncated_count = 0
         self._truncation_side = truncation_side
         self._clean_up = clean_up
@@ -88,31 +97,26 @@ class TextTokenizer:
         """Return the tokenizer of a local folder or hub name.
 
         Raises:
-            OSError: the checkpoint has no tokenizer.
-            ValueError: it has no fast tokenizer, or one that cannot be the model's.
+            OSError: the checkpoint is not there.
+            ValueError: it has no tokenizer, one that cannot be read or served, or one that cannot be the model's.
         """
-        from transformers import AutoTokenizer, PretrainedConfig
-
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint, revision=revision or "main", trust_remote_code=trust_remote_code
-        )
-        if not tokenizer.is_fast:
-            raise ValueError(f"{checkpoint} has no fast tokenizer; save one as tokenizer.json beside its weights")
-        config, _ = PretrainedConfig.get_config_dict(checkpoint, revision=revision or "main")
-        check_tokenizer(checkpoint, config, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_token_id)
-        unweighted = [token for name, token in tokenizer.special_tokens_map.items() if name in _UNWEIGHTED]
-        unweighted_ids = sorted(set(tokenizer.convert_tokens_to_ids(unweighted)))
-        backend = tokenizer.backend_tokenizer
-        cleans_up = tokenizer.clean_up_tokenization_spaces and not isinstance(backend.model, BPE)  # as transformers 5
-        clean_up = tokenizer.clean_up_tokenization if cleans_up else None
+        files = TokenizerFiles.find(checkpoint, revision)
+        runs_own_code = trust_remote_code and files.own_code is not None and files.own_code not in OWN_CODE_WITH_FLAGS
+        loaded = load_by_own_code(checkpoint, revision) if runs_own_code else load_tokenizer(files)
+        backend = loaded.backend
+        size = backend.get_vocab_size(with_added_tokens=False)
+        check_tokenizer(checkpoint, files.model_config, vocab_size=size, pad_token_id=loaded.id_of("pad_token"))
+        unweighted = {token_id for name in _UNWEIGHTED if (token_id := loaded.id_of(name)) is not None}
+        cleans_up = loaded.cleans_up and not isinstance(backend.model, BPE)  # as transformers 5
         return cls(
             backend,
-            tokenizer.truncation_side,
-            unweighted_ids,
-            clean_up,
-            bos_id=tokenizer.bos_token_id,
-            pad_id=tokenizer.pad_token_id,
-            unk_id=tokenizer.unk_token_id,
+            loaded.truncation_side,
+            sorted(unweighted),
+            without_spaces_before_marks if cleans_up else None,
+            bos_id=loaded.id_of("bos_token"),
+            pad_id=loaded.id_of("pad_token"),
+            unk_id=loaded.id_of("unk_token"),
+            unembedded=Unembedded.of(backend, files.model_config),
         )
 
     def encode(self, batches: Sequence[TextBatch]) -> list[dict[Tensor, NDArray[np.int32]] | RequestError]:

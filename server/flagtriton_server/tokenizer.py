@@ -11,7 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.options import EmbedOptions, ScoreOptions
-from flagtriton.protocol import PASSAGE, QUERY, TEXT, TOKEN, TOKEN_ID, UNWEIGHTED_IDS, Tensor
+from flagtriton.protocol import (
+    INPUT_IDS,
+    PASSAGE,
+    PASSAGE_IDS,
+    QUERY,
+    QUERY_IDS,
+    TEXT,
+    TOKEN,
+    TOKEN_ID,
+    UNWEIGHTED_IDS,
+    Tensor,
+)
 from flagtriton.rerank_options import RerankOptions
 from flagtriton.texts import text_tensor
 from flagtriton.types import EmbedderModelClass
@@ -34,6 +45,11 @@ __all__ = ["TritonPythonModel"]
 
 _Work: TypeAlias = TextBatch | QueryBatch | PairBatch | RerankBatch | list[int]
 """What one request brings: texts, queries with examples, pairs to embed or to read together, or token ids."""
+
+_Answer: TypeAlias = "dict[Tensor, NDArray[Any]] | RequestError"
+
+_KINDS = {INPUT_IDS: "text", QUERY_IDS: "query", PASSAGE_IDS: "passage"}
+"""What messages call one row of token ids."""
 
 _TOKENS_OF_A_TURN = 8_192
 """Tokenised in some 20 ms, for which a request waits that comes meanwhile."""
@@ -63,6 +79,8 @@ class TritonPythonModel:
         self._tokenizer = TextTokenizer.from_checkpoint(
             self._settings.checkpoint, self._settings.revision, self._settings.trust_remote_code
         )
+        if self._tokenizer.unembedded is not None:
+            triton_io.log_info(f"{self._settings.checkpoint}: {self._tokenizer.unembedded.warning}")
         if self._settings.max_length < self._tokenizer.special_count:
             raise ValueError(
                 f"max_length is {self._settings.max_length}, but {self._settings.checkpoint} puts "
@@ -155,18 +173,18 @@ class TritonPythonModel:
         most = settings.positions or settings.max_length
         return PromptedBatch(queries, passages, *lengths, refuse_longer, prompt, self._first_ids, most)
 
-    def _run(self, requests: list[_Request]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+    def _run(self, requests: list[_Request]) -> list[_Answer]:
         work = [request.work for request in requests]
         truncated_before = self._tokenizer.truncated_count
         batches = [batch for item in work for batch in _text_batches(item)]
         encoded = iter(self._tokenizer.encode(batches))
-        answers = [self._answer(item, [next(encoded) for _ in _text_batches(item)]) for item in work]
+        answers = [
+            self._checked(item, self._answer(item, [next(encoded) for _ in _text_batches(item)])) for item in work
+        ]
         self._watch.truncated(self._tokenizer.truncated_count - truncated_before)
         return answers
 
-    def _answer(
-        self, work: _Work, encoded: list[dict[Tensor, NDArray[np.int32]] | RequestError]
-    ) -> dict[Tensor, NDArray[Any]] | RequestError:
+    def _answer(self, work: _Work, encoded: list[dict[Tensor, NDArray[np.int32]] | RequestError]) -> _Answer:
         accepted = []
         for answer in encoded:
             if isinstance(answer, RequestError):
@@ -187,6 +205,19 @@ class TritonPythonModel:
         if self._settings.send_unweighted_ids:
             rows = len(work.queries.rows) if isinstance(work, PairBatch) else len(work.texts)
             answer[UNWEIGHTED_IDS] = np.tile(self._tokenizer.unweighted_ids, (rows, 1))
+        return answer
+
+    def _checked(self, work: _Work, answer: _Answer) -> _Answer:
+        """Return an answer, or the refusal of one that holds a token without an embedding."""
+        unembedded = self._tokenizer.unembedded
+        if unembedded is None or isinstance(answer, RequestError):
+            return answer
+        try:
+            for tensor, kind in _KINDS.items():
+                if tensor in answer:
+                    unembedded.check(answer[tensor], "pair" if isinstance(work, RerankBatch) else kind)
+        except RequestError as error:
+            return error
         return answer
 
 

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A checkpoint's tokenizer files to the Rust tokenizer that gives its ids.
+
+`tokenizer.json` is the source of truth. On top of it comes what transformers 4 did with the flags of
+`tokenizer_config.json`; docs/tokenizers.md has the rules. Imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+
+from flagtriton_server.sentencepiece_conversion import llama_prefix
+from flagtriton_server.special_tokens import SpecialTokens
+from flagtriton_server.tokenizer_classes import CLASSES, TokenizerClass, class_name, class_of
+from flagtriton_server.tokenizer_conversion import convert_vocabulary
+from flagtriton_server.tokenizer_files import TOKENIZER_JSON, TokenizerFiles
+
+__all__ = ["LoadedTokenizer", "load_tokenizer"]
+
+_WORD_SEGMENTERS: Final = {"RoFormerTokenizer": "jieba", "BertJapaneseTokenizer": "MeCab"}
+"""Classes that cut texts into words by a program of their own, which no file of theirs describes."""
+
+
+@dataclass(frozen=True)
+class LoadedTokenizer:
+    """A tokenizer, and what a checkpoint says of it beside.
+
+    Attributes:
+        backend: gives the ids; has whatever padding and truncation its file asks for.
+        special_tokens: texts by name: `cls_token`, …; those that the checkpoint or its class has.
+        truncation_side: `right` or `left`, the end at which longer texts are cut.
+        cleans_up: decoded texts lose the spaces before punctuation.
+    """
+
+    backend: Tokenizer
+    special_tokens: Mapping[str, str]
+    truncation_side: str
+    cleans_up: bool
+
+    def id_of(self, name: str) -> int | None:
+        """Return the id of a special token by its name; None where there is none."""
+        token = self.special_tokens.get(name)
+        return None if token is None else self.backend.token_to_id(token)
+
+
+def load_tokenizer(files: TokenizerFiles) -> LoadedTokenizer:
+    """Return a checkpoint's tokenizer.
+
+    Raises:
+        ValueError: a file is damaged or lacks something, or the checkpoint's class cannot be served; says what to do.
+    """
+    name = class_name(files.config, files.model_config)
+    if name in _WORD_SEGMENTERS:
+        raise ValueError(
+            f"{files.checkpoint} is tokenised by {name}, which cuts texts into words with {_WORD_SEGMENTERS[name]}; "
+            "such tokenizers are not served"
+        )
+    row = class_of(name, files.own_code)
+    tokens = SpecialTokens.of(files, row)
+    backend = _read(files, name, row, tokens.texts)
+    tokens.add_to(backend)
+    _apply_flags(backend, files, row, name, tokens.texts)
+    return LoadedTokenizer(
+        backend, tokens.texts, _truncation_side(backend, files), bool(files.config.get("clean_up_tokenization_spaces"))
+    )
+
+
+def _read(files: TokenizerFiles, name: str | None, row: TokenizerClass, names: Mapping[str, str]) -> Tokenizer:
+    if files.tokenizer_json is None:
+        if row.vocabulary is None:
+            raise ValueError(_cannot_convert(files, name))
+        return convert_vocabulary(files, row.vocabulary, names)
+    try:
+        return Tokenizer.from_file(str(files.tokenizer_json))
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ValueError(f"{files.tokenizer_json} cannot be read ({error}); download it again") from error
+
+
+def _cannot_convert(files: TokenizerFiles, name: str | None) -> str:
+    there = ", ".join(files.vocabulary) or "no vocabulary file"
+    known = ", ".join(other for other, row in CLASSES.items() if row.vocabulary)
+    return (
+        f"{files.checkpoint} has no {TOKENIZER_JSON}, and {there} cannot be read for {name or 'its model type'}; write "
+        f"one with transformers 4: AutoTokenizer.from_pretrained(…).save_pretrained(…). Classes that need none: {known}"
+    )
+
+
+def _apply_flags(
+    backend: Tokenizer, files: TokenizerFiles, row: TokenizerClass, name: str | None, names: Mapping[str, str]
+) -> None:
+    backend.encode_special_tokens = bool(files.config.get("split_special_tokens", False))
+    if not files.saved_by_5:
+        _set_prefix_space(backend, files, row, name)
+        _set_normalizer(backend, files, row)
+    if _has_template_flag(files) if files.saved_by_5 else row.template_flags is not None:
+        _set_template(backend, files, row.template_flags or (False, False), names)
+
+
+def _set_prefix_space(backend: Tokenizer, files: TokenizerFiles, row: TokenizerClass, name: str | None) -> None:
+    flag = files.config.get("add_prefix_space")
+    if name == "LlamaTokenizer" and flag is not None and "tokenizer.model" in files.vocabulary:
+        llama_prefix(files, backend)  # transformers 4 converted tokenizer.model anew for this flag
+    wanted = row.prefix_space if flag is None else bool(flag)
+    state = _state(backend.pre_tokenizer)
+    if wanted is not None and state.get("type") == "ByteLevel" and state["add_prefix_space"] != wanted:
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+            add_prefix_space=wanted, use_regex=state.get("use_regex", True)
+        )
+
+
+def _set_normalizer(backend: Tokenizer, files: TokenizerFiles, row: TokenizerClass) -> None:
+    state = _state(backend.normalizer)
+    if state.get("type") != "BertNormalizer":
+        return
+    wanted = {key: files.config.get(flag, default) for key, (flag, default) in row.normalizer_flags.items()}
+    if any(state[key] != value for key, value in wanted.items()):
+        flags = {key: value for key, value in {**state, **wanted}.items() if key != "type"}
+        backend.normalizer = normalizers.BertNormalizer(**flags)
+
+
+def _has_template_flag(files: TokenizerFiles) -> bool:
+    return any(files.config.get(flag) is not None for flag in ("add_bos_token", "add_eos_token"))
+
+
+def _set_template(
+    backend: Tokenizer, files: TokenizerFiles, defaults: tuple[bool, bool], names: Mapping[str, str]
+) -> None:
+    """Build the template from `add_bos_token` and `add_eos_token`.
+
+    A flag that is not there has the class's default; in a file of transformers 5, what its template does.
+    """
+    if files.saved_by_5:
+        ids = backend.encode("", add_special_tokens=True).ids
+        bos, eos = (backend.token_to_id(names.get(name, "")) for name in ("bos_token", "eos_token"))
+        defaults = bool(ids) and ids[0] == bos, bool(ids) and ids[-1] == eos
+    ends = {}
+    for end, default in zip(("bos", "eos"), defaults, strict=True):
+        flag, token = files.config.get(f"add_{end}_token"), names.get(f"{end}_token")
+        adds = default if flag is None else bool(flag)
+        if adds and token is None:
+            raise ValueError(
+                f"{files.checkpoint}: tokenizer_config.json says add_{end}_token, but names no {end}_token; name one, "
+                f"or set add_{end}_token to false"
+            )
+        ends[end] = [token] if adds and token is not None else []
+    parts = [
+        [*(f"{t}:{kind}" for t in ends["bos"]), f"{text}:{kind}", *(f"{t}:{kind}" for t in ends["eos"])]
+        for kind, text in enumerate(("$A", "$B"))
+    ]
+    special = [(token, backend.token_to_id(token)) for token in {*ends["bos"], *ends["eos"]}]
+    backend.post_processor = processors.TemplateProcessing(
+        single=parts[0], pair=[*parts[0], *parts[1]], special_tokens=special
+    )
+
+
+def _truncation_side(backend: Tokenizer, files: TokenizerFiles) -> str:
+    of_file = str((backend.truncation or {}).get("direction", "right")).lower()
+    return str(files.config.get("truncation_side") or of_file)
+
+
+def _state(component: Any) -> dict[str, Any]:  # noqa: ANN401 - a part of a Rust tokenizer, or None
+    return {} if component is None else dict(json.loads(component.__getstate__()))

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokenizers from the vocabulary files of checkpoints without a `tokenizer.json`, as transformers 4 converted them.
+
+Each conversion returns the Rust tokenizer with normalizer, pre-tokenizer, model and template, without the special
+tokens, which `tokenizer_backend` adds. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from flagtriton_server.sentencepiece_conversion import SENTENCEPIECE
+from flagtriton_server.tokenizer_files import TokenizerFiles
+
+__all__ = ["convert_vocabulary"]
+
+Names: TypeAlias = Mapping[str, str]
+"""The special tokens' texts, by name: `cls_token`, …"""
+
+_QWEN2_PATTERN: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Qwen2's words: contractions, letters with one mark before them, single digits, punctuation, white space."""
+
+
+def convert_vocabulary(files: TokenizerFiles, kind: str, names: Names) -> Tokenizer:
+    """Return the tokenizer that a checkpoint's vocabulary files describe.
+
+    Args:
+        files: the checkpoint's.
+        kind: the conversion, as `tokenizer_classes` names it.
+        names: the special tokens' texts.
+
+    Raises:
+        ValueError: a file that the conversion reads is not there, or is damaged.
+    """
+    return _CONVERSIONS[kind](files, names)
+
+
+def _wordpiece(files: TokenizerFiles, names: Names, *, second_sep: bool = False) -> Tokenizer:
+    vocabulary = {token: index for index, token in enumerate(_lines(files.vocabulary_file("vocab.txt")))}
+    config = files.config
+    basic = config.get("do_basic_tokenize", True)
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk_token"]))
+    backend.normalizer = normalizers.BertNormalizer(
+        clean_text=True,
+        handle_chinese_chars=basic and config.get("tokenize_chinese_chars", True),
+        strip_accents=config.get("strip_accents") if basic else False,
+        lowercase=basic and config.get("do_lower_case", True),
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    cls, sep = names["cls_token"], names["sep_token"]
+    _check_has(files, vocabulary, cls, sep)
+    between = f"{sep}:0 {sep}:0" if second_sep else f"{sep}:0"
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{cls}:0 $A:0 {sep}:0",
+        pair=f"{cls}:0 $A:0 {between} $B:1 {sep}:1",
+        special_tokens=[(token, vocabulary[token]) for token in (cls, sep)],
+    )
+    return backend
+
+
+def _mpnet(files: TokenizerFiles, names: Names) -> Tokenizer:
+    return _wordpiece(files, names, second_sep=True)
+
+
+def _byte_level(files: TokenizerFiles, **options: Any) -> Tokenizer:
+    vocabulary, merges = models.BPE.read_file(
+        *(str(files.vocabulary_file(name)) for name in ("vocab.json", "merges.txt"))
+    )
+    backend = Tokenizer(
+        models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False)
+    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=_prefix_space(files), **options)
+    backend.decoder = decoders.ByteLevel()
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    return backend
+
+
+def _roberta(files: TokenizerFiles, names: Names) -> Tokenizer:
+    backend = _byte_level(files)
+    cls, sep = names["cls_token"], names["sep_token"]
+    vocabulary = backend.get_vocab()
+    _check_has(files, vocabulary, cls, sep)
+    backend.post_processor = processors.RobertaProcessing(
+        (sep, vocabulary[sep]), (cls, vocabulary[cls]), trim_offsets=True, add_prefix_space=_prefix_space(files)
+    )
+    return backend
+
+
+def _gpt2(files: TokenizerFiles, names: Names) -> Tokenizer:
+    backend = _byte_level(files)
+    if files.config.get("add_bos_token", False):
+        bos = names["bos_token"]
+        _check_has(files, backend.get_vocab(), bos)
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{bos}:0 $A:0", pair=f"{bos}:0 $A:0 $B:1", special_tokens=[(bos, backend.token_to_id(bos))]
+        )
+    return backend
+
+
+def _qwen2(files: TokenizerFiles, names: Names) -> Tokenizer:
+    backend = _byte_level(files, use_regex=False)
+    backend.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(Regex(_QWEN2_PATTERN), behavior="isolated", invert=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, backend.pre_tokenizer])
+    return backend
+
+
+_CONVERSIONS: Final[dict[str, Callable[[TokenizerFiles, Names], Tokenizer]]] = {
+    "byte_level_gpt2": _gpt2,
+    "byte_level_qwen2": _qwen2,
+    "byte_level_roberta": _roberta,
+    "mpnet": _mpnet,
+    "wordpiece": _wordpiece,
+    **SENTENCEPIECE,
+}
+
+
+def _prefix_space(files: TokenizerFiles) -> bool:
+    return bool(files.config.get("add_prefix_space", False))
+
+
+def _check_has(files: TokenizerFiles, vocabulary: Mapping[str, int], *tokens: str) -> None:
+    for token in tokens:
+        if token not in vocabulary:
+            raise ValueError(f"{files.checkpoint}: the vocabulary has no {token!r}, which stands around every text")
+
+
+def _lines(path: Path) -> list[str]:
+    """Return a file's lines; only line feeds end one, as vocabularies hold other separators as tokens."""
+    try:
+        with path.open(encoding="utf-8") as opened:
+            return [line.rstrip("\n") for line in opened]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}); download it again") from error

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The files that make up a checkpoint's tokenizer, read from a local folder or the hub's cache. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["TOKENIZER_JSON", "VOCABULARY_FILES", "TokenizerFiles"]
+
+TOKENIZER_JSON: Final = "tokenizer.json"
+VOCABULARY_FILES: Final = (
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.model",
+)
+"""What tokenizers are made from where there is no `tokenizer.json`."""
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """What a checkpoint says of its tokenizer.
+
+    Attributes:
+        checkpoint: local folder or hub name, for messages.
+        config: `tokenizer_config.json`; empty where there is none.
+        model_config: `config.json`.
+        special_tokens_map: `special_tokens_map.json`, of transformers before 4.34.
+        added_tokens: `added_tokens.json`, likewise: ids by token.
+        tokenizer_json: the path of that file, if there is one.
+        vocabulary: the paths of other vocabulary files, by name.
+    """
+
+    checkpoint: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    model_config: Mapping[str, Any] = field(default_factory=dict)
+    special_tokens_map: Mapping[str, Any] = field(default_factory=dict)
+    added_tokens: Mapping[str, int] = field(default_factory=dict)
+    tokenizer_json: Path | None = None
+    vocabulary: Mapping[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def find(cls, checkpoint: str, revision: str | None) -> TokenizerFiles:
+        """Return the tokenizer files of a local folder or hub name.
+
+        Raises:
+            OSError: the folder or hub name does not exist, or has no `config.json`.
+            ValueError: a file is no JSON object.
+        """
+        model_config = _path(checkpoint, "config.json", revision, required=True)
+        tokenizer_json = _path(checkpoint, TOKENIZER_JSON, revision)
+        names = () if tokenizer_json and not _reads_more(checkpoint, revision) else VOCABULARY_FILES
+        found = {name: _path(checkpoint, name, revision) for name in names}
+        return cls(
+            checkpoint,
+            config=_json(_path(checkpoint, "tokenizer_config.json", revision)),
+            model_config=_json(model_config),
+            special_tokens_map=_json(_path(checkpoint, "special_tokens_map.json", revision)),
+            added_tokens=_json(_path(checkpoint, "added_tokens.json", revision)),
+            tokenizer_json=tokenizer_json,
+            vocabulary={name: path for name, path in found.items() if path is not None},
+        )
+
+    def vocabulary_file(self, *names: str) -> Path:
+        """Return the path of a vocabulary file, the first that is there of several names.
+
+        Raises:
+            ValueError: none is; says which there are.
+        """
+        for name in names:
+            if name in self.vocabulary:
+                return self.vocabulary[name]
+        there = ", ".join(self.vocabulary) or "none"
+        raise ValueError(
+            f"{self.checkpoint} has neither {TOKENIZER_JSON} nor {' or '.join(names)}, which its tokenizer class reads "
+            f"(vocabulary files there: {there}); copy the tokenizer's files from the checkpoint it was made from"
+        )
+
+    @property
+    def own_code(self) -> str | None:
+        """The tokenizer class that the checkpoint brings the code of, `module.Name`, or None."""
+        auto_map = self.config.get("auto_map", self.model_config.get("auto_map"))
+        named = auto_map.get("AutoTokenizer") if isinstance(auto_map, Mapping) else auto_map
+        classes = [named] if isinstance(named, str) else [name for name in reversed(named or []) if name]
+        return str(classes[0]).rpartition("--")[2] if classes else None
+
+    @property
+    def saved_by_5(self) -> bool:
+        """Whether transformers 5 wrote them, whose `tokenizer.json` has all flags applied already."""
+        return "backend" in self.config
+
+
+def _reads_more(checkpoint: str, revision: str | None) -> bool:
+    """Return whether `tokenizer_config.json` has a flag whose meaning hangs on the other vocabulary files."""
+    return _json(_path(checkpoint, "tokenizer_config.json", revision)).get("add_prefix_space") is not None
+
+
+def _path(checkpoint: str, name: str, revision: str | None, *, required: bool = False) -> Path | None:
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        path = folder / name
+        if required and not path.is_file():
+            raise OSError(f"{folder} has no {name}, so it is no checkpoint; name the folder that has one")
+        return path if path.is_file() else None
+    from transformers.utils import cached_file
+
+    missing_is_error = {"_raise_exceptions_for_missing_entries": required}
+    found = cached_file(checkpoint, name, revision=revision or "main", **missing_is_error)
+    return None if found is None else Path(found)
+
+
+def _json(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object; download it again")
+    return content
