@@ -62,10 +62,11 @@ class SpecialTokens:
         flags = {repr(token) for token in there}
         tokens = [token for _, token in sorted(self.added.items()) if repr(token) not in flags]
         known = {token.content for token in (*there, *tokens)}
-        for token in self.all:
-            if _text(token) not in known:
-                known.add(_text(token))
-                tokens.append(token if isinstance(token, AddedToken) else AddedToken(token, special=True))
+        for token in self.all:  # a bare text is added if it is not there; a token with flags brings these, too
+            if isinstance(token, AddedToken):
+                tokens.append(token)
+            elif token not in known:
+                tokens.append(AddedToken(token, special=True))
         special = {_text(token) for token in self.all}
         for token in tokens:
             token.special = token.special or token.content in special

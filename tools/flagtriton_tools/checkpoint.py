@@ -26,6 +26,7 @@ _TOKENIZERS = (
     "vocab.txt",
     "sentencepiece.bpe.model",
     "spiece.model",
+    "spm.model",
     "tokenizer.model",
     "vocab.json",
 )
