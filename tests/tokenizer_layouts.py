@@ -526,7 +526,7 @@ LAYOUTS: Final[dict[str, Layout]] = {
     "mistral-eos-flag": Layout(
         _llama,
         "mistral",
-        _LLAMA_CONFIG,
+        {**_LLAMA_CONFIG, "pad_token": "</s>"},
         names=("e5-mistral-7b-instruct", "SFR-Embedding-Mistral", "SFR-Embedding-2_R", "Linq-Embed-Mistral"),
     ),
     "mistral-icl": Layout(

@@ -47,8 +47,8 @@ class Unembedded:
         first = min(self.tokens)
         return (
             f"the tokenizer has {len(self.tokens)} tokens without an embedding, {self.tokens[first]!r} (id {first}) "
-            f"the first: the model has {self.rows} embeddings. Texts that contain one are refused; resize_token_embeddings "
-            "of the model would have them encoded"
+            f"the first: the model has {self.rows} embeddings. Texts that contain one are refused; "
+            "resize_token_embeddings of the model would have them encoded"
         )
 
     def check(self, input_ids: NDArray[np.int32], kind: str) -> None:

@@ -26,6 +26,7 @@ from flagtriton_tools.plan.cli import plan_command
 from flagtriton_tools.repository import Entry, add_models, entries, remove_deployment
 from flagtriton_tools.serve_cli import load_command, serve_command, unload_command
 from flagtriton_tools.top.cli import top_command
+from flagtriton_tools.verify.cli import verify_command, verify_repository
 from flagtriton_tools.versions import add_version, remove_version, switch_version
 
 __all__ = ["main"]
@@ -117,14 +118,16 @@ def cli() -> None:
     "--model-version", type=click.IntRange(1), help="Add it as this version of the deployment, beside those it has."
 )
 @click.option("--force", is_flag=True, help="Replace a deployment of the same name, or a version of the same number.")
+@click.option("--verify", is_flag=True, help="Serve it for a moment and compare it with plain transformers.")
 def add(
     checkpoint: str,
     repository: Path,
     copy_checkpoint: bool,
     model_version: int | None,
     force: bool,
+    verify: bool,
     **chosen: Any,
-) -> None:
+) -> int:
     """Add the Triton models of CHECKPOINT, a local folder or a hub name, to a repository.
 
     \b
@@ -137,6 +140,7 @@ def add(
     flagtriton add BAAI/bge-reranker-v2-gemma --repository repo --device gpu:0
     flagtriton add ./my-bge-of-may --repository repo --name my-bge --model-version 2
     flagtriton add ./my-bge --repository s3-staging/repo --copy-checkpoint
+    flagtriton add ./my-bge --repository repo --verify
     """
     facts = inspect_checkpoint(checkpoint)
     options = AddOptions(**chosen)
@@ -162,6 +166,7 @@ def add(
     _MESSAGES.print(f"serve it with: flagtriton serve --repository {escape(str(repository))}")
     if model_version is not None:
         _MESSAGES.print(f"a running server goes over to it with: flagtriton load {escape(models[0].name)}")
+    return verify_repository(models[0].name, repository) if verify else 0
 
 
 @cli.command("list")
@@ -265,6 +270,7 @@ for _command in (
     serve_command,
     load_command,
     unload_command,
+    verify_command,
     top_command,
     bench_command,
     plan_command,

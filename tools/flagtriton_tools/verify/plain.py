@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint answers without flagtriton: plain transformers in float32, texts padded, ids of its own files.
+
+The arithmetic is written out here once more on purpose, without the code that serves: one padded batch, pooling by
+masks, heads by their formulas. Needs torch and transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from flagtriton.protocol import Deployment
+from flagtriton_server.adapters import merge_adapter
+from flagtriton_server.tokenizer_backend import LoadedTokenizer, load_tokenizer
+from flagtriton_server.tokenizer_classes import OWN_CODE_WITH_FLAGS
+from flagtriton_server.tokenizer_files import TokenizerFiles
+from flagtriton_server.tokenizer_own_code import load_by_own_code
+
+__all__ = ["PlainModel", "Rows"]
+
+Rows = list[list[int]]
+"""Token ids of each text, special tokens included."""
+
+_ROWS_OF_A_BATCH = 16
+
+
+class PlainModel:
+    """A deployment's checkpoint.
+
+    Args:
+        deployment: says which checkpoint, and how it is pooled.
+        checkpoint: where that lies on this machine.
+        device: `cpu` or `cuda`.
+    """
+
+    def __init__(self, deployment: Deployment, checkpoint: str, device: str = "cpu") -> None:
+        self._deployment = deployment
+        self._source = {"revision": deployment.revision or "main", "trust_remote_code": deployment.trust_remote_code}
+        self._checkpoint = checkpoint
+        self._device = torch.device(device)
+        self._module: Any = None
+
+    @cached_property
+    def tokenizer(self) -> LoadedTokenizer:
+        """Read from `tokenizer.json` and the flags beside it, in this process."""
+        files = TokenizerFiles.find(self._checkpoint, self._deployment.revision)
+        code = files.own_code if self._deployment.trust_remote_code else None
+        if code is not None and code not in OWN_CODE_WITH_FLAGS:
+            return load_by_own_code(self._checkpoint, self._deployment.revision)
+        return load_tokenizer(files)
+
+    def rows(self, texts: Sequence[str], max_length: int) -> Rows:
+        """Return the ids of texts cut to a length, special tokens included."""
+        backend = self.tokenizer.backend
+        backend.no_padding()
+        backend.enable_truncation(max_length, direction=self.tokenizer.truncation_side)
+        return [encoding.ids for encoding in backend.encode_batch(list(texts))]
+
+    def pair_rows(self, pairs: Sequence[tuple[str, str]]) -> tuple[Rows, Rows]:
+        """Return the ids and token types of whole pairs, as the tokenizer joins them."""
+        backend = self.tokenizer.backend
+        backend.no_padding()
+        backend.no_truncation()
+        encodings = backend.encode_batch(list(pairs))
+        return [encoding.ids for encoding in encodings], [encoding.type_ids for encoding in encodings]
+
+    def bare(self, text: str) -> list[int]:
+        """Return a text's ids without special tokens."""
+        self.tokenizer.backend.no_truncation()
+        return list(self.tokenizer.backend.encode(text, add_special_tokens=False).ids)
+
+    def states(self, rows: Rows) -> list[torch.Tensor]:
+        """Return the last hidden states of each row, `[T, D]` float32."""
+        module = self._load("AutoModel")
+        return self._each(rows, lambda **inputs: module(**inputs).last_hidden_state)
+
+    def encoder_scores(self, rows: Rows, types: Rows) -> NDArray[np.float32]:
+        """Return the logit of each row, `[P]`, by the checkpoint's own classification head."""
+        module = self._load("AutoModelForSequenceClassification")
+        if getattr(module.config, "type_vocab_size", 1) < 2:
+            types = []
+        logits = self._each(rows, lambda **inputs: module(**inputs).logits, types, whole=False)
+        return torch.stack(logits).reshape(-1).numpy()
+
+    def yes_scores(self, rows: Rows) -> NDArray[np.float32]:
+        """Return the logit of `Yes` behind each row, `[P]`, of a causal language model."""
+        module = self._load("AutoModelForCausalLM")
+        yes = self.bare("Yes")[0]
+        logits = self._each(rows, lambda **inputs: module(**inputs).logits[..., yes : yes + 1])
+        return torch.stack([of_row[-1, 0] for of_row in logits]).numpy()
+
+    def dense(self, states: Sequence[torch.Tensor]) -> NDArray[np.float32]:
+        """Return unit vectors `[B, D]`, pooled as the deployment says."""
+        pools: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+            "cls": lambda h: h[0],
+            "last_token": lambda h: h[-1],
+            "mean": lambda h: h.mean(dim=0),
+        }
+        pool = pools[self._deployment.pooling_method]
+        return functional.normalize(torch.stack([pool(h) for h in states]), dim=-1).numpy()
+
+    def head(self, name: str) -> dict[str, torch.Tensor]:
+        """Return the weight and bias of one of BGE-M3's heads."""
+        from transformers.utils import cached_file
+
+        path = cached_file(self._checkpoint, f"{name}.pt", revision=self._source["revision"])
+        head: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: value.float() for key, value in head.items()}
+
+    @torch.inference_mode()
+    def _each(self, rows: Rows, run: Any, types: Rows | None = None, *, whole: bool = True) -> list[torch.Tensor]:  # noqa: ANN401
+        """Return what a module makes of each row; of the tokens of a row alone, where it makes something of each."""
+        results: list[torch.Tensor] = []
+        for start in range(0, len(rows), _ROWS_OF_A_BATCH):
+            batch = rows[start : start + _ROWS_OF_A_BATCH]
+            inputs = self._padded(batch, types[start : start + _ROWS_OF_A_BATCH] if types else None)
+            found = run(**inputs).float().cpu()
+            results.extend(of_row[: len(row)] if whole else of_row for of_row, row in zip(found, batch, strict=True))
+        return results
+
+    def _padded(self, rows: Rows, types: Rows | None) -> dict[str, torch.Tensor]:
+        pad = self.tokenizer.id_of("pad_token") or 0
+        width = max(1, *map(len, rows))
+        fill = {"input_ids": (rows, pad), "attention_mask": ([[1] * len(row) for row in rows], 0)}
+        if types is not None:
+            fill["token_type_ids"] = (types, 0)
+        return {
+            name: torch.tensor([[*row, *[value] * (width - len(row))] for row in of]).to(self._device)
+            for name, (of, value) in fill.items()
+        }
+
+    def _load(self, auto_class: str) -> Any:  # noqa: ANN401 - a transformers model
+        if self._module is None:
+            import transformers
+
+            module = getattr(transformers, auto_class).from_pretrained(
+                self._checkpoint, dtype=torch.float32, **self._source
+            )
+            if self._deployment.peft is not None:
+                module = merge_adapter(module, self._deployment.peft)
+            self._module = module.to(self._device).eval()
+        return self._module

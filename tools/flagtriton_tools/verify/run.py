@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which comparisons a deployment gets: token ids, truncation, instructions, then vectors or scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+from flagtriton.instructions import apply_instruction
+from flagtriton.options import EmbedOptions
+from flagtriton.protocol import Deployment
+from flagtriton_server.prompted_pairs import PROMPTS
+from flagtriton_tools.kinds import LAYERED, is_encoder_reranker, is_m3
+from flagtriton_tools.verify.checks import (
+    Check,
+    Limits,
+    compare_ids,
+    compare_numbers,
+    compare_vectors,
+    compare_weights,
+    skipped,
+)
+from flagtriton_tools.verify.libraries import library_checks
+from flagtriton_tools.verify.plain import PlainModel, Rows
+from flagtriton_tools.verify.served import ServedDeployment
+from flagtriton_tools.verify.texts import pairs_of
+
+__all__ = ["checks_of"]
+
+_SHORT = 32
+"""Tokens that texts are cut to where cutting itself is verified."""
+
+_LENGTH = 512
+"""Tokens that texts are cut to elsewhere, unless the deployment takes fewer: enough to differ, and soon computed."""
+
+_UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
+
+
+def checks_of(
+    served: ServedDeployment, plain: PlainModel, checkpoint: str, texts: list[str], libraries: Sequence[str] | None
+) -> Iterator[Check]:
+    """Yield the comparisons of one deployment, as they are made.
+
+    Args:
+        served: the deployment.
+        plain: its checkpoint in plain transformers.
+        checkpoint: where that lies.
+        texts: at least one.
+        libraries: to compare with, too; None is those that are installed.
+    """
+    if served.deployment.task == "rerank":
+        yield from _reranker_checks(served, plain, pairs_of(texts))
+    else:
+        yield from _embedder_checks(served, plain, texts)
+    yield from library_checks(served, plain, checkpoint, texts, libraries)
+
+
+def _embedder_checks(served: ServedDeployment, plain: PlainModel, texts: list[str]) -> Iterator[Check]:
+    most = min(_LENGTH, served.deployment.max_length)
+    options = EmbedOptions(max_length=most)
+    rows = plain.rows(texts, most)
+    yield compare_ids("token ids", texts, served.token_ids(texts, options), rows)
+    yield _truncation(served, plain, texts)
+    for kind in ("query", "passage"):
+        yield _instruction(served, plain, texts, kind, most)
+    limits = Limits.of(served.deployment.precision)
+    states = plain.states(rows)
+    yield compare_vectors("dense, transformers", texts, served.dense(texts, options), plain.dense(states), limits)
+    if is_m3(served.deployment):
+        yield from _m3_checks(served, plain, texts, rows, states, options)
+
+
+def _truncation(served: ServedDeployment, plain: PlainModel, texts: list[str]) -> Check:
+    short = min(_SHORT, served.deployment.max_length)
+    expected = plain.rows(texts, short)
+    check = compare_ids("truncation", texts, served.token_ids(texts, EmbedOptions(max_length=short)), expected)
+    cut = sum(len(row) == short for row in expected)
+    side = plain.tokenizer.truncation_side
+    return replace(check, detail=check.detail or f"to {short} tokens, cut on the {side}; {cut} texts have as many")
+
+
+def _instruction(served: ServedDeployment, plain: PlainModel, texts: list[str], kind: str, most: int) -> Check:
+    deployment = served.deployment
+    instruction: str | None = getattr(deployment, f"{kind}_instruction")
+    what = f"{kind} instruction"
+    if instruction is None:
+        return skipped(what, "the deployment has none")
+    if kind == "query" and deployment.model_class == "decoder-only-icl":
+        return skipped(what, "queries stand behind few-shot examples; FlagEmbedding's class compares them")
+    instruction_format: str = getattr(deployment, f"{kind}_instruction_format")
+    instructed = [apply_instruction(instruction_format, instruction, text) for text in texts]
+    ours = served.token_ids(texts, EmbedOptions(max_length=most, input_type=kind))
+    return replace(compare_ids(what, texts, ours, plain.rows(instructed, most)), detail=repr(instructed[0]))
+
+
+def _m3_checks(
+    served: ServedDeployment,
+    plain: PlainModel,
+    texts: list[str],
+    rows: Rows,
+    states: list[torch.Tensor],
+    options: EmbedOptions,
+) -> Iterator[Check]:
+    limits = Limits.of(served.deployment.precision)
+    yield compare_weights(
+        "lexical weights", texts, served.lexical(texts, options), _lexical(plain, rows, states), limits
+    )
+    ours, theirs = served.colbert(texts, options), _colbert(plain, states)
+    if [len(vectors) for vectors in ours] != [len(vectors) for vectors in theirs]:
+        yield Check("ColBERT vectors", False, len(texts), detail="another number of vectors than of tokens")
+        return
+    if served.deployment.colbert_dtype == "fp16":
+        limits = Limits.of("fp16")
+    whose = [text for text, vectors in zip(texts, theirs, strict=True) for _ in vectors]
+    yield compare_vectors("ColBERT vectors", whose, np.concatenate(ours), np.concatenate(theirs), limits)
+
+
+def _lexical(plain: PlainModel, rows: Rows, states: list[torch.Tensor]) -> list[dict[int, float]]:
+    head = plain.head("sparse_linear")
+    left_out = {plain.tokenizer.id_of(name) for name in _UNWEIGHTED}
+    found = []
+    for row, vectors in zip(rows, states, strict=True):
+        weights: dict[int, float] = {}
+        for token, weight in zip(row, torch.relu(vectors @ head["weight"][0] + head["bias"][0]).tolist(), strict=True):
+            if token not in left_out and weight > 0:
+                weights[token] = max(weight, weights.get(token, 0.0))
+        found.append(weights)
+    return found
+
+
+def _colbert(plain: PlainModel, states: list[torch.Tensor]) -> list[NDArray[np.float32]]:
+    head = plain.head("colbert_linear")
+    return [functional.normalize(h[1:] @ head["weight"].T + head["bias"], dim=-1).numpy() for h in states]
+
+
+def _reranker_checks(served: ServedDeployment, plain: PlainModel, pairs: list[tuple[str, str]]) -> Iterator[Check]:
+    deployment = served.deployment
+    pairs = [pair for pair in pairs if all(len(plain.bare(text)) < deployment.max_length // 4 for text in pair)]
+    if not pairs:
+        yield skipped("pairs", "all texts are longer than a quarter of the deployment's max_length; give shorter ones")
+        return
+    names = [f"{query} | {passage}" for query, passage in pairs]
+    encoder = is_encoder_reranker(deployment.task, deployment.model_class)
+    rows, types = plain.pair_rows(pairs) if encoder else ([_prompted(plain, deployment, pair) for pair in pairs], [])
+    yield compare_ids("token ids of pairs", names, served.pair_ids(pairs), rows)
+    if deployment.model_class in LAYERED:
+        yield skipped("scores, transformers", "no release of transformers has this architecture; FlagEmbedding's has")
+        return
+    expected = plain.encoder_scores(rows, types) if encoder else plain.yes_scores(rows)
+    limits = Limits.of(deployment.precision)
+    yield compare_numbers("scores, transformers", pairs, served.scores(pairs), expected, limits)
+
+
+def _prompted(plain: PlainModel, deployment: Deployment, pair: tuple[str, str]) -> list[int]:
+    """Return a pair as an LLM reranker reads it: first token, query, line break, passage, line break, question."""
+    sides = (
+        (deployment.query_instruction, deployment.query_instruction_format),
+        (deployment.passage_instruction, deployment.passage_instruction_format),
+    )
+    query, passage = (
+        plain.bare(apply_instruction(how, instruction, text) if instruction else text)
+        for text, (instruction, how) in zip(pair, sides, strict=True)
+    )
+    bos = plain.tokenizer.id_of("bos_token")
+    first = [] if bos is None or bos == plain.tokenizer.id_of("pad_token") else [bos]
+    line_break = plain.bare("\n")
+    return [*first, *query, *line_break, *passage, *line_break, *plain.bare(PROMPTS[deployment.model_class])]

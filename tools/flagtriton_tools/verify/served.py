@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a deployment answers over the wire: token ids from its tokenizer step, vectors and scores from its ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flagtriton.options import EmbedOptions
+from flagtriton.protocol import (
+    COLBERT_LENGTHS,
+    COLBERT_VECS,
+    DENSE_VECS,
+    INPUT_IDS,
+    PASSAGE,
+    PAST_END,
+    QUERY,
+    SCORE,
+    SPARSE_IDS,
+    SPARSE_WEIGHTS,
+    TEXT,
+    TOKEN_COUNT,
+    Deployment,
+    Tensor,
+)
+from flagtriton.rerank_options import RerankOptions
+from flagtriton.served import ServedModel
+from flagtriton.texts import text_tensor
+
+__all__ = ["ServedDeployment"]
+
+_ROWS_OF_A_REQUEST = 16
+
+
+@dataclass(frozen=True)
+class ServedDeployment:
+    """One deployment of a running server."""
+
+    model: ServedModel
+
+    @property
+    def deployment(self) -> Deployment:
+        """What it says of itself."""
+        return self.model.deployment
+
+    def token_ids(self, texts: Sequence[str], options: EmbedOptions) -> list[list[int]]:
+        """Return the ids of each text as its tokenizer step makes them."""
+        step = self.model.companion(f"{self.model.name}_tokenizer")
+        (rows,) = _ask(step, {TEXT: texts}, [INPUT_IDS], options.to_parameters())
+        return _without_filling(rows)
+
+    def pair_ids(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Return the ids of each pair as its tokenizer step joins them, behind the deployment's instructions."""
+        step = self.model.companion(f"{self.model.name}_tokenizer")
+        (rows,) = _ask(step, _sides(pairs), [INPUT_IDS], RerankOptions().to_parameters())
+        return _without_filling(rows)
+
+    def dense(self, texts: Sequence[str], options: EmbedOptions) -> NDArray[np.float32]:
+        """Return the dense vectors, `[B, D]`."""
+        (vectors,) = _ask(self.model, {TEXT: texts}, [DENSE_VECS], options.to_parameters())
+        return np.concatenate(vectors)
+
+    def token_counts(self, texts: Sequence[str], options: EmbedOptions) -> list[int]:
+        """Return how many tokens of each text were encoded."""
+        (counts,) = _ask(self.model, {TEXT: texts}, [TOKEN_COUNT], options.to_parameters())
+        return [int(count) for part in counts for count in part[:, 0]]
+
+    def lexical(self, texts: Sequence[str], options: EmbedOptions) -> list[dict[int, float]]:
+        """Return each text's lexical weights by token id."""
+        parts = _ask(self.model, {TEXT: texts}, [SPARSE_IDS, SPARSE_WEIGHTS], options.to_parameters())
+        return [
+            {int(token): float(weight) for token, weight in zip(ids, weights, strict=True) if token != PAST_END}
+            for part in zip(*parts, strict=True)
+            for ids, weights in zip(*part, strict=True)
+        ]
+
+    def colbert(self, texts: Sequence[str], options: EmbedOptions) -> list[NDArray[np.float32]]:
+        """Return each text's ColBERT vectors, `[T - 1, C]`."""
+        parts = _ask(self.model, {TEXT: texts}, [COLBERT_VECS, COLBERT_LENGTHS], options.to_parameters())
+        return [
+            vectors[: int(length[0])].astype(np.float32)
+            for part in zip(*parts, strict=True)
+            for vectors, length in zip(*part, strict=True)
+        ]
+
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
+        """Return the raw score of each pair, `[P]`, behind the deployment's instructions; the last layer's."""
+        (scores,) = _ask(self.model, _sides(pairs), [SCORE], RerankOptions().to_parameters())
+        return np.concatenate([part.reshape(len(part), -1)[:, -1] for part in scores])
+
+
+def _sides(pairs: Sequence[tuple[str, str]]) -> dict[Tensor, Sequence[str]]:
+    return {QUERY: [query for query, _ in pairs], PASSAGE: [passage for _, passage in pairs]}
+
+
+def _ask(
+    model: ServedModel, inputs: Mapping[Tensor, Sequence[str]], outputs: Sequence[Tensor], parameters: Mapping[str, Any]
+) -> list[list[NDArray[Any]]]:
+    """Return each output's arrays, one a request."""
+    count = len(next(iter(inputs.values())))
+    rows = min(_ROWS_OF_A_REQUEST, model.max_batch_size)
+    replies = [
+        model.infer(
+            {spec.name: text_tensor(texts[start : start + rows]) for spec, texts in inputs.items()},
+            [output.name for output in outputs],
+            parameters,
+        )
+        for start in range(0, count, rows)
+    ]
+    return [[reply[output.name] for reply in replies] for output in outputs]
+
+
+def _without_filling(parts: Sequence[NDArray[Any]]) -> list[list[int]]:
+    return [[token for token in row if token != PAST_END] for part in parts for row in part.tolist()]
