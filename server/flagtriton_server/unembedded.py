@@ -45,8 +45,9 @@ class Unembedded:
     def warning(self) -> str:
         """What the log says of them when they are loaded."""
         first = min(self.tokens)
+        count = f"{len(self.tokens)} token{'s' if len(self.tokens) > 1 else ''}"
         return (
-            f"the tokenizer has {len(self.tokens)} tokens without an embedding, {self.tokens[first]!r} (id {first}) "
+            f"the tokenizer has {count} without an embedding, {self.tokens[first]!r} (id {first}) "
             f"the first: the model has {self.rows} embeddings. Texts that contain one are refused; "
             "resize_token_embeddings of the model would have them encoded"
         )

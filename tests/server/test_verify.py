@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from tokenizers import Tokenizer
 
+from flagtriton import FlagModel
+from flagtriton.errors import InvalidRequestError
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build
 from flagtriton_tools.launcher import running_server
@@ -41,6 +45,14 @@ def laid_out(folder: Path, layout: str, family: str) -> Path:
     return folder
 
 
+def with_a_token_more(folder: Path) -> Path:
+    """Add a token to a checkpoint's tokenizer, and not to its model, as fine-tuning code is known to do."""
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.add_special_tokens(["[EXTRA]"])
+    backend.save(str(folder / "tokenizer.json"))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("verify")
@@ -48,6 +60,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pat
         "eos-flag": (laid_out(folder / "eos-flag", "mistral-eos-flag", "mistral"), IN_ENCODER),
         "sentencepiece": (laid_out(folder / "sentencepiece", "xlm-roberta-sentencepiece", "xlm-roberta"), IN_ENCODER),
         "vocab-txt": (laid_out(folder / "vocab-txt", "bert-vocab-txt", "bert"), IN_ENCODER),
+        "unembedded": (with_a_token_more(make_bert(folder / "unembedded")), IN_ENCODER),
         "m3": (make_m3(folder / "m3"), {}),
         "reranker": (make_reranker(folder / "reranker", make_bert), {}),
         "reranker-llm": (make_decoder(folder / "reranker-llm", "gemma", positions=2048, head=True), LLM_RERANKER),
@@ -143,6 +156,22 @@ def test_the_users_own_texts_are_taken_and_the_report_is_a_table(server: ServeOp
     assert (result.exception, result.return_value) == (None, 0)
     rows = [line.split() for line in result.stdout.splitlines()]
     assert ["token", "ids", "2", "equal"] in rows
+
+
+@pytest.mark.parametrize("wire", ["grpc_url", "http_url"])
+def test_a_text_with_a_token_that_the_model_lacks_is_refused_by_name(wire: str, server: ServeOptions) -> None:
+    model = FlagModel("unembedded", url=getattr(server, wire))
+    with pytest.raises(
+        InvalidRequestError, match=r"text 1 contains the token '\[EXTRA\]' \(id \d+\), but the model has"
+    ):
+        model.encode(["fine", "with [EXTRA] in it"])
+    assert np.isfinite(model.encode(["fine", "without"])).all()
+
+
+def test_a_token_that_the_model_lacks_is_in_the_log_with_both_numbers(server: ServeOptions) -> None:
+    assert server.log_file is not None
+    log = server.log_file.read_text(encoding="utf-8")
+    assert "the tokenizer has 1 tokens without an embedding, '[EXTRA]'" in log
 
 
 def test_a_deployment_that_is_not_served_is_told_in_one_sentence(server: ServeOptions) -> None:
