@@ -30,7 +30,7 @@ class FusedLinear(nn.Module):  # type: ignore[misc]
         super().__init__()
         weight = torch.cat([layer.weight for layer in layers]).detach()
         self.bias = torch.cat([layer.bias for layer in layers]).detach()
-        self._repacked = weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        self._repacked = weight.device.type == "cpu" and _has_kernels(weight.dtype)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self._repacked else weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,6 +87,21 @@ class BertBlock(nn.Module):  # type: ignore[misc]
             self.query_key_value(x)
             self.output.plus(x, x)
             self.down.plus(self.up.gelu(x), x)
+
+
+def _has_kernels(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN has kernels of a dtype for this processor.
+
+    Its half-precision kernels need AVX512 or AVX-NE-CONVERT. On a processor without them torch computes in half
+    precision all the same, with kernels that take the weights as they are.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if dtype == torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return True
 
 
 def fuse_bert_layers(module: nn.Module) -> bool:

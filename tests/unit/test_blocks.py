@@ -218,3 +218,50 @@ def test_without_the_processors_own_kernels_results_are_the_same(monkeypatch: py
     assert plain(INPUTS).tolist() == [[1, -1], [2, 1], [-1, -5]]
     assert plain.plus(INPUTS, torch.ones(3, 2)).tolist() == [[2, 0], [3, 2], [0, -4]]
     assert plain.gelu(INPUTS[:1]).tolist() == [pytest.approx([0.841345, -0.158655], abs=1e-6)]
+
+
+HALF = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+every_half = pytest.mark.parametrize("dtype", HALF, ids=str)
+
+
+def say_of_kernels(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, supported: bool) -> list[torch.dtype]:
+    """Have oneDNN say whether it has kernels of a dtype; return the list of dtypes that weights are repacked in."""
+    repacked: list[torch.dtype] = []
+
+    def as_it_is(weight: Tensor) -> Tensor:
+        repacked.append(weight.dtype)
+        return weight
+
+    monkeypatch.setattr(torch.ops.mkldnn, HALF[dtype], lambda: supported)
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", as_it_is)
+    return repacked
+
+
+@every_half
+@torch.inference_mode()
+def test_a_processor_without_kernels_of_a_half_precision_is_answered_with_plain_ones(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repacked = say_of_kernels(monkeypatch, dtype, supported=False)
+    same = nn.Linear(1, 1, dtype=dtype)
+    same.weight.fill_(2.0)
+    same.bias.fill_(1.0)
+    fused, one = FusedLinear([same]), torch.ones(1, 1, dtype=dtype)
+    assert repacked == []
+    assert [fused(one).item(), fused.plus(one, one).item()] == [3, 4]
+    assert fused.gelu(one - 1).item() == pytest.approx(0.841345, abs=0.004)  # GELU(1), to 8 or 11 bits
+
+
+@every_half
+def test_a_processor_with_kernels_of_a_half_precision_has_weights_repacked_for_them(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repacked = say_of_kernels(monkeypatch, dtype, supported=True)
+    FusedLinear([nn.Linear(1, 1, dtype=dtype)])
+    assert repacked == [dtype]
+
+
+def test_float32_has_kernels_on_every_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in HALF.values():
+        monkeypatch.setattr(torch.ops.mkldnn, name, lambda: False)
+    assert identity_and_double().weight.is_mkldnn
