@@ -7,8 +7,9 @@ and lengths are those of the published configurations. Knows nothing of servers.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from flagtriton.types import EmbedderModelClass, PoolingMethod, RerankerModelClass
@@ -22,6 +23,11 @@ __all__ = [
     "support_model_list",
     "support_native_bge_model_list",
 ]
+
+_HUB_CACHE: Final = "models--"
+"""What folders of the Hub's cache begin with; owner and name follow, with `--` between them."""
+
+_MODELSCOPE_DOT: Final = "___"
 
 _PLAIN: Final = "{}{}"
 _INSTRUCT: Final = "Instruct: {}\nQuery: {}"
@@ -151,12 +157,45 @@ RERANKERS: Final[dict[str, RerankerCheckpoint]] = {
 
 
 def checkpoint_name(model_name_or_path: str) -> str:
-    """Return the name a checkpoint goes by: its last path part, or the one before a `checkpoint-500`.
+    """Return the name a checkpoint goes by, the same for the SDK and for `flagtriton add`.
 
-    A trailing slash is ignored (FlagEmbedding would find no name at all).
+    It is the last part of the path as it was given, so a symbolic link has a name of its own. These folders go by
+    another name:
+
+    - `…/models--BAAI--bge-m3/snapshots/5617…`, a snapshot in the Hub's cache: by the repository's, `bge-m3`;
+    - `…/bge-m3/checkpoint-500`, written by a trainer: by the folder's above;
+    - `…/bge-large-zh-v1___5`, downloaded by ModelScope, which writes `___` for a dot: by `bge-large-zh-v1.5`.
+
+    A trailing slash is ignored (FlagEmbedding would find no name at all), and backslashes count as slashes. The file
+    system is consulted only for what a path leaves out: where `.`, `..` and `~` are, and what the folder above a
+    `checkpoint-500` in the working directory is called. Upper and lower case stay as they are.
     """
-    path = PurePosixPath(model_name_or_path)
-    return path.parent.name if path.name.startswith("checkpoint-") and path.parent.name else path.name
+    path = _spelled_out(model_name_or_path.replace("\\", "/"))
+    if path.name.startswith("checkpoint-") and path.parent.name:
+        path = path.parent
+    repository = path.parent.parent if path.parent.name == "snapshots" else path
+    if repository.name.startswith(_HUB_CACHE):
+        return repository.name.rpartition("--")[2] or path.name
+    return path.name.replace(_MODELSCOPE_DOT, ".")
+
+
+def _spelled_out(given: str) -> PurePosixPath:
+    """Return a path that ends in a name, if it has any."""
+    path = PurePosixPath(os.path.expanduser(given))  # noqa: PTH111 - Path.expanduser raises where there is no home
+    if ".." in path.parts:
+        behind = len(path.parts) - path.parts[::-1].index("..")
+        above = os.path.realpath(PurePosixPath(*path.parts[:behind]))  # what the kernel finds, past symbolic links
+        return PurePosixPath(above, *path.parts[behind:])
+    is_here = given != "" and not path.name and not path.is_absolute()
+    if is_here or (path.parent == PurePosixPath() and path.name.startswith("checkpoint-") and Path(path).is_dir()):
+        return PurePosixPath(_working_directory()) / path
+    return path
+
+
+def _working_directory() -> str:
+    """Return the working directory as the shell calls it, which keeps the name of a symbolic link."""
+    logical, physical = os.environ.get("PWD", ""), str(Path.cwd())
+    return logical if logical.startswith("/") and os.path.realpath(logical) == physical else physical
 
 
 def support_model_list() -> list[str]:

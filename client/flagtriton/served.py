@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.batching import plan_pairs, plan_requests
+from flagtriton.checkpoints import checkpoint_name
 from flagtriton.connection import ConnectionSettings
 from flagtriton.dispatch import Dispatcher, Rows
 from flagtriton.errors import (
@@ -229,9 +230,11 @@ class ServedModel:
 def _explained(error: BaseException, name: str, transport: Transport) -> BaseException:
     """Return an error that says what to do about a deployment that could not be found, or the same one."""
     if isinstance(error, ModelNotServedError):
+        served, same = _public_models(transport, name)
         return ModelNotServedError(
-            f"model {name!r} is not served at {transport.address}; served there: {_public_models(transport)}. "
-            f"To add it: flagtriton add CHECKPOINT --name {name} --repository REPOSITORY"
+            f"model {name!r} is not served at {transport.address}; served there: {served}. "
+            + (f"{' and '.join(same)} was added from a checkpoint of that name: pass this name. " if same else "")
+            + f"To add it: flagtriton add CHECKPOINT --name {name} --repository REPOSITORY"
         )
     if isinstance(error, ParameterError):
         return DeploymentMismatchError(
@@ -241,13 +244,19 @@ def _explained(error: BaseException, name: str, transport: Transport) -> BaseExc
     return error
 
 
-def _public_models(transport: Transport) -> str:
-    """Return the names of the ready models that are flagtriton ensembles, for a message."""
-    public = []
+def _public_models(transport: Transport, checkpoint: str) -> tuple[str, list[str]]:
+    """Return the names of the ready models that are flagtriton ensembles, for a message.
+
+    The second item is those among them whose checkpoint goes by a name.
+    """
+    public, same = [], []
     try:
         for name in transport.ready_models():
-            if set(transport.model_config(name).parameters) >= DEPLOYMENT_KEYS:
+            parameters = transport.model_config(name).parameters
+            if set(parameters) >= DEPLOYMENT_KEYS:
                 public.append(name)
+                if checkpoint_name(parameters["checkpoint"]) == checkpoint:
+                    same.append(name)
     except FlagTritonError as error:
-        return f"unknown ({error})"
-    return ", ".join(public) or "none"
+        return f"unknown ({error})", []
+    return ", ".join(public) or "none", same

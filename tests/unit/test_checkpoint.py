@@ -12,6 +12,8 @@ from flagtriton_tools.checkpoint import CheckpointFacts, adapter_source, inspect
 from flagtriton_tools.errors import ToolError
 from tests.unit.builders import BERT_CONFIG, write_checkpoint, write_json
 
+MISTRAL = {"model_type": "mistral", "architectures": ["MistralModel"], "hidden_size": 48}
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -274,3 +276,53 @@ def test_what_is_neither_folder_nor_hub_name_is_no_adapter(name: str) -> None:
 def test_a_folder_without_an_adapters_configuration_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=r"holds no adapter_config\.json"):
         adapter_source(str(tmp_path))
+
+
+def test_a_snapshot_in_the_hubs_cache_is_the_published_checkpoint(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "models--BAAI--bge-en-icl" / "snapshots" / "5617a9f", MISTRAL)
+    facts = inspect_checkpoint(str(folder))
+    assert (facts.name, facts.model_class, facts.known_from) == ("bge-en-icl", "decoder-only-icl", "the model table")
+    assert facts.source == str(folder.resolve())
+
+
+def test_a_link_is_the_published_checkpoint_whose_name_it_has(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "store-0f3c", MISTRAL)
+    (tmp_path / "bge-en-icl").symlink_to("store-0f3c")
+    facts = inspect_checkpoint(str(tmp_path / "bge-en-icl"))
+    assert (facts.name, facts.model_class) == ("bge-en-icl", "decoder-only-icl")
+    assert facts.source == str(folder.resolve())  # what is served does not change with the link
+
+
+def test_a_link_of_another_name_is_what_it_leads_to(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "models--BAAI--bge-en-icl" / "snapshots" / "5617a9f", MISTRAL)
+    (tmp_path / "current").symlink_to("models--BAAI--bge-en-icl/snapshots/5617a9f")
+    facts = inspect_checkpoint(str(tmp_path / "current"))
+    assert (facts.name, facts.model_class) == ("current", "decoder-only-icl")
+
+
+def test_modelscopes_folder_is_the_published_checkpoint(tmp_path: Path) -> None:
+    facts = inspect_checkpoint(str(write_checkpoint(tmp_path / "hub" / "BAAI" / "bge-large-zh-v1___5")))
+    assert (facts.name, facts.pooling_method, facts.known_from) == ("bge-large-zh-v1.5", "cls", "the model table")
+
+
+@pytest.mark.parametrize("spelling", ["BGE-EN-ICL", "Bge-En-Icl"])
+def test_upper_and_lower_case_do_not_hide_a_published_checkpoint(spelling: str, tmp_path: Path) -> None:
+    facts = inspect_checkpoint(str(write_checkpoint(tmp_path / spelling, MISTRAL)))
+    assert (facts.name, facts.model_class) == (spelling, "decoder-only-icl")
+
+
+def test_a_repositorys_whole_folder_in_the_hubs_cache_is_refused_naming_its_snapshot(tmp_path: Path) -> None:
+    repository = tmp_path / "models--BAAI--bge-m3"
+    for revision in ("1111", "5617"):
+        write_checkpoint(repository / "snapshots" / revision)
+    with pytest.raises(ToolError, match=r"Hub's cache; name one of its snapshots: .*/snapshots/1111$"):
+        inspect_checkpoint(str(repository))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("5617", encoding="utf-8")
+    with pytest.raises(ToolError, match=r"name one of its snapshots: .*/snapshots/5617$"):
+        inspect_checkpoint(str(repository))
+
+
+def test_what_is_added_from_the_working_directory_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_checkpoint(tmp_path / "bge-m3"))
+    assert inspect_checkpoint(".").name == "bge-m3"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -131,3 +132,112 @@ def test_the_reference_has_the_same_rerankers() -> None:
     }
     ours = {name: (entry.model_class.value, entry.trust_remote_code) for name, entry in RERANKERS.items()}
     assert list(ours.items()) == list(expected.items())
+
+
+HUB = "/root/.cache/huggingface/hub/models--BAAI--bge-en-icl"
+REVISION = "5617a9f61b028005a4858fdac845db406aefb181"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (f"{HUB}/snapshots/{REVISION}", "bge-en-icl"),
+        (f"{HUB}/snapshots/{REVISION}/", "bge-en-icl"),
+        (f"{HUB}/snapshots/./{REVISION}/.", "bge-en-icl"),
+        (f"{HUB}/snapshots/old/../{REVISION}", "bge-en-icl"),
+        (f"{HUB}/snapshots/{REVISION}/onnx/..", "bge-en-icl"),
+        (f"{HUB}/snapshots/{REVISION}/checkpoint-500", "bge-en-icl"),
+        (f"models--BAAI--bge-en-icl/snapshots/{REVISION}", "bge-en-icl"),
+        ("models--bert-base-uncased/snapshots/86b5e09", "bert-base-uncased"),
+        ("models--Qwen--Qwen3-Embedding-0.6B/snapshots/main", "Qwen3-Embedding-0.6B"),
+        (HUB, "bge-en-icl"),
+        (f"{HUB}/snapshots/{REVISION}/tuned", "tuned"),
+        ("/data/snapshots/5617", "5617"),
+        ("/data/bge-m3/snapshots/5617", "5617"),
+    ],
+)
+def test_a_snapshot_in_the_hubs_cache_goes_by_its_repositorys_name(given: str, name: str) -> None:
+    assert checkpoint_name(given) == name
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("/root/.cache/modelscope/hub/models/BAAI/bge-m3", "bge-m3"),
+        ("/root/.cache/modelscope/hub/BAAI/bge-large-zh-v1___5", "bge-large-zh-v1.5"),
+        ("bge-large-zh-v1___5", "bge-large-zh-v1.5"),
+        ("hub/Qwen/Qwen3-Embedding-0___6B/", "Qwen3-Embedding-0.6B"),
+        ("hub/iic/gte-Qwen1___5-7B-instruct/checkpoint-500", "gte-Qwen1.5-7B-instruct"),
+        ("hub/BAAI/bge___m3", "bge.m3"),
+        ("bce-embedding-base_v1", "bce-embedding-base_v1"),
+        ("my__model", "my__model"),
+    ],
+)
+def test_modelscopes_three_underscores_are_a_dot(given: str, name: str) -> None:
+    assert checkpoint_name(given) == name
+
+
+@pytest.mark.parametrize("given", [r"C:\models\bge-m3", r"C:\models\bge-m3\checkpoint-500", r"models\bge-m3" + "\\"])
+def test_windows_paths_have_parts_too(given: str) -> None:
+    assert checkpoint_name(given) == "bge-m3"
+
+
+def test_a_link_goes_by_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "store-0f3c").mkdir()
+    (tmp_path / "bge-en-icl").symlink_to("store-0f3c")
+    assert checkpoint_name(str(tmp_path / "bge-en-icl")) == "bge-en-icl"
+
+
+def test_two_dots_behind_a_link_are_the_folder_above_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "bge-m3" / "onnx").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("bge-m3/onnx")
+    assert checkpoint_name(str(tmp_path / "link" / "..")) == "bge-m3"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [(".", "tuned"), ("./", "tuned"), ("..", "above"), ("../", "above"), ("../other", "other"), ("a/..", "tuned")],
+)
+def test_dots_are_folders_around_the_working_directory(
+    given: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "above" / "tuned").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "above" / "tuned")
+    assert checkpoint_name(given) == name
+
+
+def test_a_working_directory_that_was_entered_by_a_link_has_the_links_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "store-0f3c").mkdir()
+    (tmp_path / "bge-en-icl").symlink_to("store-0f3c")
+    monkeypatch.chdir(tmp_path / "bge-en-icl")
+    monkeypatch.setenv("PWD", str(tmp_path / "bge-en-icl"))
+    assert checkpoint_name(".") == "bge-en-icl"
+    monkeypatch.setenv("PWD", "/usr")  # left over from another directory
+    assert checkpoint_name(".") == "store-0f3c"
+
+
+def test_a_checkpoint_folder_in_the_working_directory_goes_by_that_ones_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tuned" / "checkpoint-500").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "tuned")
+    assert checkpoint_name("checkpoint-500") == checkpoint_name("./checkpoint-500/") == "tuned"
+    assert checkpoint_name("checkpoint-501") == "checkpoint-501"  # there is none
+
+
+@pytest.mark.parametrize(("given", "name"), [("~", "user"), ("~/", "user"), ("~/models/bge-m3", "bge-m3")])
+def test_a_tilde_is_the_home_folder(given: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/user")
+    assert checkpoint_name(given) == name
+
+
+@pytest.mark.parametrize("given", ["", "/", "//"])
+def test_what_has_no_part_has_no_name(given: str) -> None:
+    assert checkpoint_name(given) == ""
+
+
+@pytest.mark.parametrize("name", [*EMBEDDERS, *RERANKERS])
+def test_a_published_name_stands_for_itself(name: str) -> None:
+    assert checkpoint_name(name) == checkpoint_name(f"owner/{name}") == name

@@ -280,3 +280,9 @@ def test_an_instruction_format_that_cannot_be_filled_is_refused_when_it_is_added
     # Found at a request, it would fail every request of the batch.
     with pytest.raises(ToolError, match="query-instruction-format"):
         build(facts(), AddOptions(query_instruction="find", query_instruction_format=instruction_format))
+
+
+@pytest.mark.parametrize("name", ["models--BAAI--bge-m3", "bge-v1___5"])
+def test_a_name_by_which_the_sdk_would_not_find_it_is_refused(name: str) -> None:
+    with pytest.raises(ToolError, match=rf"the name is '{name}', which the SDK would take for a path of .*--name"):
+        build(facts(), AddOptions(name=name))

@@ -61,6 +61,14 @@ def test_a_missing_model_is_answered_with_how_to_add_it() -> None:
         find(fake_server(), "bge-large-zh")
 
 
+def test_a_deployment_of_another_name_from_the_same_checkpoint_is_pointed_out() -> None:
+    configs = {"prod": model_config("prod", checkpoint="/hub/models--BAAI--bge-m3/snapshots/5617")}
+    with pytest.raises(
+        ModelNotServedError, match=r"served there: prod\. prod was added from a checkpoint of that name: pass this name"
+    ):
+        find(FakeTransport(answer_with_bytes, configs), "bge-m3")
+
+
 def test_a_server_without_public_models_says_none() -> None:
     with pytest.raises(ModelNotServedError, match=r"served there: none\."):
         find(FakeTransport(answer_with_bytes, {}))

@@ -92,7 +92,7 @@ def inspect_checkpoint(path_or_name: str) -> CheckpointFacts:
     """
     path = Path(path_or_name).expanduser()
     if path_or_name and path.is_dir():
-        return _local(path.resolve())
+        return _local(path.resolve(), checkpoint_name(path_or_name))
     if path_or_name.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(path_or_name):
         raise ToolError(
             f"{path_or_name or 'the empty name'} is no folder; "
@@ -120,8 +120,9 @@ def adapter_source(path_or_name: str) -> str:
 
 
 def _by_table(facts: CheckpointFacts) -> CheckpointFacts:
-    if facts.name in RERANKERS:
-        reranker = RERANKERS[facts.name]
+    known = _table_name(facts)
+    if known in RERANKERS:
+        reranker = RERANKERS[known]
         return replace(
             facts,
             known_from="the model table",
@@ -131,9 +132,9 @@ def _by_table(facts: CheckpointFacts) -> CheckpointFacts:
             max_length=facts.max_length or reranker.max_length,
             trust_remote_code=reranker.trust_remote_code or reranker.needs_code,
         )
-    if facts.name not in EMBEDDERS:
+    if known not in EMBEDDERS:
         return facts
-    embedder = EMBEDDERS[facts.name]
+    embedder = EMBEDDERS[known]
     return replace(
         facts,
         known_from="the model table",
@@ -147,12 +148,23 @@ def _by_table(facts: CheckpointFacts) -> CheckpointFacts:
     )
 
 
-def _local(path: Path) -> CheckpointFacts:
+def _table_name(facts: CheckpointFacts) -> str:
+    """Return the name in the model table: the checkpoint's as it was given, else that of the folder it leads to.
+
+    Case does not count, as published names never differ in case alone.
+    """
+    published = {name.casefold(): name for name in (*EMBEDDERS, *RERANKERS)}
+    names = (facts.name, checkpoint_name(facts.source))
+    return next((published[name.casefold()] for name in names if name.casefold() in published), "")
+
+
+def _local(path: Path, name: str) -> CheckpointFacts:
+    _check_is_snapshot(path)
     _check_files(path)
     config = _read_json(path / "config.json")
     facts = CheckpointFacts(
         source=str(path),
-        name=checkpoint_name(str(path)),
+        name=name,
         known_from="its config.json",
         hidden_size=next((config[key] for key in _HIDDEN_SIZES if key in config), None),
         max_length=_max_length(path, config),
@@ -169,6 +181,20 @@ def _local(path: Path) -> CheckpointFacts:
     method = _POOLINGS.get(names[0]) if len(names) == 1 else None
     unknown = ", ".join(names) if names and method is None else None
     return replace(facts, task=task, model_class=model_class, pooling_method=method, unknown_pooling=unknown)
+
+
+def _check_is_snapshot(path: Path) -> None:
+    """Raise for a repository's whole folder in the Hub's cache, which holds a checkpoint for each revision."""
+    snapshots = path / "snapshots"
+    if (path / "config.json").is_file() or not snapshots.is_dir():
+        return
+    main = path / "refs" / "main"
+    revision = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    names = sorted(folder.name for folder in snapshots.iterdir() if folder.is_dir())
+    chosen = revision if revision in names else "".join(names[:1]) or "REVISION"
+    raise ToolError(
+        f"{path} is a repository's folder in the Hub's cache; name one of its snapshots: {snapshots / chosen}"
+    )
 
 
 def _check_files(path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+from flagtriton.checkpoints import checkpoint_name
 from flagtriton.instructions import check_instruction_format
 from flagtriton.protocol import (
     DEFAULT_MAX_LENGTH,
@@ -90,6 +91,10 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
     name = facts.name if options.name is None else options.name
     if not _NAME.fullmatch(name):
         raise ToolError(f"the name is {name!r}; expected letters, digits, '.', '_' and '-': pass --name")
+    if checkpoint_name(name) != name:
+        raise ToolError(
+            f"the name is {name!r}, which the SDK would take for a path of {checkpoint_name(name)!r}: pass another --name"
+        )
     deployment = describe(facts, options)
     builder = BUILDERS.get((deployment.task, deployment.model_class))
     if builder is None:
