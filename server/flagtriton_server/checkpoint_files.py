@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-__all__ = ["check_files", "check_tokenizer"]
+from flagtriton_server.weight_files import ADAPTER, adapter_base, shard_names, weights_entry
+
+__all__ = ["check_files", "check_tokenizer", "two_sets_of_weights"]
 
 _LFS_POINTER = b"version https://git-lfs"
 _MOST_HEADER = 100_000_000  # bytes, as the safetensors library allows
@@ -20,27 +22,46 @@ _ENCODERS = frozenset(["bert", "camembert", "roberta", "xlm-roberta"])
 def check_files(checkpoint: str) -> None:
     """Raise where the weights of a local folder are not whole; a hub name's files are checked when they are fetched.
 
+    Only what is read is looked at: an index left over beside the `model.safetensors` that it once named is no fault.
+
     Raises:
-        ValueError: a shard is missing, a file is cut short or is only a pointer to one, or an index names a file
-            outside the folder; names the file and what to do.
+        ValueError: a shard is missing, a file is cut short or is only a pointer to one, an index names a file outside
+            the folder, or a PEFT adapter lies beside the weights; names the file and what to do.
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
         return
-    tensors = sorted(folder.glob("*.safetensors"))
-    indices = sorted(folder.glob("*.safetensors.index.json"))
-    pickles = (
-        [] if tensors or indices else sorted(folder.glob("pytorch_model*.bin"))
-    )  # read where there is nothing else
-    for index in indices or ([] if tensors else sorted(folder.glob("*.bin.index.json"))):
-        for name in _shards(index):
+    if (base := adapter_base(folder)) is not None and weights_entry(folder) is not None:
+        raise ValueError(two_sets_of_weights(folder, base))
+    for file in _files_to_check(folder):
+        if file.suffix == ".safetensors":
+            _check_safetensors(file)
+        elif not zipfile.is_zipfile(file) and not _is_legacy_pickle(file):
+            raise ValueError(f"{file} is cut short or {_what_it_is(file)}; download it again")
+
+
+def two_sets_of_weights(checkpoint: str | Path, base: str) -> str:
+    """Return what is said of a folder that holds a model's weights and a PEFT adapter of a base."""
+    return (
+        f"{checkpoint} holds the weights of a model and a PEFT adapter of {base}; transformers would apply the adapter "
+        f"only where peft is installed. Move {ADAPTER} and adapter_model.* to a folder of their own, and name that "
+        "with --peft if the adapter is not merged into the weights yet"
+    )
+
+
+def _files_to_check(folder: Path) -> list[Path]:
+    """Return the files that weights are read from; where transformers would find none, all that look like some."""
+    entry = weights_entry(folder)
+    if entry is not None and not entry.name.endswith(".index.json"):
+        return [entry]
+    indices = [entry] if entry is not None else sorted(folder.glob("*.index.json"))
+    for index in indices:
+        for name in shard_names(index):
             if not (folder / name).is_file():
                 raise ValueError(f"{folder / name} is missing, which {index.name} names; download the checkpoint again")
-    for file in tensors:
-        _check_safetensors(file)
-    for file in pickles:
-        if not zipfile.is_zipfile(file) and not _is_legacy_pickle(file):
-            raise ValueError(f"{file} is cut short or {_what_it_is(file)}; download it again")
+    if indices:
+        return [folder / name for index in indices for name in shard_names(index)]
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def check_tokenizer(checkpoint: str, config: Mapping[str, Any], *, vocab_size: int, pad_token_id: int | None) -> None:
@@ -69,19 +90,6 @@ def check_tokenizer(checkpoint: str, config: Mapping[str, Any], *, vocab_size: i
             f"{checkpoint}: the tokenizer does not belong to the model: it pads with id {pad_token_id}, the model with "
             f"{own}; {mend}"
         )
-
-
-def _shards(index: Path) -> list[str]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{index} is no index of weights: {error}; download it again") from error
-    for name in names:
-        path = PurePosixPath(str(name))
-        if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"{index} names {name!r}, outside its folder; that is no index to be trusted")
-    return names
 
 
 def _check_safetensors(file: Path) -> None:

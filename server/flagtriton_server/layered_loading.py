@@ -77,7 +77,7 @@ def load_decoder(settings: LayeredSettings, device: torch.device) -> LoadedDecod
         revision=settings.revision or "main",
         **loading_arguments([device]),
     )
-    check_weights(settings.checkpoint, report["missing_keys"])
+    check_weights(settings.checkpoint, report["missing_keys"], report["unexpected_keys"])
     if settings.peft is not None:
         module = merge_adapter(module, settings.peft)
     module = module.to(device=device, dtype=precision.computed).eval()
@@ -95,5 +95,5 @@ def load_layer_heads(checkpoint: str, revision: str | None, spec: LayeredSpec, d
     heads, report = LayerHeads.from_pretrained(
         checkpoint, spec, config=PretrainedConfig(), dtype=dtype, output_loading_info=True, revision=revision or "main"
     )
-    check_weights(checkpoint, report["missing_keys"])
+    check_weights(checkpoint, report["missing_keys"], report["unexpected_keys"])
     return torch.cat([head.linear_head.weight for head in heads.lm_head]).detach().clone()

@@ -13,7 +13,7 @@ import torch
 from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.attention import ATTENTION_NAME, register_attention
 from flagtriton_server.blocks import fuse_bert_layers
-from flagtriton_server.checkpoint_files import check_files
+from flagtriton_server.checkpoint_files import check_files, two_sets_of_weights
 from flagtriton_server.forward import LoadedEncoder, Precision
 from flagtriton_server.packing import packed_lengths
 from flagtriton_server.path_trial import agree, trial_answers
@@ -157,7 +157,9 @@ def _load_module(
         trust_remote_code=settings.trust_remote_code,
         **loading_arguments(devices),
     )
-    check_weights(settings.checkpoint, report["missing_keys"])
+    if getattr(module, "_hf_peft_config_loaded", False):  # transformers has found one beside a hub name's weights
+        raise ValueError(two_sets_of_weights(settings.checkpoint, "it"))
+    check_weights(settings.checkpoint, report["missing_keys"], report["unexpected_keys"])
     if settings.scores:
         module = WithItsHead(module, config.num_labels, settings.checkpoint)
     if settings.peft is not None:
@@ -177,11 +179,28 @@ def check_positions(checkpoint: str, max_length: int, config: dict[str, Any]) ->
         )
 
 
-def check_weights(checkpoint: str, missing: Iterable[str]) -> None:
-    """Raise `ValueError` for a checkpoint whose missing weights transformers has made up at random."""
+def check_weights(checkpoint: str, missing: Iterable[str], unexpected: Iterable[str] = ()) -> None:
+    """Raise `ValueError` for a checkpoint whose missing weights transformers has made up at random.
+
+    Args:
+        checkpoint: for the message.
+        missing: names of the architecture's that the checkpoint does not have.
+        unexpected: names in the checkpoint that the architecture does not have.
+    """
     lacking = sorted(name for name in missing if not name.startswith("pooler."))
-    if lacking:
-        raise ValueError(f"{checkpoint} lacks {len(lacking)} weights of its architecture, {lacking[0]} the first")
+    if not lacking:
+        return
+    others = sorted(unexpected)
+    prefix = next((name.removesuffix(lacking[0]) for name in others if name.endswith(f".{lacking[0]}")), None)
+    if prefix is not None:
+        raise ValueError(
+            f"{checkpoint} has its weights under names that begin with {prefix!r}, as a model inside another module "
+            "has; save the inner model itself: model.module.save_pretrained(…)"
+        )
+    raise ValueError(
+        f"{checkpoint} lacks {len(lacking)} weights of its architecture, {lacking[0]} the first"
+        + (f"; it has {len(others)} that the architecture has not, {others[0]} the first" if others else "")
+    )
 
 
 def _best_cpu_precision() -> str:

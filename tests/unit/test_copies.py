@@ -10,7 +10,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from flagtriton_server.loading import load_encoder
 from flagtriton_server.settings import EncoderSettings, read_settings
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.copies import bytes_of, with_copies
@@ -69,6 +72,43 @@ def test_pickled_weights_come_only_where_there_are_no_others(tmp_path: Path) -> 
     assert not copies(checkpoint)["encoder"] & {"pytorch_model.bin", "model.onnx", "tf_model.h5", "onnx"}
     (checkpoint / "model.safetensors").unlink()
     assert "pytorch_model.bin" in copies(checkpoint)["encoder"]
+
+
+def split_into_shards(checkpoint: Path, below: str = "") -> list[str]:
+    """Spread a checkpoint's weights over two files, possibly in a folder of their own; return their names."""
+    weights = load_file(checkpoint / "model.safetensors")
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / below).mkdir(exist_ok=True)
+    places = {name: f"{below}model-0000{1 + row % 2}-of-00002.safetensors" for row, name in enumerate(weights)}
+    for place in sorted(set(places.values())):
+        save_file({name: weights[name] for name in weights if places[name] == place}, checkpoint / place)
+    write_json(checkpoint / "model.safetensors.index.json", {"metadata": {}, "weight_map": places})
+    return sorted(set(places.values()))
+
+
+def test_of_several_sets_of_weights_the_one_that_is_read_is_copied(tmp_path: Path) -> None:
+    checkpoint = make_bert(tmp_path / "bert")
+    shards = split_into_shards(checkpoint)
+    for name in ("consolidated.safetensors", "model.fp16.safetensors", "pytorch_model.bin"):
+        (checkpoint / name).write_bytes(b"x")  # Mistral's own format, a variant, and what older versions read
+    assert {name for name in copies(checkpoint)["encoder"] if name.endswith(("safetensors", "bin"))} == set(shards)
+
+
+def test_shards_below_the_folder_lie_below_the_copy(tmp_path: Path) -> None:
+    checkpoint = make_bert(tmp_path / "bert")
+    shards = split_into_shards(checkpoint, "weights/")
+    add_models(with_copies(models(checkpoint), 1), tmp_path / "repo")
+    copied = tmp_path / "repo" / "tiny_encoder" / "1" / "checkpoint"
+    assert all((copied / name).is_file() for name in shards)
+    encoder = load_encoder(EncoderSettings(str(copied), 64, 64, precision="fp32"), torch.device("cpu"))
+    assert encoder.packed
+
+
+def test_a_shard_that_is_missing_is_told_before_anything_is_copied(tmp_path: Path) -> None:
+    checkpoint = make_bert(tmp_path / "bert")
+    (checkpoint / split_into_shards(checkpoint)[1]).unlink()
+    with pytest.raises(ToolError, match=r"model-00002-of-00002\.safetensors is missing, which the index of .* names"):
+        copies(checkpoint)
 
 
 def test_an_adapter_comes_along(tmp_path: Path) -> None:

@@ -5,22 +5,19 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from flagtriton.checkpoints import EMBEDDERS, RERANKERS, checkpoint_name
+from flagtriton_server.checkpoint_files import two_sets_of_weights
 from flagtriton_server.positions import position_capacity
+from flagtriton_server.weight_files import WEIGHT_FILES, adapter_base, unread_weights, weights_entry
 from flagtriton_tools.errors import ToolError
 
 __all__ = ["CheckpointFacts", "adapter_source", "inspect_checkpoint"]
 
-_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 _TOKENIZERS = (
     "tokenizer.json",
     "vocab.txt",
@@ -198,10 +195,28 @@ def _check_is_snapshot(path: Path) -> None:
 
 
 def _check_files(path: Path) -> None:
-    needed = {"config.json": ("config.json",), "weights": _WEIGHTS, "a tokenizer": _TOKENIZERS}
+    _check_adapter(path)
+    needed = {"config.json": ("config.json",), "weights": WEIGHT_FILES, "a tokenizer": _TOKENIZERS}
     for what, names in needed.items():
-        if not any((path / name).is_file() for name in names):
-            raise ToolError(f"{path} is no checkpoint: {what} missing (looked for {', '.join(names)})")
+        if not any((path / name).is_file() for name in names) and not (what == "weights" and weights_entry(path)):
+            others = unread_weights(path) if what == "weights" else None
+            raise ToolError(
+                f"{path} is no checkpoint: {what} missing (looked for {', '.join(names)})"
+                + (f"; {others}" if others else "")
+            )
+
+
+def _check_adapter(path: Path) -> None:
+    base = adapter_base(path)
+    if base is None:
+        return
+    if weights_entry(path) is not None:
+        raise ToolError(two_sets_of_weights(path, base))
+    checkpoint = "BASE" if " " in base else base
+    raise ToolError(
+        f"{path} holds a PEFT adapter of {base}, without that model's weights; add the base and name the adapter: "
+        f"flagtriton add {checkpoint} --peft {shlex.quote(str(path))} --repository REPOSITORY"
+    )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

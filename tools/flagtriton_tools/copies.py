@@ -16,6 +16,7 @@ from pathlib import Path
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from flagtriton_server.settings import MODEL_DIRECTORY
+from flagtriton_server.weight_files import weight_files
 from flagtriton_tools.add_options import Model
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import string_parameters
@@ -76,7 +77,7 @@ def _with_copies(model: Model, step: str, version: int, local: Callable[[str, st
         if parameters.get("trust_remote_code") == "true" and name == "checkpoint":
             _check_code(folder)
         found = _files(folder) if name == "peft" else _files_read(folder, step)
-        copies |= {f"{name}/{file.name}": file.resolve() for file in found}
+        copies |= {f"{name}/{file.relative_to(folder)}": file.resolve() for file in found}
         config.parameters[name].string_value = f"{MODEL_DIRECTORY}/{version}/{name}"
     if "revision" in parameters:
         del config.parameters["revision"]  # what lies there is of that revision
@@ -90,8 +91,19 @@ def _files_read(folder: Path, step: str) -> list[Path]:
     if step not in _READ_ALL:
         wanted = () if step == "tokenizer" else _HEADS
         return small + [file for file in files if file.stem in wanted]
-    safe = [file for file in files if file.suffix == ".safetensors" and file.stem not in _HEADS]
-    return small + (safe or [file for file in files if file.match("pytorch_model*.bin")])
+    return small + _weights(folder)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Return the files that the weights are read from; no others, which may be gigabytes more."""
+    try:
+        files = weight_files(folder)
+    except ValueError as error:
+        raise ToolError(str(error)) from error
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise ToolError(f"{missing[0]} is missing, which the index of {folder} names; download the checkpoint again")
+    return files
 
 
 def _check_code(folder: Path) -> None:

@@ -93,7 +93,8 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
         raise ToolError(f"the name is {name!r}; expected letters, digits, '.', '_' and '-': pass --name")
     if checkpoint_name(name) != name:
         raise ToolError(
-            f"the name is {name!r}, which the SDK would take for a path of {checkpoint_name(name)!r}: pass another --name"
+            f"the name is {name!r}, which the SDK would take for a path of {checkpoint_name(name)!r}: "
+            "pass another --name"
         )
     deployment = describe(facts, options)
     builder = BUILDERS.get((deployment.task, deployment.model_class))

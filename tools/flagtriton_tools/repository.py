@@ -202,7 +202,7 @@ def write_model(model: Model, folder: Path, version: int, *, beside: bool = Fals
         parameters = json.dumps(string_parameters(model.config), indent=2, sort_keys=True)
         (own / VERSION_PARAMETERS).write_text(f"{parameters}\n", encoding="utf-8")
     for place, copied in model.copies.items():
-        (own / place).parent.mkdir(exist_ok=True)
+        (own / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(copied, own / place)
 
 

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which of a checkpoint's files its weights are read from, where several could be. Reads no weights.
+
+transformers takes the first that it finds, in this order: what `config.json` names as `transformers_weights`,
+`model.safetensors`, its index, `pytorch_model.bin`, its index. What else lies in the folder is not read.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+__all__ = ["ADAPTER", "WEIGHT_FILES", "adapter_base", "shard_names", "unread_weights", "weight_files", "weights_entry"]
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""What weights are read from, the first that is there."""
+
+ADAPTER = "adapter_config.json"
+"""What makes a folder that of a PEFT adapter."""
+
+_INDEX = ".index.json"
+_UNREAD = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf")
+_FRAMEWORKS = {".h5": "TensorFlow", ".msgpack": "Flax", ".onnx": "ONNX", ".gguf": "llama.cpp"}
+_NO_MODEL = frozenset(["adapter_model", "sparse_linear", "colbert_linear", "training_args", "optimizer", "scheduler"])
+"""Files, without their suffix, that hold tensors or pickles, but not a model's weights."""
+
+
+def weights_entry(folder: Path) -> Path | None:
+    """Return the file or index that transformers reads a local checkpoint's weights from; None where it has none."""
+    named = _read(folder / "config.json").get("transformers_weights")
+    names = (named,) if isinstance(named, str) else WEIGHT_FILES
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that hold those weights: one, or an index's shards, which need not be there.
+
+    Raises:
+        ValueError: the index is none, or names a file outside the folder.
+    """
+    entry = weights_entry(folder)
+    if entry is None:
+        return []
+    return [folder / name for name in shard_names(entry)] if entry.name.endswith(_INDEX) else [entry]
+
+
+def shard_names(index: Path) -> list[str]:
+    """Return the files that an index names, relative to its folder.
+
+    Raises:
+        ValueError: it is no index, or names a file outside its folder.
+    """
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{index} is no index of weights: {error}; download it again") from error
+    for name in names:
+        path = PurePosixPath(str(name))
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{index} names {name!r}, outside its folder; that is no index to be trusted")
+    return names
+
+
+def adapter_base(folder: Path) -> str | None:
+    """Return the checkpoint that a folder's PEFT adapter belongs to, `its base model` if it does not say.
+
+    None where the folder holds no adapter.
+    """
+    if not (folder / ADAPTER).is_file():
+        return None
+    return str(_read(folder / ADAPTER).get("base_model_name_or_path") or "its base model")
+
+
+def unread_weights(folder: Path) -> str | None:
+    """Return what is to be done about weights that are there, but in files that are not read; None without any."""
+    found = sorted(
+        {
+            str(file.relative_to(folder))
+            for pattern in _UNREAD
+            for depth in ("", "*/")
+            for file in folder.glob(depth + pattern)
+            if file.stem not in _NO_MODEL
+        }
+    )
+    if not found:
+        return None
+    shown = ", ".join(found[:3]) + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+    return f"there is {shown}; {_advice(folder, found)}"
+
+
+def _advice(folder: Path, found: list[str]) -> str:
+    read = [name for name in found if PurePosixPath(name).suffix in (".safetensors", ".bin")]
+    below = sorted(name for name in read if PurePosixPath(name).name in WEIGHT_FILES)
+    if below:
+        return f"add {folder / PurePosixPath(below[0]).parent}, if that is the checkpoint"
+    for name in read:
+        base, _, suffix = PurePosixPath(name).name.partition(".")
+        if base in ("model", "pytorch_model") and suffix.count("."):
+            return f"{name} is a variant: rename it to {base}{PurePosixPath(name).suffix}"
+    kinds = sorted({_FRAMEWORKS[kind] for name in found if (kind := PurePosixPath(name).suffix) in _FRAMEWORKS})
+    if kinds and not read:
+        return (
+            f"weights of {' and '.join(kinds)} are not read: download the checkpoint's PyTorch weights, or save them "
+            "with transformers' save_pretrained"
+        )
+    return "save the model with transformers' save_pretrained, which writes model.safetensors"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # whoever needs the file says what is wrong with it
+    return content if isinstance(content, dict) else {}
