@@ -48,9 +48,8 @@ class TritonPythonModel:
         if settings.colbert_dtype not in _WIRE_DTYPES:
             raise ValueError(f"colbert_dtype is {settings.colbert_dtype!r}; expected {' or '.join(_WIRE_DTYPES)}")
         self._wire_dtype = _WIRE_DTYPES[settings.colbert_dtype]
-        precision = encoder_precision(settings.precision, settings.device)
-        self._dtype = precision.computed
-        self._head = load_colbert_head(settings, precision, instance_devices(args)[0])
+        self._precision = encoder_precision(settings.precision, settings.device)
+        self._head = load_colbert_head(settings, self._precision, instance_devices(args)[0])
         torch.set_num_threads(1)  # a small part of the encoder's work, which needs the cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
@@ -59,12 +58,12 @@ class TritonPythonModel:
 
     def _read(self, request: PbRequest) -> _ColbertRequest:
         counts = token_counts(triton_io.array(request, INPUT_IDS))
-        states = from_bytes(triton_io.array(request, HIDDEN_STATES), counts, self._dtype)
+        states = from_bytes(triton_io.array(request, HIDDEN_STATES), counts, self._precision.computed)
         return _ColbertRequest(states, counts, triton_io.embed_options(request))
 
     @torch.inference_mode()
     def _run(self, work: list[_ColbertRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
-        return one_by_one(self._answer, work)
+        return one_by_one(self._answer, work, self._precision.name)
 
     def _answer(self, work: _ColbertRequest) -> dict[Tensor, NDArray[Any]] | RequestError:
         lengths = colbert_lengths(work.token_counts)

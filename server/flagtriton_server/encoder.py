@@ -32,7 +32,7 @@ from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
 from flagtriton_server.queued_encoder import QueuedEncoder
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.rejection import RequestError, one_by_one
 from flagtriton_server.settings import EncoderSettings, instance_count, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
@@ -137,7 +137,7 @@ class TritonPythonModel:
         except _RAISED_BY_MODELS as error:
             return [RequestError(f"option 'domain' is {domain!r}, which this model refuses: {error!r}")] * len(work)
 
-    def _answers(self, encoder: LoadedEncoder, work: list[_EncodeRequest]) -> list[dict[Tensor, NDArray[Any]]]:
+    def _answers(self, encoder: LoadedEncoder, work: list[_EncodeRequest]) -> list[_Answer]:
         budget = self._queued.pass_budget()
         if self._pool is None:
             states = iter(encode(encoder, [ids for item in work for ids in item.texts.values()], budget))
@@ -148,10 +148,11 @@ class TritonPythonModel:
         if self._settings.pooling_method is None:
             return [{HIDDEN_STATES: to_bytes(rows.unsqueeze(1))} for rows in vectors]
         pseudo_moe = self._settings.pseudo_moe
-        return [
-            {DENSE_VECS: to_embedding(rows, item.options, pseudo_moe=pseudo_moe)}
-            for rows, item in zip(vectors, work, strict=True)
-        ]
+        return one_by_one(
+            lambda part: {DENSE_VECS: to_embedding(part[0], part[1].options, pseudo_moe=pseudo_moe)},
+            zip(vectors, work, strict=True),
+            encoder.precision.name,
+        )
 
 
 def _reduction(settings: EncoderSettings) -> Pooling | None:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from flagtriton_server.blocks import FusedLinear
+from flagtriton_server.finite import check_loaded
 from flagtriton_server.forward import Precision
 from flagtriton_server.packing import packed_length
 from flagtriton_server.settings import ColbertSettings, HeadSettings, ScorerSettings
@@ -84,14 +85,18 @@ def load_head(
         device: where the head computes.
 
     Raises:
-        ValueError: there is no such file, it cannot be read without running code, or does not fit; names the file.
+        ValueError: there is no such file, it cannot be read without running code, does not fit, or its values are not
+            finite in the encoder's precision; names the file.
     """
     file = _first_file(settings, [f"{name}.safetensors", f"{name}.pt"])
     config = json.loads(_first_file(settings, ["config.json"]).read_text(encoding="utf-8"))
-    weight, bias = _checked(file, _read(file), (out_features, config.get("hidden_size")))
+    weight, bias = (
+        tensor.to(precision.stored) for tensor in _checked(file, _read(file), (out_features, config.get("hidden_size")))
+    )
+    check_loaded(str(file), (("weight", weight), ("bias", bias)), precision.name, precision.stored)
     linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     linear.weight, linear.bias = (
-        nn.Parameter(tensor.to(precision.stored).to(device=device, dtype=precision.computed), requires_grad=False)
+        nn.Parameter(tensor.to(device=device, dtype=precision.computed), requires_grad=False)
         for tensor in (weight, bias)
     )
     return Head(FusedLinear([linear]), device, precision.computed)

@@ -22,7 +22,9 @@ from flagtriton_server.ragged_texts import RaggedTexts
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.sharing import Segments
 
-__all__ = ["Depth", "LayeredRequest", "check_parts", "encode_layers"]
+__all__ = ["Depth", "LayeredRequest", "check_parts", "encode_layers", "trial_vectors"]
+
+_TRIAL_TOKENS = 13
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,16 @@ def encode_layers(decoder: LoadedDecoder, requests: Sequence[LayeredRequest], to
         for place, part in zip(members, parts, strict=True):
             answers[place] = part[:, [wanted.index(layer) for layer in requests[place].layers]]
     return [answers[place] for place in range(len(requests))]
+
+
+def trial_vectors(decoder: LoadedDecoder) -> Tensor:
+    """Return `[1, K, D]` for a short text at every layer that has a head."""
+    text = np.random.default_rng(0).integers(0, decoder.spec.vocab_size, (1, _TRIAL_TOKENS)).astype(np.int32)
+    layers = decoder.spec.head_layers
+    nowhere = np.full((1, 1), _TRIAL_TOKENS, dtype=np.int32)
+    request = LayeredRequest(text, nowhere, nowhere, tuple(layers), Depth(max(layers)))
+    (vectors,) = encode_layers(decoder, [request], _TRIAL_TOKENS)
+    return vectors
 
 
 def _at_depth(

@@ -11,6 +11,7 @@ from transformers import PretrainedConfig
 
 from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.checkpoint_files import check_files
+from flagtriton_server.finite import check_answers, check_loaded
 from flagtriton_server.forward import Precision
 from flagtriton_server.layered_decoder import LayeredDecoder, LayerHeads
 from flagtriton_server.layered_spec import LayeredSpec
@@ -58,9 +59,11 @@ def load_decoder(settings: LayeredSettings, device: torch.device) -> LoadedDecod
 
     Raises:
         OSError: the checkpoint is not there or lacks a file.
-        ValueError: it is of another architecture, lacks weights, they do not fit the device, or it has fewer positions
-            than the deployment's `max_length`.
+        ValueError: it is of another architecture, lacks weights, they do not fit the device, it has fewer positions
+            than the deployment's `max_length`, or what it computes is not finite in the deployment's precision.
     """
+    from flagtriton_server.layered_encoding import trial_vectors  # which knows what is loaded here
+
     check_files(settings.checkpoint)
     spec = read_spec(settings.checkpoint, settings.revision, settings.model_class)
     check_positions(settings.checkpoint, settings.max_length, {"max_position_embeddings": spec.positions})
@@ -80,9 +83,12 @@ def load_decoder(settings: LayeredSettings, device: torch.device) -> LoadedDecod
     check_weights(settings.checkpoint, report["missing_keys"], report["unexpected_keys"])
     if settings.peft is not None:
         module = merge_adapter(module, settings.peft)
+    check_loaded(settings.checkpoint, module.named_parameters(), precision.name, precision.stored)
     module = module.to(device=device, dtype=precision.computed).eval()
     within = settings.max_length if spec.window is None else min(settings.max_length, spec.window)
-    return LoadedDecoder(module, spec, device, precision, within)
+    decoder = LoadedDecoder(module, spec, device, precision, within)
+    check_answers(settings.checkpoint, trial_vectors(decoder), module, precision.name)
+    return decoder
 
 
 def load_layer_heads(checkpoint: str, revision: str | None, spec: LayeredSpec, dtype: torch.dtype) -> torch.Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flagtriton.protocol import PAST_END
+from flagtriton_server.finite import check_finite
 from flagtriton_server.heads import Head
 
 __all__ = ["LexicalWeights", "lexical_weights", "token_weights"]
@@ -44,8 +45,14 @@ class LexicalWeights:
 
 
 def token_weights(states: Tensor, head: Head) -> NDArray[np.float32]:
-    """Return relu(w · h + b) of every token, `[N]`, for hidden states `[N, D]`."""
-    weights: NDArray[np.float32] = head(states).relu().squeeze(-1).float().cpu().numpy()
+    """Return relu(w · h + b) of every token, `[N]`, for hidden states `[N, D]`.
+
+    Raises:
+        NotFiniteError: w · h + b is not finite for a token, which relu may hide.
+    """
+    logits = head(states).squeeze(-1).float()
+    check_finite(logits, "lexical weights")
+    weights: NDArray[np.float32] = logits.relu().cpu().numpy()
     return weights
 
 

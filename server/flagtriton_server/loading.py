@@ -14,9 +14,10 @@ from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.attention import ATTENTION_NAME, register_attention
 from flagtriton_server.blocks import fuse_bert_layers
 from flagtriton_server.checkpoint_files import check_files, two_sets_of_weights
+from flagtriton_server.finite import check_answers, check_loaded
 from flagtriton_server.forward import LoadedEncoder, Precision
 from flagtriton_server.packing import packed_lengths
-from flagtriton_server.path_trial import agree, trial_answers
+from flagtriton_server.path_trial import agree, one_answer, trial_answers
 from flagtriton_server.placement import check_fit, loading_arguments, weights_bytes
 from flagtriton_server.positions import counts_positions_behind_padding, position_capacity
 from flagtriton_server.reranker_module import WithItsHead
@@ -76,7 +77,8 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
     Raises:
         OSError: the checkpoint is not there or lacks a file.
         ValueError: its configuration is missing or of no known architecture, its files are not whole, it lacks weights,
-            they do not fit the devices, or it has fewer positions than the deployment's `max_length`.
+            they do not fit the devices, it has fewer positions than the deployment's `max_length`, or what it computes
+            is not finite in the deployment's precision.
     """
     from transformers import AutoConfig
 
@@ -98,6 +100,8 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
         knows_types=getattr(config, "type_vocab_size", 1) > 1,
         scores=settings.scores,
     )
+    if not settings.pseudo_moe:  # whose class sends numbers in place of what is not finite
+        check_answers(settings.checkpoint, one_answer(padded), padded.module, precision.name)
     if attention_path(config.model_type, settings.trust_remote_code) == "padded":
         return padded
     expected = trial_answers(padded)
@@ -166,6 +170,7 @@ def _load_module(
         module = merge_adapter(module, settings.peft)
     if not settings.trust_remote_code and getattr(module, "pooler", None) is not None:
         module.pooler = None  # BERT's tanh layer over CLS, which no embedder reads
+    check_loaded(settings.checkpoint, module.named_parameters(), precision.name, precision.stored)
     return (module if len(devices) > 1 else module.to(device=devices[0], dtype=precision.computed)).eval()
 
 

@@ -55,7 +55,7 @@ def padded_vectors(vectors: NDArray[Any], lengths: NDArray[np.int64], dtype: np.
         dtype: of the result.
 
     Raises:
-        RequestError: the result would not fit one reply.
+        RequestError: the result would not fit one reply, or a vector not its dtype.
     """
     shape = (len(lengths), max(1, int(lengths.max(initial=0))), vectors.shape[1])
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -64,6 +64,20 @@ def padded_vectors(vectors: NDArray[Any], lengths: NDArray[np.int64], dtype: np.
             f"colbert_vecs would be {list(shape)} {dtype}, {size >> 20} MiB; one reply holds {_MOST_BYTES >> 20}: "
             "send fewer texts in a request, texts of like length together, or a smaller max_length"
         )
+    _check_range(vectors, dtype)
     padded = np.zeros(shape, dtype=dtype)
     padded[np.arange(shape[1]) < lengths[:, None]] = vectors
     return padded
+
+
+def _check_range(vectors: NDArray[Any], dtype: np.dtype[Any]) -> None:
+    """Raise for components that the wire's dtype does not hold; unit vectors have none."""
+    if dtype == vectors.dtype or not vectors.size:
+        return
+    greatest, most = max(float(vectors.max()), -float(vectors.min())), float(np.finfo(dtype).max)
+    if greatest > most:
+        raise RequestError(
+            f"components of colbert_vecs reach {greatest:.0f}, and {dtype} ends at {most:.0f}; ask for normalize=true, "
+            "or add it with --colbert-dtype fp32",
+            "INTERNAL",
+        )

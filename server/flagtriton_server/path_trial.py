@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from flagtriton_server.forward import LoadedEncoder, forward
 
-__all__ = ["agree", "trial_answers"]
+__all__ = ["agree", "one_answer", "trial_answers"]
 
 _LENGTHS = np.array([13, 7, 7, 3], dtype=np.int64)
 _SHARED = 2
@@ -40,6 +40,13 @@ def trial_answers(encoder: LoadedEncoder, *, shared: bool = False) -> Tensor:
     if encoder.packed:
         return forward(encoder, np.concatenate(texts), _LENGTHS).float()
     return torch.cat([forward(encoder, text, np.array([len(text)])) for text in texts]).float()
+
+
+@torch.inference_mode()
+def one_answer(encoder: LoadedEncoder) -> Tensor:
+    """Return `[T, D]` float32 hidden states of one short text by itself."""
+    text = np.random.default_rng(0).integers(0, encoder.vocab_size, int(_LENGTHS[0]))
+    return forward(encoder, text, _LENGTHS[:1]).float()
 
 
 def _behind_their_prefix(encoder: LoadedEncoder, texts: list[NDArray[np.int64]]) -> Tensor:

@@ -44,7 +44,7 @@ class TritonPythonModel:
         self._pseudo_moe = settings.pseudo_moe
         self._sends_done = settings.sends_done
         self._one_row = settings.rows != "all"
-        self._dtype = encoder_precision(settings.precision, settings.device).computed
+        self._precision = encoder_precision(settings.precision, settings.device)
         torch.set_num_threads(1)  # a few sums: threads would only take the encoder's cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
@@ -55,12 +55,12 @@ class TritonPythonModel:
         lengths = token_counts(triton_io.array(request, INPUT_IDS))
         if self._one_row:
             lengths = np.ones_like(lengths)  # a text without tokens has its row, too, of zeros
-        states = from_bytes(triton_io.array(request, HIDDEN_STATES), lengths, self._dtype)
+        states = from_bytes(triton_io.array(request, HIDDEN_STATES), lengths, self._precision.computed)
         return _PoolRequest(states, lengths, triton_io.embed_options(request))
 
     @torch.inference_mode()
     def _run(self, work: list[_PoolRequest]) -> list[dict[Tensor, NDArray[np.float32]] | RequestError]:
-        return one_by_one(self._answer, work)
+        return one_by_one(self._answer, work, self._precision.name)
 
     def _answer(self, work: _PoolRequest) -> dict[Tensor, NDArray[np.float32]]:
         vectors = self._pool(work.states, torch.from_numpy(work.lengths))

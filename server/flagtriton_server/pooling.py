@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from flagtriton.options import EmbedOptions
+from flagtriton_server.finite import check_finite, finite_norms
 
 __all__ = [
     "POOLING_METHODS",
@@ -61,16 +61,22 @@ def finished(vectors: Tensor, options: EmbedOptions, *, pseudo_moe: bool = False
         options: `truncate_dim` keeps the first so many components (None, or D and more, keeps all); `normalize` then
             divides by the L2 norm, but by no less than 1e-12.
         pseudo_moe: in between, nan becomes 0 and an infinity ±10,000, as that dtype has it.
+
+    Raises:
+        NotFiniteError: a component that is kept is not finite, before it is divided.
     """
     kept = vectors[:, : options.truncate_dim]
     if pseudo_moe:
         kept = kept.nan_to_num(nan=0.0, posinf=_BEYOND, neginf=-_BEYOND)
     kept = kept.float()
-    return functional.normalize(kept, p=2, dim=-1) if options.normalize else kept
+    if options.normalize:
+        return kept / finite_norms(kept, "components of vectors")
+    check_finite(kept, "components of vectors")
+    return kept
 
 
 def to_embedding(vectors: Tensor, options: EmbedOptions, *, pseudo_moe: bool = False) -> NDArray[np.float32]:
-    """Return `finished` vectors as an array."""
+    """Return `finished` vectors as an array; raises `NotFiniteError` as it does."""
     wanted: NDArray[np.float32] = finished(vectors, options, pseudo_moe=pseudo_moe).cpu().numpy()
     return wanted
 

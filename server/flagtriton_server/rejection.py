@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-__all__ = ["RequestError", "one_by_one"]
+__all__ = ["NotFiniteError", "RequestError", "not_finite", "one_by_one"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,13 +24,37 @@ class RequestError(ValueError):
         self.code = code
 
 
-def one_by_one(answer: Callable[[T], R | RequestError], work: Iterable[T]) -> list[R | RequestError]:
+class NotFiniteError(ArithmeticError):
+    """A result holds nan or an infinity, which is never sent.
+
+    Attributes:
+        what: such values are, in the plural.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} are not finite")
+        self.what = what
+
+
+_WIDER = {"fp16": "add it with --precision bf16 or fp32", "bf16": "add it with --precision fp32"}
+
+
+def not_finite(what: str, precision: str) -> str:
+    """Return what is said of values that are not finite in a precision, with what to do."""
+    advice = _WIDER.get(precision, "no precision is wider: check the checkpoint's weights")
+    return f"{what} are not finite in {precision}; {advice}"
+
+
+def one_by_one(
+    answer: Callable[[T], R | RequestError], work: Iterable[T], precision: str = "fp32"
+) -> list[R | RequestError]:
     """Return the answer to each request, or the error that it alone gets.
 
     Args:
-        answer: to one request; may raise `RequestError`, and what torch raises for shapes that do not go together, as
-            they may come from whoever calls a private step directly.
+        answer: to one request; may raise `RequestError`, `NotFiniteError`, and what torch raises for shapes that do
+            not go together, as they may come from whoever calls a private step directly.
         work: the requests.
+        precision: of the deployment: `fp32`, `fp16` or `bf16`.
     """
     answers: list[R | RequestError] = []
     for item in work:
@@ -38,6 +62,8 @@ def one_by_one(answer: Callable[[T], R | RequestError], work: Iterable[T]) -> li
             answers.append(answer(item))
         except RequestError as error:
             answers.append(error)
+        except NotFiniteError as error:
+            answers.append(RequestError(not_finite(error.what, precision), "INTERNAL"))
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
             answers.append(RequestError(f"this step cannot work on the tensors that came: {reason}", "INTERNAL"))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from flagtriton.rerank_options import RerankOptions
 from flagtriton.types import RerankerModelClass
 from flagtriton_server.adapters import adapter_heads
+from flagtriton_server.finite import check_loaded
 from flagtriton_server.forward import Precision
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.settings import RerankerHeadSettings
@@ -72,6 +73,7 @@ def _classification_head(settings: RerankerHeadSettings, precision: Precision, d
             f"{settings.checkpoint} is a {config.model_type}, whose head is run with the whole model; add it from a "
             "local folder, where flagtriton add can see that"
         )
+    check_loaded(settings.checkpoint, head.named_parameters(), precision.name, precision.stored)
     head = head.to(device=device, dtype=torch.float32)
 
     def score(states: Tensor, _: RerankOptions) -> Tensor:
@@ -103,7 +105,9 @@ def _vocabulary_head(settings: RerankerHeadSettings, precision: Precision, devic
     model = _without_layers(AutoModelForCausalLM, settings, config, "auto")  # unrounded, so that its file stays mapped
     model.set_output_embeddings(_one_row(model.get_output_embeddings(), _answer_id(settings), settings))
     setattr(model, model.base_model_prefix, _PassedThrough())
-    model = model.to(precision.stored).to(device=device, dtype=torch.float32)
+    model = model.to(precision.stored)
+    check_loaded(settings.checkpoint, model.named_parameters(), precision.name, precision.stored)
+    model = model.to(device=device, dtype=torch.float32)
 
     def score(states: Tensor, _: RerankOptions) -> Tensor:
         return model(inputs_embeds=states.to(device=device, dtype=torch.float32)).logits.squeeze(-1)  # of [P, 1, 1]
@@ -156,6 +160,7 @@ def _layer_heads(settings: RerankerHeadSettings, precision: Precision, device: t
         if name not in known:
             raise ValueError(f"the adapter {settings.peft} has {name}; of heads it may bring {', '.join(known)} alone")
         heads[known[name]] = tensor
+    check_loaded(settings.checkpoint, [("lm_head", heads)], precision.name, precision.stored)
     weights = heads.to(device=device, dtype=torch.float32)  # [H, D]
 
     def score(states: Tensor, options: RerankOptions) -> Tensor:

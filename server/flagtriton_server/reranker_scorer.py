@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flagtriton.protocol import HIDDEN_STATES, SCORE, Tensor
 from flagtriton.rerank_options import RerankOptions
 from flagtriton_server import triton_io
+from flagtriton_server.finite import check_finite
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.placement import instance_devices
@@ -33,7 +34,7 @@ class TritonPythonModel:
             ValueError: the checkpoint has none, one for several labels, or no token for an LLM's answer.
         """
         self._settings = read_settings(RerankerHeadSettings, args)
-        precision = encoder_precision(self._settings.precision, self._settings.device)
+        self._precision = precision = encoder_precision(self._settings.precision, self._settings.device)
         self._dtype = torch.float32 if self._settings.scored_in_encoder else precision.computed
         torch.set_num_threads(1)  # small products: threads would only take the encoder's cores
         self._logits = load_reranker_head(self._settings, precision, instance_devices(args)[0])
@@ -50,11 +51,12 @@ class TritonPythonModel:
 
     @torch.inference_mode()
     def _run(self, work: list[tuple[torch.Tensor, RerankOptions]]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
-        return one_by_one(lambda item: self._scores(*item), work)
+        return one_by_one(lambda item: self._scores(*item), work, self._precision.name)
 
     def _scores(self, vectors: torch.Tensor, options: RerankOptions) -> dict[Tensor, NDArray[Any]] | RequestError:
         try:
             logits = self._logits(vectors, options).cpu()
         except RequestError as error:
             return error
+        check_finite(logits, "scores")  # the sigmoid of an infinity is a number
         return {SCORE: (logits.sigmoid() if options.normalize else logits).numpy()}

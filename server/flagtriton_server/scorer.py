@@ -22,6 +22,7 @@ from flagtriton.protocol import (
     Tensor,
 )
 from flagtriton_server import triton_io
+from flagtriton_server.finite import check_finite
 from flagtriton_server.heads import load_colbert_head, load_sparse_head
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.lexical import lexical_weights, token_weights
@@ -66,7 +67,7 @@ class TritonPythonModel:
         """
         settings = read_settings(ScorerSettings, args)
         precision, device = encoder_precision(settings.precision, settings.device), instance_devices(args)[0]
-        self._dtype = precision.computed
+        self._precision = precision
         self._pool = pooling_named(settings.pooling_method)
         self._sparse_head = load_sparse_head(settings, precision, device)
         self._colbert_head = load_colbert_head(settings, precision, device)
@@ -94,17 +95,19 @@ class TritonPythonModel:
                 f"{rows.name} names rows {distinct.tolist()} of {len(counts)}; expected all those of {ids.name} that "
                 "have tokens"
             )
-        vectors = from_bytes(triton_io.array(request, states), counts, self._dtype)
+        vectors = from_bytes(triton_io.array(request, states), counts, self._precision.computed)
         return _Side(input_ids[distinct], vectors, texts)
 
     @torch.inference_mode()
     def _run(self, work: list[_ScoreRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
-        return one_by_one(self._scores, work)
+        return one_by_one(self._scores, work, self._precision.name)
 
     def _scores(self, work: _ScoreRequest) -> dict[Tensor, NDArray[Any]]:
         options = EmbedOptions(normalize=work.options.normalize)
         queries, passages = (self._encoded(side, work.unweighted, options) for side in (work.queries, work.passages))
         scores = five_scores(queries, passages, work.options.weights)
+        for spec, values in scores.items():
+            check_finite(values, f"{spec.name} scores")
         return {spec: values[:, None] for spec, values in scores.items()}
 
     def _encoded(self, side: _Side, unweighted: NDArray[np.int32], options: EmbedOptions) -> EncodedSide:

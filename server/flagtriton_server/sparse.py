@@ -42,9 +42,8 @@ class TritonPythonModel:
             ValueError: the checkpoint has no such head.
         """
         settings = read_settings(HeadSettings, args)
-        precision = encoder_precision(settings.precision, settings.device)
-        self._dtype = precision.computed
-        self._head = load_sparse_head(settings, precision, instance_devices(args)[0])
+        self._precision = encoder_precision(settings.precision, settings.device)
+        self._head = load_sparse_head(settings, self._precision, instance_devices(args)[0])
         torch.set_num_threads(1)  # one product a token: threads would only take the encoder's cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
@@ -53,12 +52,12 @@ class TritonPythonModel:
 
     def _read(self, request: PbRequest) -> _SparseRequest:
         input_ids = triton_io.array(request, INPUT_IDS)
-        states = from_bytes(triton_io.array(request, HIDDEN_STATES), token_counts(input_ids), self._dtype)
+        states = from_bytes(triton_io.array(request, HIDDEN_STATES), token_counts(input_ids), self._precision.computed)
         return _SparseRequest(input_ids, states, triton_io.array(request, UNWEIGHTED_IDS)[0])
 
     @torch.inference_mode()
     def _run(self, work: list[_SparseRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
-        return one_by_one(self._weights, work)
+        return one_by_one(self._weights, work, self._precision.name)
 
     def _weights(self, work: _SparseRequest) -> dict[Tensor, NDArray[Any]]:
         weights = token_weights(work.states, self._head)

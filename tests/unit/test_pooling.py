@@ -18,6 +18,7 @@ from flagtriton_server.pooling import (
     pooling_named,
     to_embedding,
 )
+from flagtriton_server.rejection import NotFiniteError
 
 STATES = torch.tensor([[1.0, 2.0], [3.0, 4.0], [8.0, 6.0], [5.0, 0.0], [7.0, 2.0]])  # [N=5, D=2]
 THREE_AND_TWO = torch.tensor([3, 2])  # [B=2]
@@ -152,8 +153,23 @@ def test_in_bfloat16_they_are_the_nearest_it_has() -> None:
     assert vectors.tolist() == [[0, 9_984, -9_984, 2]]
 
 
-def test_other_models_vectors_stay_as_they_are() -> None:
-    assert str(finished(BEYOND_NUMBERS, RAW).tolist()) == "[[nan, inf, -inf, 2.0]]"
+@pytest.mark.parametrize("options", [UNIT, RAW], ids=["normalised", "raw"])
+def test_other_models_vectors_of_what_is_no_number_are_refused(options: EmbedOptions) -> None:
+    with pytest.raises(NotFiniteError, match=r"^components of vectors are not finite$"):
+        finished(BEYOND_NUMBERS, options)
+
+
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, 1e30])
+def test_a_component_that_normalising_would_make_0_of_others_is_refused(value: float) -> None:
+    # of 1 over an infinity comes 0; the square of 1e30 is beyond float32
+    with pytest.raises(NotFiniteError):
+        finished(torch.tensor([[1.0, 0.0], [1.0, value]]), UNIT)
+
+
+def test_a_component_that_is_cut_off_need_not_be_finite() -> None:
+    assert finished(torch.tensor([[3.0, 4.0, torch.nan]]), EmbedOptions(truncate_dim=2)).tolist() == [
+        pytest.approx([0.6, 0.8])
+    ]
 
 
 def test_great_numbers_that_are_finite_are_left_to_pseudo_moe_models() -> None:
@@ -173,5 +189,5 @@ def test_what_is_cut_off_is_not_minded() -> None:
 
 @pytest.mark.parametrize("pseudo_moe", [False, True])
 def test_an_embedding_is_the_finished_vector_as_an_array(pseudo_moe: bool) -> None:
-    vectors = torch.tensor([[torch.inf, 1.0]])
-    assert to_embedding(vectors, RAW, pseudo_moe=pseudo_moe).tolist() == [[1e4 if pseudo_moe else torch.inf, 1.0]]
+    vectors = torch.tensor([[torch.inf if pseudo_moe else 1e5, 1.0]])
+    assert to_embedding(vectors, RAW, pseudo_moe=pseudo_moe).tolist() == [[1e4 if pseudo_moe else 1e5, 1.0]]
