@@ -75,6 +75,7 @@ class EmbedOptions:
         input_type: `query` or `passage` puts the deployment's instruction for it before every text.
         instruction: replaces the deployment's instruction; needs an `input_type`, whose format it is put into.
         instruction_format: replaces that format; two fields, instruction and text.
+        prompt_name: puts that prompt of the checkpoint before every text, in place of an instruction; empty is none.
         normalize: L2-normalise the vectors.
         truncate_dim: keep the first so many components, before normalising.
         truncate: `END` cuts longer texts behind `max_length` tokens, `NONE` refuses them.
@@ -91,6 +92,7 @@ class EmbedOptions:
     input_type: str | None = None
     instruction: str | None = None
     instruction_format: str | None = None
+    prompt_name: str | None = None
     normalize: bool = True
     truncate_dim: int | None = None
     truncate: str = "END"
@@ -110,7 +112,13 @@ class EmbedOptions:
 
     @classmethod
     def from_parameters(
-        cls, parameters: Mapping[str, Any], *, min_length: int, max_length: int, model_class: str | None = None
+        cls,
+        parameters: Mapping[str, Any],
+        *,
+        min_length: int,
+        max_length: int,
+        model_class: str | None = None,
+        normalize: bool = True,
     ) -> EmbedOptions:
         """Return the options of a request.
 
@@ -119,6 +127,7 @@ class EmbedOptions:
             min_length: the least `max_length` allowed: the tokenizer's special tokens, or 1.
             max_length: the greatest allowed: the deployment's.
             model_class: options that only other classes have are unknown; None knows all.
+            normalize: what a request gets that does not say.
 
         Raises:
             OptionError: names the option, what came, and what is allowed.
@@ -128,6 +137,7 @@ class EmbedOptions:
             "input_type": one_of("query", "passage"),
             "instruction": a_string,
             "instruction_format": _a_format(check_instruction_format),
+            "prompt_name": a_string,
             "normalize": a_boolean,
             "truncate_dim": a_whole_number(1, None, "components"),
             "truncate": one_of("END", "NONE"),
@@ -140,7 +150,7 @@ class EmbedOptions:
         if "examples" in given:
             given["examples"] = tuple(json.loads(given["examples"]))
         _check_company(given)
-        return cls(**given)
+        return cls(**{"normalize": normalize, **given})
 
 
 @dataclass(frozen=True)
@@ -200,6 +210,8 @@ def _check_company(given: Mapping[str, Any]) -> None:
     for name in ("instruction", "instruction_format"):
         if name in given and "input_type" not in given:
             raise OptionError(f"option {name!r} came without 'input_type'; send 'query' or 'passage' with it")
+        if name in given and "prompt_name" in given:
+            raise OptionError(f"options {name!r} and 'prompt_name' came both; a prompt takes its place, so send one")
     for name in _OF_ONE_CLASS["decoder-only-icl"]:
         if name in given and given.get("input_type") != "query":
             raise OptionError(f"option {name!r} came without 'input_type' 'query', and belongs to queries alone")

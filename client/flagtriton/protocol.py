@@ -27,6 +27,7 @@ __all__ = [
     "PASSAGE_START",
     "PASSAGE_STATES",
     "PAST_END",
+    "PROMPT_LENGTH",
     "QUERY",
     "QUERY_IDS",
     "QUERY_ROWS",
@@ -75,6 +76,9 @@ steps' own affair: all its tokens, or the one that pooling reads.
 
 DENSE_VECS = Tensor("dense_vecs", "FP32", (-1,))
 """`[B, D]` embeddings; unit vectors unless `normalize` is false."""
+
+PROMPT_LENGTH = Tensor("prompt_length", "INT32", (1,))
+"""How many of a text's first tokens are its prompt's and are not pooled, the same in every row of a request."""
 
 UNWEIGHTED_IDS = Tensor("unweighted_ids", "INT32", (-1,))
 """The special tokens that bear no lexical weight, the same in every row; only the tokenizer knows them."""
@@ -157,7 +161,7 @@ class Deployment:
         task: `embed` or `rerank`.
         model_class: FlagEmbedding's name of the class, e.g. `encoder-only-base`.
         checkpoint: local folder or hub name the weights come from.
-        pooling_method: `cls`, `mean` or `last_token`.
+        pooling_method: `cls`, `mean`, `last_token`, `max`, `mean_sqrt_len` or `weightedmean`, or several joined by `+`.
         max_length: the most tokens of a text, special tokens included, that a request may ask for.
         positions: the most tokens of a whole row, an LLM reranker's prompt included, where that is more.
         precision: `auto`, `fp32`, `fp16` or `bf16`.
@@ -165,11 +169,20 @@ class Deployment:
         shard: one instance is spread over all those GPUs, rather than one on each.
         attention: `packed` where texts go through the model end to end, `padded` where they are filled up to the
             longest beside them; None where the checkpoint was not at hand when it was added.
-        hidden_size: D; None where the checkpoint was not at hand when it was added.
+        hidden_size: D, components of a vector that is sent; None where the checkpoint was not at hand when it was
+            added.
         colbert_dim: C, components of a ColBERT vector, of `encoder-only-m3`.
         colbert_dtype: `fp32` or `fp16`, in which ColBERT vectors travel.
         peft: the adapter that is merged into the checkpoint's weights.
         query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
+        default_max_length: tokens of a text whose request does not say; None is `max_length`.
+        normalize: whether vectors are normalised whose request does not say; None is true.
+        modules: what follows pooling, e.g. `Dense:2_Dense`; None is nothing.
+        lower_case: texts are lower-cased before they are tokenised; None is false.
+        include_prompt: a prompt's tokens are pooled, too; None is true.
+        prompts: those that `prompt_name` chooses from, a JSON object of strings by name.
+        default_prompt_name: of the prompt before texts whose request names none and has no `input_type`.
+        definition: what sentence-transformers' files said when it was added, or `ignored`.
     """
 
     task: str
@@ -192,6 +205,14 @@ class Deployment:
     query_instruction_format: str = "{}{}"
     passage_instruction: str | None = None
     passage_instruction_format: str = "{}{}"
+    default_max_length: int | None = None
+    normalize: bool | None = None
+    modules: str | None = None
+    lower_case: bool | None = None
+    include_prompt: bool | None = None
+    prompts: str | None = None
+    default_prompt_name: str | None = None
+    definition: str | None = None
 
 
 def score_model_name(name: str) -> str:

@@ -171,7 +171,7 @@ class ServedModel:
             show_progress: overrides the setting.
         """
         bulk = self.settings.is_bulk(len(requests))
-        parameters = replace(options, bulk=bulk).to_parameters()
+        parameters = {**replace(options, bulk=bulk).to_parameters(), **self._said(options)}
         wanted = [output.name for output in outputs]
         deadline = Deadline.after(self.settings.timeout_s)
 
@@ -194,6 +194,17 @@ class ServedModel:
             for rows, reply in replies:
                 yield rows, reply
                 bar.update(len(rows))
+
+    def _said(self, options: EmbedOptions | RerankOptions | ScoreOptions) -> dict[str, OptionValue]:
+        """Return options that have their default, and must be said: the deployment's own default is another."""
+        said: dict[str, OptionValue] = {}
+        if not isinstance(options, EmbedOptions):
+            return said
+        if self.deployment.normalize is False:
+            said["normalize"] = options.normalize
+        if self.deployment.default_prompt_name is not None and options.prompt_name is None and not options.input_type:
+            said["prompt_name"] = ""
+        return said
 
     def infer(
         self,

@@ -18,10 +18,13 @@ from flagtriton.protocol import (
     PASSAGE_IDS,
     PASSAGE_START,
     PASSAGE_STATES,
+    PROMPT_LENGTH,
     Tensor,
 )
 from flagtriton_server import triton_io
 from flagtriton_server.cores import give_way, share_cores
+from flagtriton_server.definition_check import check_definition
+from flagtriton_server.dense import load_chain
 from flagtriton_server.domains import in_domain
 from flagtriton_server.encoding import check_token_ids, encode, encode_pooled
 from flagtriton_server.forward import LoadedEncoder
@@ -44,6 +47,7 @@ class _EncodeRequest:
     input_ids: NDArray[np.int32]  # [B, T]
     options: EmbedOptions  # the defaults where this step needs none
     second_parts: NDArray[np.int32] | None = None  # [B, 1] where a pair's passage begins
+    prompt_lengths: NDArray[np.int32] | None = None  # [B, 1] first tokens that are not pooled
     passage_ids: NDArray[np.int32] | None = None  # [B, T'] texts of their own, where `input_ids` are those of queries
 
     @property
@@ -82,7 +86,12 @@ class TritonPythonModel:
         self._queued.start(lambda: self._load(args))
 
     def _load(self, args: dict[str, str]) -> None:
-        devices = instance_devices(args, self._settings.shard)
+        settings = self._settings
+        if not (settings.token_types or settings.scores):  # of a reranker
+            name = args["model_name"].removesuffix("_encoder")
+            check_definition(settings.checkpoint, settings.revision, settings.definition, name)
+        self._chain = load_chain(settings.modules, settings.checkpoint, settings.revision)
+        devices = instance_devices(args, settings.shard)
         threads = share_cores(instance_count(args["model_config"]))
         self._encoder = replace(load_encoder(self._settings, *devices), passed=self._queued.watch.passed)
         keep_freed_memory()  # not before: what loading frees would be kept, too, which is half of the weights' size
@@ -119,7 +128,11 @@ class TritonPythonModel:
             check_token_ids(passage_ids, self._encoder.vocab_size, self._settings.max_length)
             return _EncodeRequest(input_ids, EmbedOptions(), passage_ids=passage_ids)
         reads_options = self._settings.pooling_method is not None or self._settings.pseudo_moe
-        return _EncodeRequest(input_ids, triton_io.embed_options(request) if reads_options else EmbedOptions())
+        if not reads_options:
+            return _EncodeRequest(input_ids, EmbedOptions())
+        prompt_lengths = triton_io.array(request, PROMPT_LENGTH) if self._settings.skip_prompts else None
+        options = triton_io.embed_options(request, normalize=self._settings.normalize)
+        return _EncodeRequest(input_ids, options, prompt_lengths=prompt_lengths)
 
     def _run(self, work: list[_EncodeRequest]) -> list[_Answer]:
         answers: dict[int, _Answer] = {}
@@ -144,12 +157,13 @@ class TritonPythonModel:
             return [{tensor: to_bytes(next(states)) for tensor in item.texts} for item in work]
         requests = [item.input_ids for item in work]
         second_parts = [item.second_parts for item in work if item.second_parts is not None]
-        vectors = encode_pooled(encoder, requests, budget, self._pool, second_parts or None)
+        skipped = [item.prompt_lengths for item in work if item.prompt_lengths is not None]
+        vectors = encode_pooled(encoder, requests, budget, self._pool, second_parts or None, skipped or None)
         if self._settings.pooling_method is None:
             return [{HIDDEN_STATES: to_bytes(rows.unsqueeze(1))} for rows in vectors]
         pseudo_moe = self._settings.pseudo_moe
         return one_by_one(
-            lambda part: {DENSE_VECS: to_embedding(part[0], part[1].options, pseudo_moe=pseudo_moe)},
+            lambda part: {DENSE_VECS: to_embedding(self._chain(part[0]), part[1].options, pseudo_moe=pseudo_moe)},
             zip(vectors, work, strict=True),
             encoder.precision.name,
         )

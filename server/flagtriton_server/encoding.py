@@ -13,7 +13,7 @@ from torch import Tensor
 from flagtriton.protocol import PAST_END
 from flagtriton_server.forward import LoadedEncoder, forward
 from flagtriton_server.packing import plan_micro_batches, token_indices
-from flagtriton_server.pooling import Pooling, last_token_pool, mean_pool
+from flagtriton_server.pooling import Pooling, cls_pool, last_token_pool
 from flagtriton_server.ragged_texts import RaggedTexts
 from flagtriton_server.rejection import RequestError
 
@@ -81,8 +81,9 @@ def encode_pooled(
     token_budget: int,
     pool: Pooling,
     second_parts: Sequence[NDArray[np.int32]] | None = None,
+    prompt_lengths: Sequence[NDArray[np.int32]] | None = None,
 ) -> list[Tensor]:
-    """Return one vector a text, `[B, D]` for every request on the processor; no other row leaves a forward pass.
+    """Return one vector a text, `[B, D']` for every request on the processor; no other row leaves a forward pass.
 
     Args:
         encoder: the module and its limits.
@@ -91,18 +92,24 @@ def encode_pooled(
         pool: what makes one vector of a text's.
         second_parts: `[B, 1]` at which token of each text its second part begins, which has a type of its own; None
             is one part.
+        prompt_lengths: `[B, 1]` how many of each text's first tokens are not pooled; None pools all.
+
+    D' is D, or a multiple of it where `pool` joins several poolings.
     """
     texts = RaggedTexts.of(requests)
     token_types = None if second_parts is None else texts.types(np.concatenate(second_parts).reshape(-1))
-    exact = pool is mean_pool or encoder.scores
+    skipped = None if prompt_lengths is None else np.concatenate(prompt_lengths).reshape(-1)
+    exact = pool not in (cls_pool, last_token_pool) or encoder.scores
     dtype = torch.float32 if exact else encoder.precision.computed
-    vectors = torch.zeros(len(texts.lengths), encoder.hidden_size, dtype=dtype, device=encoder.device)
+    width = pool(torch.zeros(0, encoder.hidden_size), torch.zeros(0, dtype=torch.int64)).shape[1]
+    vectors = torch.zeros(len(texts.lengths), width, dtype=dtype, device=encoder.device)
     shared_within = encoder.shared_within if pool is last_token_pool else 0  # no other reads the last token alone
     for batch in texts.segments(token_budget, shared_within=shared_within, padded=not encoder.packed):
         places = token_indices(batch.starts, batch.lengths)
         types = None if token_types is None else token_types[places]
         states = forward(encoder, texts.input_ids[places], batch.lengths, batch.parents, types)
-        pooled = pool(states, torch.from_numpy(batch.lengths).to(encoder.device))
+        left_out = None if skipped is None else torch.from_numpy(skipped[batch.rows]).to(encoder.device)
+        pooled = pool(states, torch.from_numpy(batch.lengths).to(encoder.device), left_out)
         own = np.flatnonzero(batch.rows >= 0)  # the others are prefixes
         rows, segments = (torch.from_numpy(index).to(encoder.device) for index in (batch.rows[own], own))
         vectors[rows] = pooled[segments]

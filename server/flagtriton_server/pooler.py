@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from flagtriton.options import EmbedOptions
-from flagtriton.protocol import DENSE_VECS, DONE, HIDDEN_STATES, INPUT_IDS, Tensor
+from flagtriton.protocol import DENSE_VECS, DONE, HIDDEN_STATES, INPUT_IDS, PROMPT_LENGTH, Tensor
 from flagtriton_server import triton_io
+from flagtriton_server.dense import load_chain
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.packing import token_counts
@@ -28,19 +29,22 @@ class _PoolRequest:
     states: torch.Tensor  # [N, D]
     lengths: NDArray[np.int64]  # [B] rows of each text among them
     options: EmbedOptions
+    prompt_lengths: NDArray[np.int32] | None = None  # [B] of these rows, those that are not pooled
 
 
 class TritonPythonModel:
     """Triton's entry point."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Look up the pooling method.
+        """Look up the pooling method, and load what follows it.
 
         Raises:
-            ValueError: there is no such method.
+            ValueError: there is no such method, or a module's files do not fit.
         """
         settings = read_settings(PoolerSettings, args)
         self._pool = pooling_named(settings.pooling_method)
+        self._chain = load_chain(settings.modules, settings.checkpoint, settings.revision)
+        self._normalize, self._skips_prompts = settings.normalize, settings.skip_prompts
         self._pseudo_moe = settings.pseudo_moe
         self._sends_done = settings.sends_done
         self._one_row = settings.rows != "all"
@@ -56,13 +60,16 @@ class TritonPythonModel:
         if self._one_row:
             lengths = np.ones_like(lengths)  # a text without tokens has its row, too, of zeros
         states = from_bytes(triton_io.array(request, HIDDEN_STATES), lengths, self._precision.computed)
-        return _PoolRequest(states, lengths, triton_io.embed_options(request))
+        prompt_lengths = triton_io.array(request, PROMPT_LENGTH).reshape(-1) if self._skips_prompts else None
+        options = triton_io.embed_options(request, normalize=self._normalize)
+        return _PoolRequest(states, lengths, options, prompt_lengths)
 
     @torch.inference_mode()
     def _run(self, work: list[_PoolRequest]) -> list[dict[Tensor, NDArray[np.float32]] | RequestError]:
         return one_by_one(self._answer, work, self._precision.name)
 
     def _answer(self, work: _PoolRequest) -> dict[Tensor, NDArray[np.float32]]:
-        vectors = self._pool(work.states, torch.from_numpy(work.lengths))
-        embeddings = to_embedding(vectors, work.options, pseudo_moe=self._pseudo_moe)
+        skipped = None if work.prompt_lengths is None else torch.from_numpy(work.prompt_lengths)
+        vectors = self._pool(work.states, torch.from_numpy(work.lengths), skipped)
+        embeddings = to_embedding(self._chain(vectors), work.options, pseudo_moe=self._pseudo_moe)
         return {DENSE_VECS: embeddings, **({DONE: triton_io.done(embeddings)} if self._sends_done else {})}

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Token vectors to one vector a text. Pure torch; knows nothing of requests.
 
-Texts lie end to end: `states` is `[N, D]`, and `lengths` `[B]` says how many rows each text has, none included.
+Texts lie end to end: `states` is `[N, D]`, and `lengths` `[B]` says how many rows each text has, none included. Where
+`skipped` is given, `[B]`, so many of each text's first rows are its prompt's and are left out, as sentence-transformers
+does with `include_prompt` false.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Sequence
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +19,7 @@ from torch import Tensor
 
 from flagtriton.options import EmbedOptions
 from flagtriton_server.finite import check_finite, finite_norms
+from flagtriton_server.pooling_names import POOLINGS, check_pooling
 
 __all__ = [
     "POOLING_METHODS",
@@ -24,33 +28,75 @@ __all__ = [
     "cls_pool",
     "finished",
     "last_token_pool",
+    "max_pool",
     "mean_pool",
+    "mean_sqrt_len_pool",
     "pooling_named",
     "to_embedding",
+    "weighted_mean_pool",
 ]
 
 _BEYOND = 1e4
 """What FlagEmbedding's pseudo-MoE class puts in place of an infinity."""
 
-Pooling: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Takes states `[N, D]` and lengths `[B]`; returns `[B, D]`, zero for a text without tokens."""
+
+class Pooling(Protocol):
+    """Makes one vector of each text's."""
+
+    def __call__(self, states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
+        """Return `[B, D]` for states `[N, D]`, lengths `[B]` and skipped `[B]`; zero for a text without tokens."""
+        ...
 
 
-def cls_pool(states: Tensor, lengths: Tensor) -> Tensor:
-    """Return each text's first token vector."""
-    return _rows_at(states, lengths, lengths.cumsum(0) - lengths)
+def cls_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
+    """Return each text's first token vector, behind the skipped ones if there is one."""
+    starts = lengths.cumsum(0) - lengths
+    if skipped is not None:
+        starts = starts + skipped.where(skipped < lengths, 0)
+    return _rows_at(states, lengths, starts)
 
 
-def last_token_pool(states: Tensor, lengths: Tensor) -> Tensor:
-    """Return each text's last token vector."""
-    return _rows_at(states, lengths, lengths.cumsum(0) - 1)
+def last_token_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
+    """Return each text's last token vector; zero where that is skipped."""
+    rows = _rows_at(states, lengths, lengths.cumsum(0) - 1)
+    return rows if skipped is None else rows.masked_fill((lengths <= skipped).unsqueeze(-1), 0)
 
 
-def mean_pool(states: Tensor, lengths: Tensor) -> Tensor:
+def mean_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
     """Return the mean of each text's token vectors, summed in float32."""
-    texts = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)  # [N]
-    sums = states.new_zeros(len(lengths), states.shape[1], dtype=torch.float32)
-    return sums.index_add_(0, texts, states.float()) / lengths.clamp(min=1).unsqueeze(-1)
+    sums, counts = _sums(states, lengths, skipped)
+    return sums / counts.clamp(min=1).unsqueeze(-1)
+
+
+def mean_sqrt_len_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
+    """Return the sum of each text's token vectors in float32, divided by the square root of their number."""
+    sums, counts = _sums(states, lengths, skipped)
+    return sums / counts.clamp(min=1).float().sqrt().unsqueeze(-1)
+
+
+def weighted_mean_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
+    """Return the mean of each text's token vectors, weighted by 1, 2, 3, … and summed in float32.
+
+    A skipped token takes its weight along: those behind it keep theirs.
+    """
+    texts, places = _places(lengths)
+    weights = (places + 1).float()  # [N]
+    if skipped is not None:
+        weights = weights * (places >= skipped[texts])
+    sums = _zeros(states, lengths).index_add_(0, texts, states.float() * weights.unsqueeze(-1))
+    total = weights.new_zeros(len(lengths)).index_add_(0, texts, weights)
+    return sums / total.clamp(min=1).unsqueeze(-1)
+
+
+def max_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
+    """Return the greatest of each component among a text's token vectors, in float32."""
+    texts, places = _places(lengths)
+    if skipped is not None:
+        kept = places >= skipped[texts]
+        states, texts, lengths = states[kept], texts[kept], (lengths - skipped).clamp(min=0)
+    greatest = _zeros(states, lengths) - torch.inf
+    greatest.scatter_reduce_(0, texts.unsqueeze(-1).expand_as(states), states.float(), "amax")
+    return greatest.masked_fill((lengths == 0).unsqueeze(-1), 0)
 
 
 def finished(vectors: Tensor, options: EmbedOptions, *, pseudo_moe: bool = False) -> Tensor:
@@ -82,20 +128,50 @@ def to_embedding(vectors: Tensor, options: EmbedOptions, *, pseudo_moe: bool = F
 
 
 def pooling_named(method: str) -> Pooling:
-    """Return a pooling by FlagEmbedding's name for it.
+    """Return a pooling by its name, or one that joins the vectors of several, whose names have a `+` between them.
 
     Raises:
         ValueError: there is no such pooling.
     """
-    if method not in POOLING_METHODS:
-        raise ValueError(f"pooling_method is {method!r}; expected one of {', '.join(POOLING_METHODS)}")
-    return POOLING_METHODS[method]
+    pools = [POOLING_METHODS[name] for name in check_pooling(method)]
+    return pools[0] if len(pools) == 1 else partial(_joined, pools)
 
 
-POOLING_METHODS: dict[str, Pooling] = {"cls": cls_pool, "mean": mean_pool, "last_token": last_token_pool}
+POOLING_METHODS: dict[str, Pooling] = dict(
+    zip(
+        POOLINGS,
+        (cls_pool, mean_pool, last_token_pool, max_pool, mean_sqrt_len_pool, weighted_mean_pool),
+        strict=True,
+    )
+)
 
 ROW_CHOICES: dict[str, Pooling | None] = {"all": None, "first": cls_pool, "last": last_token_pool}
 """Which of a text's hidden states leave the encoder, to the function that picks one of them."""
+
+
+def _joined(pools: Sequence[Pooling], states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
+    """Return `[B, P * D]` float32, the vectors of P poolings one behind the other."""
+    return torch.cat([pool(states, lengths, skipped).float() for pool in pools], dim=-1)
+
+
+def _sums(states: Tensor, lengths: Tensor, skipped: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the sums of each text's token vectors, `[B, D]` float32, and how many they are, `[B]`."""
+    texts, places = _places(lengths)
+    if skipped is not None:
+        kept = places >= skipped[texts]
+        states, texts, lengths = states[kept], texts[kept], (lengths - skipped).clamp(min=0)
+    return _zeros(states, lengths).index_add_(0, texts, states.float()), lengths
+
+
+def _places(lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which text each of N rows belongs to, and its place in that text from 0 on; both `[N]`."""
+    texts = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    starts = lengths.cumsum(0) - lengths
+    return texts, torch.arange(len(texts), device=lengths.device) - starts[texts]
+
+
+def _zeros(states: Tensor, lengths: Tensor) -> Tensor:
+    return states.new_zeros(len(lengths), states.shape[1], dtype=torch.float32)
 
 
 def _rows_at(states: Tensor, lengths: Tensor, places: Tensor) -> Tensor:

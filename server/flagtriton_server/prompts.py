@@ -3,27 +3,71 @@
 
 from __future__ import annotations
 
+import json
+from functools import lru_cache
+
 from flagtriton.examples import examples_prefix
 from flagtriton.instructions import apply_instruction
+from flagtriton.option_checks import OptionError
 from flagtriton.options import EmbedOptions
 from flagtriton.rerank_options import RerankOptions
+from flagtriton.texts import shown
 from flagtriton_server.settings import TokenizerSettings
 
-__all__ = ["example_text", "instructed", "pairs_instructed"]
+__all__ = ["example_text", "instructed", "pairs_instructed", "prompt_before"]
 
 
 def instructed(texts: list[str], options: EmbedOptions, settings: TokenizerSettings) -> list[str]:
-    """Return the texts behind the instruction that the request or, failing that, the deployment names.
+    """Return the texts behind the prompt or instruction that the request or, failing that, the deployment names.
 
-    Without an `input_type`, or with none of the two instructions, texts stay as they are. An empty instruction
-    still applies the format, as in FlagEmbedding.
+    Without an `input_type`, or with none of the two instructions, texts stay as they are, but for the deployment's
+    default prompt. An empty instruction still applies the format, as in FlagEmbedding.
+
+    Raises:
+        OptionError: the checkpoint has no prompt of that name; lists those that it has.
     """
+    chosen = _chosen(options, settings)
+    return texts if chosen is None else [apply_instruction(*chosen, text) for text in texts]
+
+
+def prompt_before(options: EmbedOptions, settings: TokenizerSettings) -> str:
+    """Return what `instructed` puts before the text itself; empty for nothing.
+
+    Raises:
+        OptionError: as `instructed`.
+    """
+    chosen = _chosen(options, settings)
+    if chosen is None:
+        return ""
+    one, other = (apply_instruction(*chosen, text) for text in ("a", "b"))
+    return one[: next(place for place, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)]
+
+
+def _chosen(options: EmbedOptions, settings: TokenizerSettings) -> tuple[str, str] | None:
+    """Return the format and the instruction that go around a request's texts, None for nothing."""
+    name = options.prompt_name
+    if name is None and options.input_type is None:
+        name = settings.default_prompt_name
+    if name is not None:
+        return ("{}{}", _prompt_named(name, settings.prompts)) if name else None
     instruction = _instruction(options, settings)
     if options.input_type is None or instruction is None:
-        return texts
+        return None
     formats = {"query": settings.query_instruction_format, "passage": settings.passage_instruction_format}
-    instruction_format = options.instruction_format or formats[options.input_type]
-    return [apply_instruction(instruction_format, instruction, text) for text in texts]
+    return options.instruction_format or formats[options.input_type], instruction
+
+
+def _prompt_named(name: str, prompts: str | None) -> str:
+    known = _parsed(prompts)
+    if name not in known:
+        have = f"expected one of {', '.join(map(repr, sorted(known)))}" if known else "this deployment has no prompts"
+        raise OptionError(f"option 'prompt_name' is {shown(name)}; {have}")
+    return known[name]
+
+
+@lru_cache(maxsize=8)
+def _parsed(prompts: str | None) -> dict[str, str]:
+    return {} if prompts is None else json.loads(prompts)
 
 
 def pairs_instructed(

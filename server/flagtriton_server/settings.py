@@ -61,6 +61,8 @@ class TokenizerSettings:
         positions: tokens of a whole row, prompt included; None is `max_length`.
         max_text_bytes: of one text, UTF-8; a longer one is refused, as tokenising it would keep all others waiting.
         max_request_bytes: of a request's texts together.
+        send_prompt_length: tell the steps behind how many of a text's first tokens are a prompt's.
+        default_max_length: this, `lower_case` and the two with prompts are described in `protocol.Deployment`.
         queue_requests: how many may wait, of each priority.
         queue_tokens: of all their texts, about.
         queue_timeout_s: how long one waits.
@@ -83,6 +85,11 @@ class TokenizerSettings:
     queue_requests: int = 128
     queue_tokens: int = 131_072
     queue_timeout_s: float = 60.0
+    default_max_length: int | None = None
+    lower_case: bool | None = None
+    send_prompt_length: bool | None = None
+    prompts: str | None = None
+    default_prompt_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,8 @@ class EncoderSettings:
         queue_requests: how many may wait, of each priority; None follows from the token budget, as the next.
         queue_tokens: of all their texts.
         queue_timeout_s: how long one waits.
+        definition: what sentence-transformers' files said when it was added; `definition_check` describes it.
+        modules: what follows pooling where texts are pooled here; this and the next two are `PoolerSettings`'.
     """
 
     checkpoint: str
@@ -123,6 +132,10 @@ class EncoderSettings:
     queue_requests: int | None = None
     queue_tokens: int | None = None
     queue_timeout_s: float | None = None
+    definition: str | None = None
+    modules: str | None = None
+    normalize: bool | None = None
+    skip_prompts: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +168,10 @@ class PoolerSettings:
         rows: which hidden states of a text leave the encoder: `all`, `first` or `last`.
         pseudo_moe: send 0 for nan and ±10,000 for infinities.
         sends_done: another step is to begin when this one has ended.
+        modules: what follows pooling, separated by commas: `Dense:` and the module's folder, or `Normalize`.
+        checkpoint: local folder or hub name that these modules are read from.
+        normalize: whether vectors are normalised whose request does not say; None is true.
+        skip_prompts: a prompt's tokens, as many as the tokenizer says, are not pooled; None is false.
     """
 
     pooling_method: str
@@ -163,6 +180,11 @@ class PoolerSettings:
     rows: str = "all"
     pseudo_moe: bool = False
     sends_done: bool = False
+    modules: str | None = None
+    checkpoint: str | None = None
+    revision: str | None = None
+    normalize: bool | None = None
+    skip_prompts: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -274,6 +296,6 @@ def attention_path(model_type: str | None, trust_remote_code: bool) -> str:
     return "packed" if model_type in _PACKED_ARCHITECTURES and not trust_remote_code else "padded"
 
 
-def rows_needed(pooling_method: str) -> str:
+def rows_needed(pooling_method: str, *, skip_prompts: bool = False) -> str:
     """Return which of a text's hidden states a pooling reads: `first`, `last` or `all`."""
-    return {"cls": "first", "last_token": "last"}.get(pooling_method, "all")
+    return "all" if skip_prompts else {"cls": "first", "last_token": "last"}.get(pooling_method, "all")

@@ -10,7 +10,7 @@ from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding, Tokenizer, normalizers
 from tokenizers.models import BPE
 
 from flagtriton.protocol import INPUT_IDS, PAST_END, TOKEN_COUNT, Tensor
@@ -40,12 +40,14 @@ class TextBatch:
         max_length: tokens kept of each, special tokens included.
         refuse_longer: a longer text is an error rather than cut.
         kind: what messages call one of them: `text`, `query` or `passage`.
+        prompt: what each of them begins with.
     """
 
     texts: list[str]
     max_length: int
     refuse_longer: bool = False
     kind: str = "text"
+    prompt: str = ""
 
 
 class TextTokenizer:
@@ -144,6 +146,18 @@ class TextTokenizer:
             if token_id < 0 or self._backend.id_to_token(token_id) is None:
                 raise RequestError(f"token id {token_id} is not one of this tokenizer's")
         return [self._backend.decode([token_id], skip_special_tokens=False) for token_id in token_ids]
+
+    def lower_case(self) -> None:
+        """Lower-case every text before anything else is done to it, as sentence-transformers does."""
+        own = self._backend.normalizer
+        parts = [*own] if isinstance(own, normalizers.Sequence) else [] if own is None else [own]  # type: ignore[misc]
+        if not any(isinstance(part, normalizers.Lowercase) for part in parts):
+            self._backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *parts])
+
+    def is_special(self, token_id: int) -> bool:
+        """Return whether a token is one of the special ones."""
+        token = self._backend.get_added_tokens_decoder().get(token_id)
+        return token is not None and token.special
 
     @cached_property
     def pair_marks(self) -> tuple[list[int], list[int], list[int]]:

@@ -15,6 +15,7 @@ from flagtriton.protocol import (
     INPUT_IDS,
     PASSAGE,
     PASSAGE_IDS,
+    PROMPT_LENGTH,
     QUERY,
     QUERY_IDS,
     TEXT,
@@ -31,8 +32,9 @@ from flagtriton_server.busy_sign import BusySign, sign_path
 from flagtriton_server.in_context import QueryBatch, encode_queries
 from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
 from flagtriton_server.pairs import DistinctTexts, PairBatch
+from flagtriton_server.prompt_length import prompt_length
 from flagtriton_server.prompted_pairs import PROMPTS, PromptedBatch, encode_prompted_pairs, first_ids
-from flagtriton_server.prompts import example_text, instructed, pairs_instructed
+from flagtriton_server.prompts import example_text, instructed, pairs_instructed, prompt_before
 from flagtriton_server.queued_step import QueuedStep
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.settings import TokenizerSettings, all_instances, read_settings
@@ -81,6 +83,8 @@ class TritonPythonModel:
         )
         if self._tokenizer.unembedded is not None:
             triton_io.log_info(f"{self._settings.checkpoint}: {self._tokenizer.unembedded.warning}")
+        if self._settings.lower_case:
+            self._tokenizer.lower_case()
         if self._settings.max_length < self._tokenizer.special_count:
             raise ValueError(
                 f"max_length is {self._settings.max_length}, but {self._settings.checkpoint} puts "
@@ -88,7 +92,7 @@ class TritonPythonModel:
             )
         if self._settings.model_class in PROMPTS and self._settings.joins_pairs:
             self._first_ids = first_ids(self._tokenizer, self._settings.model_class, self._settings.checkpoint)
-        self._limits = {
+        self._limits: dict[str, Any] = {
             "min_length": max(1, self._tokenizer.special_count),
             "max_length": self._settings.max_length,
         }
@@ -135,11 +139,12 @@ class TritonPythonModel:
         )
         texts = instructed(self._texts(request, TEXT), options, self._settings)
         most, refuse_longer = self._settings.max_length, options.truncate == "NONE"
-        max_length = options.max_length or most
+        max_length = options.max_length or self._settings.default_max_length or most
         if options.input_type == "query" and self._settings.model_class == EmbedderModelClass.DECODER_ONLY_ICL.value:
             prefix = example_text(options, self._settings)
             return QueryBatch(texts, prefix, options.suffix, max_length, most, refuse_longer)
-        return TextBatch(texts, max_length, refuse_longer)
+        prompt = prompt_before(options, self._settings) if self._settings.send_prompt_length else ""
+        return TextBatch(texts, max_length, refuse_longer, prompt=prompt)
 
     def _texts(self, request: PbRequest, spec: Tensor) -> list[str]:
         settings = self._settings
@@ -150,7 +155,7 @@ class TritonPythonModel:
     def _read_pairs(self, request: PbRequest) -> PairBatch:
         options = ScoreOptions.from_parameters(triton_io.options(request), **self._limits)
         queries, passages = (DistinctTexts.of(self._texts(request, side)) for side in (QUERY, PASSAGE))
-        return PairBatch(queries, passages, options, self._settings.max_length)
+        return PairBatch(queries, passages, options, self._settings.default_max_length or self._settings.max_length)
 
     def _read_rows(self, request: PbRequest) -> RerankBatch:
         settings = self._settings
@@ -202,6 +207,9 @@ class TritonPythonModel:
         except RequestError as error:
             return error
         answer = work.answer(*accepted) if isinstance(work, PairBatch) else dict(accepted[0])
+        if self._settings.send_prompt_length and isinstance(work, TextBatch):
+            length = prompt_length(self._tokenizer, work.prompt, work.max_length)
+            answer[PROMPT_LENGTH] = np.full((len(work.texts), 1), length, dtype=np.int32)
         if self._settings.send_unweighted_ids:
             rows = len(work.queries.rows) if isinstance(work, PairBatch) else len(work.texts)
             answer[UNWEIGHTED_IDS] = np.tile(self._tokenizer.unweighted_ids, (rows, 1))

@@ -37,6 +37,8 @@ class AddOptions:
     max_request_bytes: int = 16 << 20
     tokenizer_instances: int = 1
     pool_in_encoder: bool = False
+    modules: bool = True
+    prompts: bool | None = None
     colbert_dim: int | None = None
     colbert_dtype: str | None = None
     query_instruction: str | None = None

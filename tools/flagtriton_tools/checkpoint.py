@@ -15,6 +15,7 @@ from flagtriton_server.checkpoint_files import two_sets_of_weights
 from flagtriton_server.positions import position_capacity
 from flagtriton_server.weight_files import WEIGHT_FILES, adapter_base, unread_weights, weights_entry
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.sentence_transformers_files import Reading, check_transformer_place, read_files
 
 __all__ = ["CheckpointFacts", "adapter_source", "inspect_checkpoint"]
 
@@ -45,6 +46,8 @@ _LAYERED = {
 }
 """Rerankers whose checkpoints bring code that is not needed here, by their architecture."""
 
+_TABLE = "the model table"
+_NAME_ALONE = "its name alone"
 _M3_HEADS = ("sparse_linear", "colbert_linear")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _NO_LIMIT = 10**9
@@ -64,6 +67,7 @@ class CheckpointFacts:
         unknown_pooling: what the checkpoint says of pooling, where it is none of FlagEmbedding's.
         trust_remote_code: the checkpoint is known to need code of its own.
         known_from: where the facts come from, for the user to read.
+        reading: sentence-transformers' files, where they were read.
     """
 
     source: str
@@ -79,6 +83,17 @@ class CheckpointFacts:
     unknown_pooling: str | None = None
     query_instruction_format: str = "{}{}"
     trust_remote_code: bool = False
+    reading: Reading | None = None
+
+    @property
+    def by_table(self) -> bool:
+        """Whether the model table knows the name."""
+        return self.known_from == _TABLE
+
+    @property
+    def name_alone(self) -> bool:
+        """Whether nothing but a hub name is known."""
+        return self.known_from == _NAME_ALONE
 
 
 def inspect_checkpoint(path_or_name: str) -> CheckpointFacts:
@@ -97,7 +112,7 @@ def inspect_checkpoint(path_or_name: str) -> CheckpointFacts:
         )
     if len(path.parts) > 1 and Path(path.parts[0]).is_dir():
         raise ToolError(f"{path_or_name} does not exist; there is a folder {path.parts[0]}, so this is no hub name")
-    return _by_table(CheckpointFacts(path_or_name, checkpoint_name(path_or_name), "its name alone"))
+    return _by_table(CheckpointFacts(path_or_name, checkpoint_name(path_or_name), _NAME_ALONE))
 
 
 def adapter_source(path_or_name: str) -> str:
@@ -122,7 +137,7 @@ def _by_table(facts: CheckpointFacts) -> CheckpointFacts:
         reranker = RERANKERS[known]
         return replace(
             facts,
-            known_from="the model table",
+            known_from=_TABLE,
             task="rerank",
             model_class=reranker.model_class.value,
             hidden_size=facts.hidden_size or reranker.hidden_size,
@@ -134,7 +149,7 @@ def _by_table(facts: CheckpointFacts) -> CheckpointFacts:
     embedder = EMBEDDERS[known]
     return replace(
         facts,
-        known_from="the model table",
+        known_from=_TABLE,
         task="embed",
         model_class=embedder.model_class.value,
         pooling_method=embedder.pooling_method.value,
@@ -157,6 +172,7 @@ def _table_name(facts: CheckpointFacts) -> str:
 
 def _local(path: Path, name: str) -> CheckpointFacts:
     _check_is_snapshot(path)
+    check_transformer_place(path)
     _check_files(path)
     config = _read_json(path / "config.json")
     facts = CheckpointFacts(
@@ -170,14 +186,26 @@ def _local(path: Path, name: str) -> CheckpointFacts:
     )
     by_table = _by_table(facts)
     if by_table.task is not None:
-        return by_table
+        return replace(by_table, reading=read_files(str(path), by_table=True))
     task, model_class = _classify(path, config)
     own_code = "auto_map" in config and model_class not in _LAYERED.values()
     facts = replace(facts, trust_remote_code=own_code)
     names = _pooling_names(path)
     method = _POOLINGS.get(names[0]) if len(names) == 1 else None
     unknown = ", ".join(names) if names and method is None else None
-    return replace(facts, task=task, model_class=model_class, pooling_method=method, unknown_pooling=unknown)
+    facts = replace(facts, task=task, model_class=model_class, pooling_method=method, unknown_pooling=unknown)
+    return _with_definition(facts, read_files(str(path)), position_capacity(config))
+
+
+def _with_definition(facts: CheckpointFacts, reading: Reading, capacity: int | None) -> CheckpointFacts:
+    """Return the facts with what sentence-transformers' files say of pooling, and of lengths beyond the tokenizer's."""
+    defined = reading.definition
+    if defined is None or defined.pooling is None:
+        return replace(facts, reading=reading)
+    most = facts.max_length
+    if defined.max_seq_length is not None and most is not None:
+        most = max(most, min(defined.max_seq_length, capacity or defined.max_seq_length))
+    return replace(facts, reading=reading, pooling_method=defined.pooling, unknown_pooling=None, max_length=most)
 
 
 def _check_is_snapshot(path: Path) -> None:

@@ -20,6 +20,7 @@ from flagtriton_server.weight_files import weight_files
 from flagtriton_tools.add_options import Model
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import string_parameters
+from flagtriton_tools.sentence_transformers_files import module_folders
 
 __all__ = ["bytes_of", "with_copies"]
 
@@ -76,7 +77,7 @@ def _with_copies(model: Model, step: str, version: int, local: Callable[[str, st
         folder = local(parameters[name], parameters.get("revision") if name == "checkpoint" else None)
         if parameters.get("trust_remote_code") == "true" and name == "checkpoint":
             _check_code(folder)
-        found = _files(folder) if name == "peft" else _files_read(folder, step)
+        found = _files(folder) if name == "peft" else _files_read(folder, step, pools="modules" in parameters)
         copies |= {f"{name}/{file.relative_to(folder)}": file.resolve() for file in found}
         config.parameters[name].string_value = f"{MODEL_DIRECTORY}/{version}/{name}"
     if "revision" in parameters:
@@ -84,8 +85,16 @@ def _with_copies(model: Model, step: str, version: int, local: Callable[[str, st
     return replace(model, config=config, copies=copies)
 
 
-def _files_read(folder: Path, step: str) -> list[Path]:
-    """Return the files of a checkpoint that a step reads."""
+def _files_read(folder: Path, step: str, *, pools: bool) -> list[Path]:
+    """Return the files of a checkpoint that a step reads; with `pools`, the Dense layers behind pooling, too."""
+    own = [file for name in module_folders(folder) if (folder / name).is_dir() for file in _files(folder / name)]
+    modules = own if pools else [file for file in own if file.suffix not in _TENSORS]
+    if step == "pooler":
+        return modules
+    return _files_of_model(folder, step) + (modules if step == "encoder" else [])
+
+
+def _files_of_model(folder: Path, step: str) -> list[Path]:
     files = _files(folder)
     small = [file for file in files if file.suffix not in _TENSORS]
     if step not in _READ_ALL:
@@ -131,6 +140,8 @@ def _local(source: str, revision: str | None) -> Path:
     except ImportError as error:
         raise ToolError(f"{source} is to be fetched from the hub: pip install 'flagtriton[server]' first") from error
     try:
-        return Path(snapshot_download(source, revision=revision, ignore_patterns=["*/*"]))
+        folder = Path(snapshot_download(source, revision=revision, ignore_patterns=["*/*"]))
+        modules = [f"{name}/*" for name in module_folders(folder)]
+        return Path(snapshot_download(source, revision=revision, allow_patterns=modules)) if modules else folder
     except Exception as error:  # the hub's errors have no class in common
         raise ToolError(f"{source} cannot be fetched from the hub: {error}") from error

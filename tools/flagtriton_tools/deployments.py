@@ -17,10 +17,12 @@ from flagtriton.protocol import (
 )
 from flagtriton.rerank_options import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION
 from flagtriton.types import EmbedderModelClass
+from flagtriton_server.pooling_names import POOLINGS, check_pooling
 from flagtriton_server.settings import MODEL_DIRECTORY, attention_path
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.budgets import TOKEN_BUDGETS
 from flagtriton_tools.checkpoint import CheckpointFacts, adapter_source
+from flagtriton_tools.defined import defined_settings, with_reading
 from flagtriton_tools.ensembles import BUILDERS, PART_OF
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.kinds import LAYERED, is_encoder_reranker, is_llm_reranker
@@ -56,30 +58,36 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
     model_class = options.model_class or facts.model_class
     if model_class is None:
         raise ToolError(f"{facts.source} does not tell its model class; say --model-class, e.g. encoder-only-base")
+    facts = with_reading(facts, options)
     most = facts.max_length
     if options.max_length is not None and most is not None and options.max_length > most:
         raise ToolError(f"--max-length is {options.max_length}, but {facts.source} has positions for {most} tokens")
     trust_remote_code = _remote_code(facts, options, task, model_class)
-    return Deployment(
+    pooling = _pooling(facts, options, model_class)
+    formats = {
+        "query": _format("query", options.query_instruction_format, _query_format(facts, model_class)),
+        "passage": _format("passage", options.passage_instruction_format, "{}{}"),
+    }
+    served = Deployment(
         task=task,
         model_class=model_class,
         checkpoint=facts.source,
-        pooling_method=_pooling(facts, options, model_class),
+        pooling_method=pooling,
         max_length=options.max_length or most or DEFAULT_MAX_LENGTH,
         positions=_positions(facts, options, task, model_class),
         precision=options.precision,
         device=_device(options),
         shard=options.shard,
         attention=_attention(facts, model_class, trust_remote_code),
-        hidden_size=facts.hidden_size,
         revision=options.revision,
         trust_remote_code=trust_remote_code,
         peft=None if options.peft is None else adapter_source(options.peft),
         query_instruction=_instruction(options.query_instruction, QUERY_INSTRUCTION, task, model_class),
-        query_instruction_format=_format("query", options.query_instruction_format, _query_format(facts, model_class)),
+        query_instruction_format=formats["query"],
         passage_instruction=_instruction(options.passage_instruction, PASSAGE_INSTRUCTION, task, model_class),
-        passage_instruction_format=_format("passage", options.passage_instruction_format, "{}{}"),
+        passage_instruction_format=formats["passage"],
     )
+    return replace(served, **defined_settings(facts, options, task, model_class, formats, pooling))
 
 
 def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
@@ -155,10 +163,15 @@ def _pooling(facts: CheckpointFacts, options: AddOptions, model_class: str) -> s
         return _decoder_pooling(facts, options, model_class)
     if options.pooling_method is None and facts.unknown_pooling is not None:
         raise ToolError(
-            f"{facts.source} was made for {facts.unknown_pooling} pooling; this version has cls, mean and last_token: "
-            "say which with --pooling"
+            f"{facts.source} was made for {facts.unknown_pooling} pooling; this version has cls, mean and last_token, "
+            f"and {', '.join(POOLINGS[3:])}: say which with --pooling, several joined by +"
         )
-    return options.pooling_method or facts.pooling_method or _DEFAULT_POOLING
+    pooling = options.pooling_method or facts.pooling_method or _DEFAULT_POOLING
+    try:
+        check_pooling(pooling, "--pooling")
+    except ValueError as error:
+        raise ToolError(str(error)) from error
+    return pooling
 
 
 def _decoder_pooling(facts: CheckpointFacts, options: AddOptions, model_class: str) -> str:

@@ -47,6 +47,7 @@ from flagtriton_tools.steps import (
     layered_encoder_step,
     part_tensors,
     pooler_step,
+    prompt_tensors,
     reranker_scorer_step,
     scorer_step,
     sparse_step,
@@ -61,14 +62,16 @@ PART_OF = "part_of"
 
 def _embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
     _refuse_colbert_options(name, options)
-    rows, pools = rows_needed(served.pooling_method), options.pool_in_encoder
+    pools, prompts = options.pool_in_encoder, prompt_tensors(served)
+    rows = rows_needed(served.pooling_method, skip_prompts=bool(prompts))
+    encoder_takes, pooler_takes = (prompts, []) if pools else ([], prompts)
     tokenizer = tokenizer_step(name, served, options)
     encoder = encoder_step(name, served, options, rows=rows)
     pooler = pooler_step(name, served, options, rows=rows)
     chain = [
-        EnsembleStep(tokenizer.name, _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT)),
-        EnsembleStep(encoder.name, _same(INPUT_IDS), _same(DENSE_VECS if pools else HIDDEN_STATES)),
-        EnsembleStep(pooler.name, _same(HIDDEN_STATES, INPUT_IDS), _same(DENSE_VECS)),
+        EnsembleStep(tokenizer.name, _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT, *prompts)),
+        EnsembleStep(encoder.name, _same(INPUT_IDS, *encoder_takes), _same(DENSE_VECS if pools else HIDDEN_STATES)),
+        EnsembleStep(pooler.name, _same(HIDDEN_STATES, INPUT_IDS, *pooler_takes), _same(DENSE_VECS)),
     ]
     ensemble = ensemble_config(
         inputs=[TEXT],
@@ -125,6 +128,8 @@ def _refuse_of_reranker(name: str, served: Deployment, options: AddOptions) -> N
 def _m3_embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
     if options.pool_in_encoder:
         raise ToolError(f"--pool-in-encoder: {name} needs its hidden states behind the encoder, for sparse and ColBERT")
+    if "+" in served.pooling_method:
+        raise ToolError(f"--pooling is {served.pooling_method}: {name} is {served.model_class}, which has one pooling")
     served = replace(
         served,
         colbert_dim=options.colbert_dim or served.hidden_size,

@@ -23,6 +23,7 @@ from flagtriton.protocol import (
     PASSAGE_ROWS,
     PASSAGE_START,
     PASSAGE_STATES,
+    PROMPT_LENGTH,
     QUERY,
     QUERY_IDS,
     QUERY_ROWS,
@@ -60,6 +61,7 @@ __all__ = [
     "encoder_step",
     "layered_encoder_step",
     "pooler_step",
+    "prompt_tensors",
     "reranker_scorer_step",
     "scorer_step",
     "sparse_step",
@@ -78,6 +80,7 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
     """
     joins = served.task == "rerank"
     further = [*PAIR_TENSORS, UNWEIGHTED_IDS, TOKEN] if pairs else part_tensors(served) if joins else []
+    further += prompt_tensors(served)
     settings = TokenizerSettings(
         checkpoint=served.checkpoint,
         max_length=served.max_length,
@@ -93,6 +96,11 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
         positions=served.positions,
         max_text_bytes=options.max_text_bytes,
         max_request_bytes=options.max_request_bytes,
+        default_max_length=served.default_max_length,
+        lower_case=served.lower_case,
+        send_prompt_length=_skips_prompts(served),
+        prompts=served.prompts,
+        default_prompt_name=served.default_prompt_name,
         **queue_settings(options),
     )
     config = step_config(
@@ -124,9 +132,12 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         token_types=pairs,
         scores=_scored_in_encoder(served),
         pseudo_moe=is_pseudo_moe(served),
+        definition=served.definition,
+        **(_finishing(served) if options.pool_in_encoder else {}),
         **queue_settings(options),
     )
     inputs = [INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS]
+    inputs += prompt_tensors(served) if options.pool_in_encoder else []
     output = DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES
     if not is_m3(served):
         return _encoder(name, "encoder", inputs, [output], settings, options, device)
@@ -160,9 +171,13 @@ def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str
         rows,
         pseudo_moe=is_pseudo_moe(served),
         sends_done=is_m3(served),
+        **_finishing(served),
     )
+    if settings.modules is not None:
+        settings = replace(settings, checkpoint=served.checkpoint, revision=served.revision)
     outputs = [DENSE_VECS, DONE] if settings.sends_done else [DENSE_VECS]
-    return _behind_encoder(name, "pooler", [HIDDEN_STATES, INPUT_IDS], outputs, settings, options, Device())
+    inputs = [HIDDEN_STATES, INPUT_IDS, *prompt_tensors(served)]
+    return _behind_encoder(name, "pooler", inputs, outputs, settings, options, Device())
 
 
 def sparse_step(name: str, served: Deployment, options: AddOptions) -> Model:
@@ -209,6 +224,20 @@ def part_tensors(served: Deployment) -> list[Tensor]:
     if served.model_class in LAYERED:
         return [PASSAGE_START, PASSAGE_END]
     return [PASSAGE_START] if is_encoder_reranker(served.task, served.model_class) else []
+
+
+def prompt_tensors(served: Deployment) -> list[Tensor]:
+    """Return the tensor that tells pooling which tokens are a prompt's, where they are left out."""
+    return [PROMPT_LENGTH] if _skips_prompts(served) else []
+
+
+def _skips_prompts(served: Deployment) -> bool | None:
+    return True if served.include_prompt is False else None
+
+
+def _finishing(served: Deployment) -> dict[str, Any]:
+    """Return the settings of the step that pools which say what else it does."""
+    return {"modules": served.modules, "normalize": served.normalize, "skip_prompts": _skips_prompts(served)}
 
 
 def _scored_in_encoder(served: Deployment) -> bool:

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a checkpoint's small files are: in its local folder, or in the hub. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+__all__ = ["FileFinder", "FilesUnavailableError", "file_finder"]
+
+FileFinder: TypeAlias = Callable[[str], Path | None]
+"""Takes a file's path inside the checkpoint; returns where it lies here, or None if the checkpoint lacks it."""
+
+
+class FilesUnavailableError(OSError):
+    """The hub cannot be asked, and its cache on this machine does not tell."""
+
+
+def file_finder(checkpoint: str, revision: str | None = None) -> FileFinder:
+    """Return what finds files of a local folder or a hub name; a hub's file is fetched into the cache.
+
+    The finder raises `FilesUnavailableError` where nothing tells whether the file exists.
+    """
+    folder = Path(checkpoint)
+    return partial(_in_folder, folder) if folder.is_dir() else partial(_in_hub, checkpoint, revision)
+
+
+def _in_folder(folder: Path, name: str) -> Path | None:
+    file = folder / name
+    return file if file.is_file() else None
+
+
+def _in_hub(repo: str, revision: str | None, name: str) -> Path | None:
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise FilesUnavailableError(f"{repo}: huggingface_hub is not installed") from error
+    try:
+        return Path(hf_hub_download(repo, name, revision=revision))
+    except LocalEntryNotFoundError as error:
+        raise FilesUnavailableError(f"{repo}: {name} is not in the cache, and the hub cannot be asked") from error
+    except EntryNotFoundError:
+        return None
+    except Exception as error:  # the hub's errors, and those of its transport, have no class in common
+        raise FilesUnavailableError(f"{repo}: {name} cannot be fetched: {error}") from error

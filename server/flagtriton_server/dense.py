@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""sentence-transformers' modules behind the pooling: Dense layers, and a Normalize between two.
+
+No pickle's code is run. They compute in float32 whatever the encoder does: one product a text costs little.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flagtriton_server.checkpoint_lookup import FileFinder, file_finder
+from flagtriton_server.embedder_definition import NORMALIZE, DenseModule, dense_module
+
+__all__ = ["ACTIVATIONS", "DenseLayer", "ModuleChain", "load_chain"]
+
+ACTIVATIONS = frozenset(
+    [
+        "CELU",
+        "ELU",
+        "GELU",
+        "Hardsigmoid",
+        "Hardswish",
+        "Hardtanh",
+        "Identity",
+        "LeakyReLU",
+        "LogSigmoid",
+        "Mish",
+        "ReLU",
+        "ReLU6",
+        "SELU",
+        "SiLU",
+        "Sigmoid",
+        "Softplus",
+        "Softsign",
+        "Tanh",
+        "Tanhshrink",
+    ]
+)
+"""torch's activations of one component each that have neither weights nor arguments they need."""
+
+_UNREADABLE = (
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+
+_Step: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class DenseLayer:
+    """`activation(x @ weight.T + bias)`, plus x or its projection where there is a residual.
+
+    Attributes:
+        weight: `[C, D]` float32.
+        bias: `[C]` or None.
+        activation: of each component.
+        residual: None adds nothing; else `[C, D]`, or the whole of x where that is empty.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    activation: _Step
+    residual: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return `[B, C]` for x `[B, D]`, both float32."""
+        out = self.activation(functional.linear(x, self.weight, self.bias))
+        if self.residual is None:
+            return out
+        return out + (functional.linear(x, self.residual) if self.residual.numel() else x)
+
+
+@dataclass(frozen=True)
+class ModuleChain:
+    """What follows pooling, in its order; nothing where it is empty."""
+
+    steps: Sequence[_Step] = ()
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """Return `[B, C]` float32 for pooled vectors `[B, D]` on the processor; without steps, those as they are."""
+        for step in self.steps:
+            vectors = step(vectors.float())
+        return vectors
+
+
+def load_chain(modules: str | None, checkpoint: str | None, revision: str | None) -> ModuleChain:
+    """Return the modules that a step's settings name.
+
+    Args:
+        modules: `Dense:` and a folder each, or `Normalize`, separated by commas; None is none.
+        checkpoint: local folder or hub name that has these folders.
+        revision: of a hub name.
+
+    Raises:
+        ValueError: a module's files are missing, cannot be read as tensors alone, or do not fit; names the file.
+    """
+    if modules is None:
+        return ModuleChain()
+    find = file_finder(checkpoint or "", revision)
+    return ModuleChain([_step(part, find) for part in modules.split(",")])
+
+
+def _step(part: str, find: FileFinder) -> _Step:
+    if part == NORMALIZE:
+        return functional.normalize
+    kind, _, path = part.partition(":")
+    if kind != "Dense":
+        raise ValueError(f"modules has {part!r}; expected Dense: and a folder, or {NORMALIZE}")
+    return _dense(dense_module(find, path), find)
+
+
+def _dense(module: DenseModule, find: FileFinder) -> DenseLayer:
+    file = find(f"{module.path}/model.safetensors") or find(f"{module.path}/pytorch_model.bin")
+    if file is None:
+        raise ValueError(f"{module.path} has neither model.safetensors nor pytorch_model.bin; download it again")
+    shape = [module.out_features, module.in_features]
+    expected = {"linear.weight": shape, **({"linear.bias": shape[:1]} if module.bias else {})}
+    projects = module.residual and module.in_features != module.out_features
+    if projects:
+        expected["residual.weight"] = shape
+    tensors = _checked(file, _read(file), expected)
+    own = torch.empty(0) if module.residual else None
+    return DenseLayer(
+        tensors["linear.weight"], tensors.get("linear.bias"), _activation(module), tensors.get("residual.weight", own)
+    )
+
+
+def _activation(module: DenseModule) -> _Step:
+    name = module.activation.rpartition(".")[2]
+    if not module.activation.startswith("torch.nn.") or name not in ACTIVATIONS:
+        raise ValueError(
+            f"{module.path}/config.json has activation_function {module.activation!r}; served are torch.nn's "
+            f"{', '.join(sorted(ACTIVATIONS))}"
+        )
+    activation: _Step = getattr(nn, name)()
+    return activation
+
+
+def _read(file: Path) -> object:
+    from safetensors.torch import load_file
+
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        raise ValueError(f"{file} cannot be read as tensors alone: {error}") from error
+
+
+def _checked(file: Path, content: object, expected: dict[str, list[int]]) -> dict[str, Tensor]:
+    """Return the tensors in float32, all of them and of the shapes that are expected."""
+    tensors = content if isinstance(content, dict) else {}
+    found = {name: list(tensor.shape) for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+    if found != expected or len(found) != len(tensors):
+        raise ValueError(f"{file} holds {found or type(content).__name__}; its config.json expects {expected}")
+    return {name: tensor.float() for name, tensor in tensors.items()}

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What sentence-transformers' files say of a checkpoint: its modules, as `modules.json` lists them. Reads JSON alone.
+
+The rules are those of sentence-transformers 6.2. `transformer_settings` reads what belongs to the first module.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from flagtriton_server.checkpoint_lookup import FileFinder
+
+__all__ = [
+    "NORMALIZE",
+    "DefinitionError",
+    "DenseModule",
+    "EmbedderDefinition",
+    "ListedModule",
+    "dense_module",
+    "listed_modules",
+    "pooled_chain",
+    "read_json",
+]
+
+NORMALIZE: Final = "Normalize"
+
+_FAMILY = "sentence_transformers."
+_PATH = re.compile(r"[\w][\w./ -]*")
+_NO_NUMBERS = ("Dropout",)
+"""Modules that change nothing when a text is encoded."""
+
+_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "last_token",
+}
+"""The older files' flags, in the order in which sentence-transformers joins several."""
+
+_MODES = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weightedmean",
+    "lasttoken": "last_token",
+}
+"""The newer files' names."""
+
+
+class DefinitionError(ValueError):
+    """The files define something that is not served; the message names it."""
+
+
+@dataclass(frozen=True)
+class ListedModule:
+    """One entry of `modules.json`.
+
+    Attributes:
+        kind: the class's name, or the whole dotted type where it is not of sentence-transformers.
+        path: its folder inside the checkpoint; empty for the checkpoint's own.
+    """
+
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True)
+class DenseModule:
+    """A `Dense` module's configuration.
+
+    Attributes:
+        path: its folder inside the checkpoint.
+        activation: dotted name of a class of torch's.
+        residual: the input is added to the output, through a matrix of its own where the widths differ.
+    """
+
+    path: str
+    in_features: int
+    out_features: int
+    bias: bool
+    activation: str
+    residual: bool
+
+
+@dataclass(frozen=True)
+class EmbedderDefinition:
+    """What sentence-transformers makes of a checkpoint.
+
+    Attributes:
+        pooling: names joined by `+`, whose vectors are concatenated; None where there is no `modules.json`.
+        pooling_width: D of the hidden states that pooling expects, where the file tells.
+        include_prompt: a prompt's tokens are pooled, too.
+        chain: what follows pooling, in its order, a last `Normalize` left out.
+        normalize: the vectors are normalised in the end.
+        lower_case: texts are lower-cased before they are tokenised.
+        max_seq_length: tokens of a text that does not say otherwise; None is all the checkpoint has positions for.
+        prompts: by name; pairs, so that this is hashable.
+        default_prompt_name: of the prompt that is put before texts that come with none.
+    """
+
+    pooling: str | None = None
+    pooling_width: int | None = None
+    include_prompt: bool = True
+    chain: tuple[DenseModule | str, ...] = ()
+    normalize: bool = True
+    lower_case: bool = False
+    max_seq_length: int | None = None
+    prompts: tuple[tuple[str, str], ...] = ()
+    default_prompt_name: str | None = None
+
+    @property
+    def modules(self) -> str | None:
+        """What follows pooling, as the steps' settings have it: `Dense:2_Dense`, say; None is nothing."""
+        parts = [part if isinstance(part, str) else f"Dense:{part.path}" for part in self.chain]
+        return ",".join(parts) or None
+
+    def width(self, hidden_size: int | None) -> int | None:
+        """Return how many components a vector has, for hidden states of D; None where D would have to be known.
+
+        Raises:
+            DefinitionError: a module expects another width than comes; names both.
+        """
+        if None not in (self.pooling_width, hidden_size) and self.pooling_width != hidden_size:
+            raise DefinitionError(f"its pooling expects {self.pooling_width} components, the model has {hidden_size}")
+        width = None if hidden_size is None else hidden_size * len((self.pooling or "cls").split("+"))
+        for part in self.chain:
+            if isinstance(part, DenseModule):
+                if width not in (None, part.in_features):
+                    raise DefinitionError(f"{part.path} expects {part.in_features} components, but {width} come")
+                width = part.out_features
+        return width
+
+    def summary(self) -> str:
+        """Return all of it that matters to answers in words, the same for the same definition."""
+        named = ", ".join(sorted(name for name, text in self.prompts if text))
+        parts = {
+            "lower-cased": self.lower_case,
+            f"{self.max_seq_length} tokens": self.max_seq_length is not None,
+            f"{self.pooling} pooling": self.pooling is not None,
+            "without prompts' tokens": not self.include_prompt,
+            str(self.modules): self.modules is not None,
+            "normalised" if self.normalize else "not normalised": self.pooling is not None,
+            f"prompts {named}": bool(named),
+            f"default prompt {self.default_prompt_name}": self.default_prompt_name is not None,
+        }
+        return "; ".join(text for text, holds in parts.items() if holds) or "nothing"
+
+
+def read_json(find: FileFinder, name: str) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Return a file's content, or None where the checkpoint lacks it.
+
+    Raises:
+        DefinitionError: it is not JSON.
+    """
+    file = find(name)
+    if file is None:
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, RecursionError, ValueError) as error:
+        raise DefinitionError(f"{name} cannot be read as JSON: {error}") from error
+
+
+def listed_modules(find: FileFinder) -> list[ListedModule]:
+    """Return the entries of `modules.json`; none where there is no such file.
+
+    Raises:
+        DefinitionError: it is no list of objects with `type` and `path`, or a path leads out of the checkpoint.
+    """
+    content = read_json(find, "modules.json")
+    if content is None:
+        return []
+    if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
+        raise DefinitionError("modules.json is no list of objects")
+    return [_listed(entry) for entry in content]
+
+
+def _listed(entry: Mapping[str, Any]) -> ListedModule:
+    kind, path = entry.get("type"), entry.get("path")
+    if not isinstance(kind, str) or not isinstance(path, str):
+        raise DefinitionError(f"modules.json has {dict(entry)}; expected 'type' and 'path', both strings")
+    if path and (not _PATH.fullmatch(path) or ".." in PurePosixPath(path).parts):
+        raise DefinitionError(f"modules.json names the path {path!r}; expected a folder inside the checkpoint")
+    return ListedModule(kind.rpartition(".")[2] if kind.startswith(_FAMILY) else kind, path)
+
+
+def pooled_chain(find: FileFinder, modules: Sequence[ListedModule]) -> EmbedderDefinition:
+    """Return what the modules behind the transformer define.
+
+    Raises:
+        DefinitionError: a module is not served, or stands where it has no meaning; names it.
+    """
+    first, further = modules[0], [module for module in modules[1:] if module.kind not in _NO_NUMBERS]
+    if first.kind != "Transformer":
+        raise DefinitionError(f"modules.json begins with {first.kind}; expected sentence-transformers' Transformer")
+    if first.path:
+        raise DefinitionError(f"modules.json has the transformer in {first.path!r}; move its files up beside it")
+    if not further or further[0].kind != "Pooling":
+        found = further[0].kind if further else "nothing"
+        raise DefinitionError(f"modules.json has {found} behind the Transformer; expected Pooling")
+    defined = _pooling(find, further[0])
+    chain = [_following(find, module) for module in further[1:]]
+    normalize = bool(chain) and chain[-1] == NORMALIZE
+    while chain and chain[-1] == NORMALIZE:
+        chain.pop()
+    return replace(defined, chain=tuple(chain), normalize=normalize)
+
+
+def _following(find: FileFinder, module: ListedModule) -> DenseModule | str:
+    if module.kind == "Dense":
+        return dense_module(find, module.path)
+    if module.kind == NORMALIZE:
+        _check_place(read_json(find, _config(module.path)) if module.path else None, module.path)
+        return NORMALIZE
+    raise DefinitionError(
+        f"modules.json has {module.kind} in {module.path!r}; Dense, Normalize and Dropout are what is served behind "
+        "one Pooling"
+    )
+
+
+def _pooling(find: FileFinder, module: ListedModule) -> EmbedderDefinition:
+    content = _object(find, _config(module.path))
+    width = content.get("embedding_dimension", content.get("word_embedding_dimension"))
+    include_prompt = content.get("include_prompt", True)
+    if not isinstance(include_prompt, bool):
+        raise DefinitionError(f"{_config(module.path)} has include_prompt {include_prompt!r}; expected true or false")
+    pooling = "+".join(_methods(content, _config(module.path)))
+    skips = not include_prompt and pooling != "last_token"  # no prompt holds a text's last token
+    return EmbedderDefinition(pooling, width if isinstance(width, int) else None, include_prompt=not skips)
+
+
+def _methods(content: Mapping[str, Any], where: str) -> list[str]:
+    """Return the poolings that a file names, in the order in which their vectors are joined."""
+    unknown = [key for key, on in content.items() if key.startswith("pooling_mode_") and key not in _FLAGS and on]
+    if unknown:
+        raise DefinitionError(f"{where} has {unknown[0]}; known are {', '.join(_FLAGS)}")
+    if "pooling_mode" not in content:
+        return [method for flag, method in _FLAGS.items() if content.get(flag)] or ["mean"]
+    modes = content["pooling_mode"]
+    modes = [modes] if isinstance(modes, str) else modes
+    if not isinstance(modes, list) or not modes or not all(mode in _MODES for mode in modes):
+        raise DefinitionError(f"{where} has pooling_mode {content['pooling_mode']!r}; known are {', '.join(_MODES)}")
+    return [_MODES[mode] for mode in modes]
+
+
+def dense_module(find: FileFinder, path: str) -> DenseModule:
+    """Return a `Dense` module's configuration.
+
+    Raises:
+        DefinitionError: the file is missing or says something that is not served.
+    """
+    where = _config(path)
+    content = _object(find, where)
+    _check_place(content, path)
+    sizes: list[Any] = [content.get(name) for name in ("in_features", "out_features")]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise DefinitionError(f"{where} has in_features {sizes[0]!r} and out_features {sizes[1]!r}; expected sizes")
+    activation = content.get("activation_function", "torch.nn.modules.activation.Tanh")
+    flags = content.get("bias", True), content.get("use_residual", False)
+    if not isinstance(activation, str) or not all(isinstance(flag, bool) for flag in flags):
+        raise DefinitionError(f"{where} is no configuration of a Dense module: {content}")
+    return DenseModule(path, sizes[0], sizes[1], flags[0], activation, flags[1])
+
+
+def _check_place(content: Mapping[str, Any] | None, path: str) -> None:
+    """Raise where a module works on something else than a text's one vector."""
+    for name in ("module_input_name", "module_output_name"):
+        place = (content or {}).get(name)
+        if place not in (None, "sentence_embedding"):
+            raise DefinitionError(f"{_config(path)} has {name} {place!r}; expected sentence_embedding")
+
+
+def _object(find: FileFinder, name: str) -> dict[str, Any]:
+    content = read_json(find, name)
+    if not isinstance(content, dict):
+        raise DefinitionError(f"{name} {'is missing' if content is None else 'is no object'}")
+    return content
+
+
+def _config(path: str) -> str:
+    return f"{path}/config.json" if path else "config.json"

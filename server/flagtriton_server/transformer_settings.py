@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What sentence-transformers' files say beside the modules: how texts are tokenised, and the prompts. Reads JSON alone.
+
+The rules are those of sentence-transformers 6.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from flagtriton_server.checkpoint_lookup import FileFinder
+from flagtriton_server.embedder_definition import (
+    DefinitionError,
+    EmbedderDefinition,
+    ListedModule,
+    pooled_chain,
+    read_json,
+)
+
+__all__ = ["embedder_definition", "with_prompts"]
+
+_FILES = [
+    f"sentence_{name}_config.json"
+    for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+]
+"""The names of the transformer's own file, in the order in which they are looked for."""
+
+_PROMPTS_FILE = "config_sentence_transformers.json"
+
+_NO_NUMBERS = frozenset(["modality_config", "module_output_name", "unpad_inputs", "backend"])
+"""Keys that are checked elsewhere, or change no number."""
+
+_ARGUMENTS = ("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs")
+_HARMLESS_ARGUMENTS = frozenset(
+    [
+        "add_pooling_layer",
+        "attn_implementation",
+        "device_map",
+        "dtype",
+        "low_cpu_mem_usage",
+        "model_max_length",
+        "padding_side",
+        "revision",
+        "torch_dtype",
+        "trust_remote_code",
+        "unpad_inputs",
+        "use_cache",
+        "use_fast",
+        "use_memory_efficient_attention",
+    ]
+)
+"""Arguments for transformers that change no number, or that the deployment's options settle, or that are read here."""
+
+
+def embedder_definition(find: FileFinder, modules: list[ListedModule]) -> EmbedderDefinition:
+    """Return what sentence-transformers makes of a checkpoint; nothing where it has no `modules.json`.
+
+    Raises:
+        DefinitionError: the files define something that is not served; names it.
+    """
+    if not modules:
+        return EmbedderDefinition()
+    return with_prompts(find, _with_transformer(find, pooled_chain(find, modules)))
+
+
+def with_prompts(find: FileFinder, defined: EmbedderDefinition) -> EmbedderDefinition:
+    """Return a definition with the prompts of `config_sentence_transformers.json`.
+
+    Raises:
+        DefinitionError: they are no strings by name, or the default is none of them.
+    """
+    content = read_json(find, _PROMPTS_FILE) or {}
+    prompts = content.get("prompts") or {} if isinstance(content, dict) else None
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise DefinitionError(f"{_PROMPTS_FILE} has no prompts that are strings by name")
+    default = content.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise DefinitionError(f"{_PROMPTS_FILE} has default_prompt_name {default!r}, which is none of its prompts")
+    pairs = tuple((name, text or "") for name, text in prompts.items())
+    return replace(defined, prompts=pairs, default_prompt_name=default)
+
+
+def _with_transformer(find: FileFinder, defined: EmbedderDefinition) -> EmbedderDefinition:
+    name, content = next(((name, found) for name in _FILES if (found := read_json(find, name))), ("", {}))
+    if not isinstance(content, dict):
+        raise DefinitionError(f"{name} is no object")
+    _check_task(name, content)
+    settings = {key: value for key, value in content.items() if key not in _NO_NUMBERS}
+    settings.pop("transformer_task", None)
+    lower_case = settings.pop("do_lower_case", False)
+    lengths = [settings.pop("max_seq_length", None)]
+    for argument in _ARGUMENTS:
+        lengths.append(_from_arguments(name, argument, settings.pop(argument, None)))
+    left = sorted(key for key, value in settings.items() if value not in (None, False, "", [], {}))
+    if left:
+        raise DefinitionError(f"{name} has {left[0]}, which is not served")
+    length = next((length for length in reversed(lengths) if length is not None), None)
+    if not isinstance(lower_case, bool) or isinstance(length, bool) or not isinstance(length, int | None):
+        raise DefinitionError(f"{name} has do_lower_case {lower_case!r} and max_seq_length {length!r}")
+    return replace(defined, lower_case=lower_case, max_seq_length=length)
+
+
+def _check_task(name: str, content: Mapping[str, Any]) -> None:
+    """Raise where the transformer gives something else than a text's last hidden states."""
+    task = content.get("transformer_task", "feature-extraction")
+    output = content.get("module_output_name", "token_embeddings")
+    if task != "feature-extraction" or output != "token_embeddings":
+        raise DefinitionError(f"{name} has transformer_task {task!r} with {output!r}; expected token embeddings")
+    text = (content.get("modality_config") or {"text": {}}).get("text")
+    expected = {"method": "forward", "method_output_name": "last_hidden_state"}
+    if text is None or {**expected, **text} != expected:
+        raise DefinitionError(f"{name} has modality_config text {text}; expected {expected}")
+
+
+def _from_arguments(name: str, argument: str, values: object) -> Any:  # noqa: ANN401 - checked by the caller
+    """Return the `model_max_length` among arguments for transformers, None if there is none."""
+    if not values:
+        return None
+    strange = sorted(set(values) - _HARMLESS_ARGUMENTS) if isinstance(values, dict) else [str(values)]
+    if strange:
+        raise DefinitionError(f"{name} has {strange[0]} in {argument}, which is not served")
+    return values.get("model_max_length") if isinstance(values, dict) else None
