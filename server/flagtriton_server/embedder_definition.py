@@ -123,14 +123,15 @@ class EmbedderDefinition:
         return ",".join(parts) or None
 
     def width(self, hidden_size: int | None) -> int | None:
-        """Return how many components a vector has, for hidden states of D; None where D would have to be known.
+        """Return how many components a vector has, for hidden states of D; None where nothing tells D.
 
         Raises:
             DefinitionError: a module expects another width than comes; names both.
         """
         if None not in (self.pooling_width, hidden_size) and self.pooling_width != hidden_size:
             raise DefinitionError(f"its pooling expects {self.pooling_width} components, the model has {hidden_size}")
-        width = None if hidden_size is None else hidden_size * len((self.pooling or "cls").split("+"))
+        known = hidden_size or self.pooling_width
+        width = None if known is None else known * len((self.pooling or "cls").split("+"))
         for part in self.chain:
             if isinstance(part, DenseModule):
                 if width not in (None, part.in_features):

@@ -123,7 +123,7 @@ def test_an_instruction_needs_an_input_type() -> None:
 def test_an_unknown_option_is_named_beside_those_of_the_models_class(
     model_class: str | None, of_its_own: list[str]
 ) -> None:
-    of_all = ["bulk", "input_type", "instruction", "instruction_format", "max_length", "normalize"]
+    of_all = ["bulk", "input_type", "instruction", "instruction_format", "max_length", "normalize", "prompt_name"]
     with pytest.raises(OptionError) as raised:
         read_for(model_class, maxlength=64)
     known = ", ".join(sorted([*of_all, "truncate", "truncate_dim", *of_its_own]))
@@ -152,7 +152,7 @@ def test_every_option_is_known_to_the_reader() -> None:
         "domain": "",
         "bulk": True,
     }
-    assert {*allowed, "examples"} == {field.name for field in dataclasses.fields(EmbedOptions)}
+    assert {*allowed, "examples", "prompt_name"} == {field.name for field in dataclasses.fields(EmbedOptions)}
     assert read(**allowed) == EmbedOptions(**allowed)
 
 

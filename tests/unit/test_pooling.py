@@ -14,9 +14,12 @@ from flagtriton_server.pooling import (
     cls_pool,
     finished,
     last_token_pool,
+    max_pool,
     mean_pool,
+    mean_sqrt_len_pool,
     pooling_named,
     to_embedding,
+    weighted_mean_pool,
 )
 from flagtriton_server.rejection import NotFiniteError
 
@@ -82,7 +85,8 @@ def test_a_vector_that_is_only_picked_keeps_its_dtype(method: str) -> None:
 
 
 def test_the_methods_go_by_flagembeddings_names() -> None:
-    assert list(POOLING_METHODS.items()) == [("cls", cls_pool), ("mean", mean_pool), ("last_token", last_token_pool)]
+    first = list(POOLING_METHODS.items())[:3]
+    assert first == [("cls", cls_pool), ("mean", mean_pool), ("last_token", last_token_pool)]
 
 
 @pytest.mark.parametrize(("method", "pool"), POOLING_METHODS.items())
@@ -91,8 +95,8 @@ def test_a_method_is_found_by_its_name(method: str, pool: Pooling) -> None:
 
 
 def test_a_method_that_is_not_known_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match="pooling_method is 'max'; expected one of cls, mean, last_token"):
-        pooling_named("max")
+    with pytest.raises(ValueError, match="pooling_method is 'median'; expected one of cls, mean, last_token"):
+        pooling_named("median")
 
 
 def test_the_rows_that_leave_the_encoder_are_all_or_the_one_that_pooling_picks() -> None:
@@ -191,3 +195,50 @@ def test_what_is_cut_off_is_not_minded() -> None:
 def test_an_embedding_is_the_finished_vector_as_an_array(pseudo_moe: bool) -> None:
     vectors = torch.tensor([[torch.inf if pseudo_moe else 1e5, 1.0]])
     assert to_embedding(vectors, RAW, pseudo_moe=pseudo_moe).tolist() == [[1e4 if pseudo_moe else 1e5, 1.0]]
+
+
+def test_max_is_each_components_greatest() -> None:
+    assert pooled(max_pool, [3, 2]) == [[8, 6], [7, 2]]
+    assert pooled(max_pool, [2, 3], -STATES) == [[-1, -2], [-5, 0]]
+
+
+def test_mean_sqrt_len_divides_by_the_root_of_the_number() -> None:
+    # four tokens: (1 + 3 + 8 + 5) / 2, (2 + 4 + 6 + 0) / 2
+    assert pooled(mean_sqrt_len_pool, [4, 1]) == [[8.5, 6], [7, 2]]
+
+
+def test_weighted_mean_weighs_by_the_place() -> None:
+    # 1 + 6 + 24 and 2 + 8 + 18, of weights 1 + 2 + 3; then 5 + 14 and 0 + 4, of weights 1 + 2
+    assert pooled(weighted_mean_pool, [3, 2]) == [pytest.approx([31 / 6, 28 / 6]), pytest.approx([19 / 3, 4 / 3])]
+
+
+def test_joined_poolings_lie_one_behind_the_other_in_their_order() -> None:
+    assert pooled(pooling_named("last_token+cls+mean"), [3, 2]) == [[8, 6, 1, 2, 4, 4], [7, 2, 5, 0, 6, 1]]
+
+
+def test_joined_poolings_of_no_text_have_their_width() -> None:
+    pool = pooling_named("cls+mean")
+    assert pool(torch.zeros(0, 2), torch.zeros(0, dtype=torch.int64)).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("method", "first"),
+    [
+        ("cls", [3, 4]),
+        ("mean", [5.5, 5]),
+        ("max", [8, 6]),
+        ("mean_sqrt_len", [11 / 2**0.5, 10 / 2**0.5]),
+        ("weightedmean", [(2 * 3 + 3 * 8) / 5, (2 * 4 + 3 * 6) / 5]),  # the places stay what they were
+        ("last_token", [8, 6]),
+    ],
+)
+def test_a_prompts_tokens_are_left_out(method: str, first: list[float]) -> None:
+    vectors = POOLING_METHODS[method](STATES, THREE_AND_TWO, torch.tensor([1, 0])).tolist()
+    assert vectors == [pytest.approx(first), pooled(POOLING_METHODS[method], [3, 2])[1]]
+
+
+@pytest.mark.parametrize("method", POOLING_METHODS)
+def test_a_text_whose_prompt_takes_all_its_tokens_is_finite(method: str) -> None:
+    vectors = POOLING_METHODS[method](STATES, THREE_AND_TWO, torch.tensor([3, 9])).tolist()
+    # sentence-transformers' cls falls back on the first token
+    assert vectors == ([[1, 2], [5, 0]] if method == "cls" else [[0, 0], [0, 0]])

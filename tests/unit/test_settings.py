@@ -61,7 +61,9 @@ def test_what_is_not_given_has_its_default() -> None:
 
 
 def test_an_unknown_parameter_is_refused_by_name() -> None:
-    said = "unknown parameter 'poling_method'; PoolerSettings has device, pooling_method, precision"
+    said = (
+        "unknown parameter 'poling_method'; PoolerSettings has checkpoint, device, modules, normalize, pooling_method"
+    )
     with pytest.raises(ParameterError, match=said):
         read_settings(PoolerSettings, told(poling_method="cls"))
 

@@ -123,11 +123,11 @@ def test_an_unknown_choice_of_rows_is_refused_at_the_start(steps: SimpleNamespac
 
 
 def test_an_unknown_pooling_is_refused_at_the_start_of_either_step(steps: SimpleNamespace, checkpoint: Path) -> None:
-    sentence = "pooling_method is 'max'; expected one of cls, mean, last_token"
+    sentence = "pooling_method is 'median'; expected one of cls, mean, last_token"
     with pytest.raises(ValueError, match=sentence):
-        started(steps.encoder, encoder_settings(checkpoint, pooling_method="max"))
+        started(steps.encoder, encoder_settings(checkpoint, pooling_method="median"))
     with pytest.raises(ValueError, match=sentence):
-        started(steps.pooler, PoolerSettings("max"))
+        started(steps.pooler, PoolerSettings("median"))
 
 
 def test_states_that_do_not_fit_their_texts_fail_alone(steps: SimpleNamespace) -> None:

@@ -52,11 +52,15 @@ def read_files(source: str, revision: str | None = None, *, by_table: bool = Fal
     """
     find = file_finder(source, revision)
     try:
-        modules = listed_modules(find)
+        return _reading(find, by_table=by_table)
     except FilesUnavailableError:
         return UNAVAILABLE
     except DefinitionError as error:
         return Reading(problem=str(error), summary=str(error))
+
+
+def _reading(find: FileFinder, *, by_table: bool) -> Reading:
+    modules = listed_modules(find)
     if not modules:
         return Reading(definition=EmbedderDefinition())
     kinds = tuple(module.kind for module in modules)
@@ -72,7 +76,7 @@ def read_files(source: str, revision: str | None = None, *, by_table: bool = Fal
 def _tried(read: Callable[[], EmbedderDefinition]) -> EmbedderDefinition | str:
     try:
         return read()
-    except (DefinitionError, FilesUnavailableError) as error:
+    except DefinitionError as error:
         return str(error)
 
 
