@@ -260,3 +260,27 @@ def test_a_changed_convert_to_numpy_changes_the_next_answer() -> None:
     model = embedder(fake_server())
     model.convert_to_numpy = False
     assert isinstance(model.encode("a"), torch.Tensor)
+
+
+# A deployment whose own defaults are others than FlagEmbedding's.
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_normalising_is_said_where_the_deployment_would_not(method: str) -> None:
+    assert sent_options(method, {"normalize": False})["normalize"] is True
+    assert sent_options(method, {"normalize": False}, normalize_embeddings=False)["normalize"] is False
+    assert "normalize" not in sent_options(method)
+
+
+def test_a_default_prompt_is_not_put_before_texts_as_flagembedding_has_none() -> None:
+    deployed = {"default_prompt_name": "query"}
+    assert sent_options("encode", deployed)["prompt_name"] == ""
+    assert sent_options("encode_queries", deployed, query_instruction_for_retrieval="find: ")["prompt_name"] == ""
+    assert "prompt_name" not in sent_options("encode_queries", deployed)  # the deployment's instruction, if it has one
+    assert "prompt_name" not in sent_options("encode")
+
+
+def test_components_are_counted_behind_the_deployments_modules() -> None:
+    assert (
+        sent_options("encode", {"hidden_size": 32, "modules": "Dense:2_Dense"}, truncate_dim=-8)["truncate_dim"] == 24
+    )

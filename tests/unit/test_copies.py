@@ -22,6 +22,7 @@ from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository import add_models, entry_named
 from flagtriton_tools.versions import add_version
 from tests.checkpoints import make_bert, make_decoder, make_m3, make_reranker
+from tests.sentence_transformers_checkpoints import dense, make_sentence_transformer
 from tests.unit.builders import facts, snapshot, write_json
 from tests.unit.test_versions import told
 
@@ -209,3 +210,19 @@ def test_without_the_hubs_package_it_says_what_to_install(monkeypatch: pytest.Mo
         ToolError, match=r"maker/tiny is to be fetched from the hub: pip install 'flagtriton\[server\]'"
     ):
         with_copies(build(facts(source="maker/tiny"), AddOptions(name="tiny")), 1)
+
+
+@pytest.mark.parametrize("pool_in_encoder", [False, True], ids=["pooler", "encoder"])
+def test_the_step_that_pools_brings_the_modules_behind_pooling(pool_in_encoder: bool, tmp_path: Path) -> None:
+    checkpoint = make_sentence_transformer(tmp_path / "labse", make_bert, behind=[dense(48, 32)])
+    repository = tmp_path / "repo"
+    add_models(with_copies(models(checkpoint, pool_in_encoder=pool_in_encoder), 1), repository)
+    found = {folder.name: set(snapshot(folder / "1" / "checkpoint")) for folder in repository.glob("*_*")}
+    layer = {"2_Dense/config.json", "2_Dense/model.safetensors"}
+    assert found["tiny_encoder"] >= {"modules.json", "1_Pooling/config.json", "2_Dense/config.json"}
+    if pool_in_encoder:
+        assert found["tiny_encoder"] >= layer
+    else:
+        assert found["tiny_pooler"] == {"1_Pooling", "1_Pooling/config.json", "2_Dense", *layer}
+        assert "2_Dense/model.safetensors" not in found["tiny_encoder"]
+    assert not any(name.startswith("2_Dense") for name in found["tiny_tokenizer"])

@@ -94,14 +94,10 @@ def test_files_of_the_model_table_are_checked_for_what_would_be_dropped(tmp_path
 def test_a_hub_name_whose_files_nobody_could_read_is_refused_where_they_say_otherwise(hub: Path) -> None:
     assumed = describe(inspect_checkpoint(REPO), AddOptions(task="embed", model_class="encoder-only-base")).definition
     assert assumed == unread("cls")
-    with pytest.raises(
-        ValueError, match=r"nothing tells how maker/new pools\. Add it again where"
-    ):
+    with pytest.raises(ValueError, match=r"nothing tells how maker/new pools\. Add it again where"):
         checked(REPO, assumed)
     fill(hub)
-    with pytest.raises(
-        ValueError, match=r"say: mean pooling; normalised\. tiny was added as"
-    ):
+    with pytest.raises(ValueError, match=r"say: mean pooling; normalised\. tiny was added as"):
         checked(REPO, assumed)
     checked(REPO, unread("mean"))
 

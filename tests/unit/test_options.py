@@ -286,3 +286,19 @@ def test_an_option_error_is_a_value_error() -> None:
 def test_what_would_fail_the_step_or_fill_its_memory_is_refused(parameters: dict[str, str]) -> None:
     with pytest.raises(OptionError, match=f"option '{next(iter(parameters))}' "):
         read(input_type="query", **parameters)
+
+
+@pytest.mark.parametrize("name", ["instruction", "instruction_format"])
+def test_a_prompt_and_an_instruction_do_not_go_together(name: str) -> None:
+    with pytest.raises(OptionError, match=f"options '{name}' and 'prompt_name' came both"):
+        read(input_type="query", prompt_name="query", **{name: "{}{}"})
+
+
+def test_a_prompt_needs_no_input_type() -> None:
+    assert read(prompt_name="query") == EmbedOptions(prompt_name="query")
+
+
+def test_a_request_that_does_not_say_is_normalised_as_the_deployment_has_it() -> None:
+    limits = {"min_length": 1, "max_length": 512}
+    assert not EmbedOptions.from_parameters({}, **limits, normalize=False).normalize
+    assert EmbedOptions.from_parameters({"normalize": True}, **limits, normalize=False).normalize

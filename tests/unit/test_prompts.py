@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from flagtriton.options import EmbedOptions
-from flagtriton_server.prompts import example_text, instructed
+import pytest
+
+from flagtriton.options import EmbedOptions, OptionError
+from flagtriton_server.prompts import example_text, instructed, prompt_before
 from flagtriton_server.settings import TokenizerSettings
 
 SETTINGS = TokenizerSettings(
@@ -111,3 +113,48 @@ def test_a_prefix_stands_there_as_it_came() -> None:
 
 def test_an_empty_prefix_is_one() -> None:
     assert example_text(asked(prefix="", examples=({"query": "q"},)), SETTINGS) == ""
+
+
+PROMPTED = dataclasses.replace(SETTINGS, prompts='{"query": "q: ", "none": "", "long": "a {} b: "}')
+
+
+def test_a_prompt_by_its_name_stands_before_every_text() -> None:
+    assert instructed(["x", "y"], EmbedOptions(prompt_name="query"), PROMPTED) == ["q: x", "q: y"]
+
+
+def test_a_prompts_braces_are_its_own() -> None:
+    assert instructed(["{x}"], EmbedOptions(prompt_name="long"), PROMPTED) == ["a {} b: {x}"]
+
+
+def test_a_prompt_takes_the_place_of_an_instruction() -> None:
+    assert instructed(["x"], EmbedOptions(prompt_name="query", input_type="passage"), PROMPTED) == ["q: x"]
+    assert instructed(["x"], EmbedOptions(prompt_name="none", input_type="passage"), PROMPTED) == ["x"]
+
+
+def test_a_default_prompt_is_for_texts_that_come_with_nothing() -> None:
+    settings = dataclasses.replace(PROMPTED, default_prompt_name="query", passage_instruction=None)
+    assert instructed(["x"], EmbedOptions(), settings) == ["q: x"]
+    assert instructed(["x"], EmbedOptions(prompt_name=""), settings) == ["x"]
+    assert instructed(["x"], EmbedOptions(input_type="query"), settings) == ["<find> x"]
+    assert instructed(["x"], EmbedOptions(input_type="passage"), settings) == ["x"]
+
+
+def test_an_unknown_prompt_is_refused_with_those_there_are() -> None:
+    with pytest.raises(OptionError, match="option 'prompt_name' is 'sts'; expected one of 'long', 'none', 'query'"):
+        instructed(["x"], EmbedOptions(prompt_name="sts"), PROMPTED)
+    with pytest.raises(OptionError, match="option 'prompt_name' is 'sts'; this deployment has no prompts"):
+        instructed(["x"], EmbedOptions(prompt_name="sts"), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("options", "before"),
+    [
+        (EmbedOptions(), ""),
+        (EmbedOptions(prompt_name="query"), "q: "),
+        (EmbedOptions(input_type="query"), "<find> "),
+        (EmbedOptions(input_type="query", instruction="a", instruction_format="{} {} end"), "a "),
+        (EmbedOptions(input_type="query", instruction="a", instruction_format="{1} of {0}"), ""),
+    ],
+)
+def test_what_stands_before_a_text_is_known(options: EmbedOptions, before: str) -> None:
+    assert prompt_before(options, PROMPTED) == before
