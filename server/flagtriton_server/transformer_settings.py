@@ -89,7 +89,7 @@ def _with_transformer(find: FileFinder, defined: EmbedderDefinition) -> Embedder
     _check_task(name, content)
     settings = {key: value for key, value in content.items() if key not in _NO_NUMBERS}
     settings.pop("transformer_task", None)
-    lower_case = settings.pop("do_lower_case", False)
+    lower_case = settings.pop("do_lower_case", False) or False
     lengths = [settings.pop("max_seq_length", None)]
     for argument in _ARGUMENTS:
         lengths.append(_from_arguments(name, argument, settings.pop(argument, None)))

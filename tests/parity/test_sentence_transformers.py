@@ -161,7 +161,7 @@ def test_embeddinggemma_whole(steps: SimpleNamespace, tmp_path: Path) -> None:
         transformer={"max_seq_length": 64, "do_lower_case": False},
         prompts={"prompts": prompts, "default_prompt_name": None, "similarity_fn_name": "cosine"},
     )
-    served = StepChain(steps, folder, task="embed", model_class="encoder-only-base")
+    served = StepChain(steps, folder)
     assert_close(served.encode(SENT, input_type="query"), reference(folder, SENT, method="encode_query"))
     assert_close(served.encode(SENT, input_type="passage"), reference(folder, SENT, method="encode_document"))
     assert_close(served.encode(SENT), reference(folder, SENT))
@@ -237,3 +237,14 @@ def test_a_prompts_tokens_are_not_pooled_where_the_file_says_so(
         assert_close(served.encode(texts, prompt_name=name), reference(folder, texts, prompt_name=name))
     assert_close(served.encode(texts), reference(folder, texts))
     assert_close(served.encode(texts, input_type="query"), reference(folder, texts, method="encode_query"))
+
+
+@pytest.mark.parametrize("length", [3, 4, 5, 8])
+def test_a_prompt_that_is_cut_itself_leaves_what_sentence_transformers_leaves(
+    length: int, steps: SimpleNamespace, tmp_path: Path
+) -> None:
+    transformer = {"max_seq_length": length}
+    folder = prompted(tmp_path / "i", pooling=["mean", "cls"], include_prompt=False, transformer=transformer)
+    served = StepChain(steps, folder)
+    for name in PROMPTS:
+        assert_close(served.encode(SENT, prompt_name=name), reference(folder, SENT, prompt_name=name))

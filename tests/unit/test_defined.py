@@ -181,6 +181,15 @@ def test_a_dense_layer_under_icl_is_served(tmp_path: Path) -> None:
     assert served(folder, model_class="decoder-only-icl").hidden_size == 8
 
 
+def test_a_checkpoint_with_a_pooling_is_an_embedder(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write(folder / "config.json", {**config, "architectures": ["BertForMaskedLM"]})
+    assert (served(folder).task, served(folder).model_class) == ("embed", "encoder-only-base")
+    decoder = make(tmp_path / "d", base=partial(make_decoder, family="qwen3", head=True), pooling=["last_token"])
+    assert (served(decoder).task, served(decoder).model_class) == ("embed", "decoder-only-base")
+
+
 def test_a_decoder_that_was_made_for_mean_pooling_is_still_refused(tmp_path: Path) -> None:
     folder = make(tmp_path / "m", base=partial(make_decoder, family="mistral"))
     with pytest.raises(ToolError, match="mean pooling was found beside it: say --pooling last_token to overrule"):

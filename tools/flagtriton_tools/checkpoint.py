@@ -198,14 +198,26 @@ def _local(path: Path, name: str) -> CheckpointFacts:
 
 
 def _with_definition(facts: CheckpointFacts, reading: Reading, capacity: int | None) -> CheckpointFacts:
-    """Return the facts with what sentence-transformers' files say of pooling, and of lengths beyond the tokenizer's."""
+    """Return the facts with what sentence-transformers' files say of pooling, and of lengths beyond the tokenizer's.
+
+    A checkpoint with a pooling is an embedder, and an encoder where it pools more than a text's last token.
+    """
     defined = reading.definition
     if defined is None or defined.pooling is None:
         return replace(facts, reading=reading)
     most = facts.max_length
     if defined.max_seq_length is not None and most is not None:
         most = max(most, min(defined.max_seq_length, capacity or defined.max_seq_length))
-    return replace(facts, reading=reading, pooling_method=defined.pooling, unknown_pooling=None, max_length=most)
+    encoder = None if defined.pooling == "last_token" else "encoder-only-base"
+    return replace(
+        facts,
+        reading=reading,
+        task=facts.task or "embed",
+        model_class=facts.model_class or encoder,
+        pooling_method=defined.pooling,
+        unknown_pooling=None,
+        max_length=most,
+    )
 
 
 def _check_is_snapshot(path: Path) -> None:
