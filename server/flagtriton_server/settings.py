@@ -61,8 +61,7 @@ class TokenizerSettings:
         positions: tokens of a whole row, prompt included; None is `max_length`.
         max_text_bytes: of one text, UTF-8; a longer one is refused, as tokenising it would keep all others waiting.
         max_request_bytes: of a request's texts together.
-        send_prompt_length: tell the steps behind how many of a text's first tokens are a prompt's.
-        default_max_length: this, `lower_case` and the two with prompts are described in `protocol.Deployment`.
+        send_prompt_length: say how many of a text's first tokens are a prompt's; else see `protocol.Deployment`.
         queue_requests: how many may wait, of each priority.
         queue_tokens: of all their texts, about.
         queue_timeout_s: how long one waits.
@@ -169,9 +168,9 @@ class PoolerSettings:
         pseudo_moe: send 0 for nan and ±10,000 for infinities.
         sends_done: another step is to begin when this one has ended.
         modules: what follows pooling, separated by commas: `Dense:` and the module's folder, or `Normalize`.
-        checkpoint: local folder or hub name that these modules are read from.
+        checkpoint: local folder or hub name that has these folders.
         normalize: whether vectors are normalised whose request does not say; None is true.
-        skip_prompts: a prompt's tokens, as many as the tokenizer says, are not pooled; None is false.
+        skip_prompts: a prompt's tokens are not pooled; None is false.
     """
 
     pooling_method: str

@@ -222,9 +222,10 @@ def test_a_transformer_in_a_folder_of_its_own_is_said_to_be_there(tmp_path: Path
 
 
 def test_adding_says_what_follows_pooling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = make(tmp_path / "m", behind=[dense(48, 32)])
+    folder = make(tmp_path / "m", behind=[dense(48, 32)], prompts={"query": "[INST] q: "})
     repository = str(tmp_path / "repo")
     assert main(["add", str(folder), "--repository", repository]) == 0
-    assert "mean pooling, Dense:2_Dense, up to 512 tokens" in capsys.readouterr().err
+    said = "mean pooling, Dense:2_Dense, not normalised unless a request asks for it, query instruction '[INST] q: ', "
+    assert said in capsys.readouterr().err
     assert main(["add", str(folder), "--repository", repository, "--force", "--no-modules", "--pooling", "cls"]) == 0
     assert entries(Path(repository))[0].deployment.definition == "ignored"

@@ -38,6 +38,7 @@ from flagtriton.protocol import (
 from flagtriton_server.settings import rows_needed
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.finishing import prompt_tensors
 from flagtriton_tools.kinds import LAYERED, is_llm_reranker
 from flagtriton_tools.pbtxt import EnsembleStep, ensemble_config
 from flagtriton_tools.steps import (
@@ -47,7 +48,6 @@ from flagtriton_tools.steps import (
     layered_encoder_step,
     part_tensors,
     pooler_step,
-    prompt_tensors,
     reranker_scorer_step,
     scorer_step,
     sparse_step,

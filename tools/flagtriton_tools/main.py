@@ -19,8 +19,10 @@ from flagtriton_tools.bench.cli import bench_command
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.copies import bytes_of, with_copies
 from flagtriton_tools.defined import with_reading
+from flagtriton_tools.definition_options import definition_options
 from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.finishing import finishing_said
 from flagtriton_tools.interrupts import exit_code_of
 from flagtriton_tools.pack_cli import pack_env_command
 from flagtriton_tools.plan.cli import plan_command
@@ -61,25 +63,7 @@ def cli() -> None:
 @click.option("--name", help="The deployment's name.  [default: the checkpoint's last path part]")
 @click.option("--task", type=click.Choice(["embed", "rerank"]), help="Needed where the checkpoint does not tell.")
 @click.option("--model-class", help="FlagEmbedding's class, e.g. encoder-only-base; needed where nothing tells.")
-@click.option(
-    "--pooling",
-    "pooling_method",
-    metavar="METHOD",
-    help="cls, mean, last_token, max, mean_sqrt_len, weightedmean; several joined by +.  [default: the checkpoint's]",
-)
-@click.option(
-    "--no-modules",
-    "modules",
-    is_flag=True,
-    flag_value=False,
-    default=True,
-    help="As FlagEmbedding, leave out what sentence-transformers' files say, except how texts are pooled.",
-)
-@click.option(
-    "--prompts/--no-prompts",
-    default=None,
-    help="Make the checkpoint's query and document prompts its instructions.  [default: unless the table has its name]",
-)
+@definition_options
 @click.option("--device", default="cpu", show_default=True, help="cpu, or GPUs by number: gpu:0,1")
 @click.option("--instances", type=click.IntRange(1), default=1, show_default=True, help="On the CPU, or on each GPU.")
 @click.option("--shard", is_flag=True, help="One instance over all GPUs of --device, for models too big for one.")
@@ -175,13 +159,13 @@ def add(
             add_version(models, repository, model_version, force=force)
     served = describe(facts, options)
     known = options.pooling_method or facts.pooling_method
-    behind = "" if served.modules is None else f"{served.modules}, "
-    pooling = f"{served.pooling_method} pooling, {behind}" if served.task == "embed" else ""
+    pooling = f"{served.pooling_method} pooling, " if served.task == "embed" else ""
     default = "" if known or served.task == "rerank" else "the default; --pooling chooses another, "
     _MESSAGES.print(
         f"added [bold]{escape(models[0].name)}[/]{'' if model_version is None else f' version {model_version}'} "
         f"to {escape(str(repository))}: {served.task} {served.model_class}, "
-        f"{pooling}{default}up to {served.max_length} tokens, {served.precision} on {served.device}"
+        f"{pooling}{default}{escape(finishing_said(served))}up to {served.max_length} tokens, "
+        f"{served.precision} on {served.device}"
     )
     _MESSAGES.print(f"serve it with: flagtriton serve --repository {escape(str(repository))}")
     if model_version is not None:

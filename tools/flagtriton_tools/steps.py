@@ -23,7 +23,6 @@ from flagtriton.protocol import (
     PASSAGE_ROWS,
     PASSAGE_START,
     PASSAGE_STATES,
-    PROMPT_LENGTH,
     QUERY,
     QUERY_IDS,
     QUERY_ROWS,
@@ -52,6 +51,7 @@ from flagtriton_server.settings import (
 )
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.budgets import queue_settings, token_budget
+from flagtriton_tools.finishing import finishing, prompt_tensors, skips_prompts
 from flagtriton_tools.kinds import LAYERED, is_encoder_reranker, is_m3, is_pseudo_moe
 from flagtriton_tools.pbtxt import Device, step_config
 
@@ -61,7 +61,6 @@ __all__ = [
     "encoder_step",
     "layered_encoder_step",
     "pooler_step",
-    "prompt_tensors",
     "reranker_scorer_step",
     "scorer_step",
     "sparse_step",
@@ -98,7 +97,7 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
         max_request_bytes=options.max_request_bytes,
         default_max_length=served.default_max_length,
         lower_case=served.lower_case,
-        send_prompt_length=_skips_prompts(served),
+        send_prompt_length=skips_prompts(served),
         prompts=served.prompts,
         default_prompt_name=served.default_prompt_name,
         **queue_settings(options),
@@ -133,7 +132,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         scores=_scored_in_encoder(served),
         pseudo_moe=is_pseudo_moe(served),
         definition=served.definition,
-        **(_finishing(served) if options.pool_in_encoder else {}),
+        **(finishing(served) if options.pool_in_encoder else {}),
         **queue_settings(options),
     )
     inputs = [INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS]
@@ -171,7 +170,7 @@ def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str
         rows,
         pseudo_moe=is_pseudo_moe(served),
         sends_done=is_m3(served),
-        **_finishing(served),
+        **finishing(served),
     )
     if settings.modules is not None:
         settings = replace(settings, checkpoint=served.checkpoint, revision=served.revision)
@@ -224,20 +223,6 @@ def part_tensors(served: Deployment) -> list[Tensor]:
     if served.model_class in LAYERED:
         return [PASSAGE_START, PASSAGE_END]
     return [PASSAGE_START] if is_encoder_reranker(served.task, served.model_class) else []
-
-
-def prompt_tensors(served: Deployment) -> list[Tensor]:
-    """Return the tensor that tells pooling which tokens are a prompt's, where they are left out."""
-    return [PROMPT_LENGTH] if _skips_prompts(served) else []
-
-
-def _skips_prompts(served: Deployment) -> bool | None:
-    return True if served.include_prompt is False else None
-
-
-def _finishing(served: Deployment) -> dict[str, Any]:
-    """Return the settings of the step that pools which say what else it does."""
-    return {"modules": served.modules, "normalize": served.normalize, "skip_prompts": _skips_prompts(served)}
 
 
 def _scored_in_encoder(served: Deployment) -> bool:
