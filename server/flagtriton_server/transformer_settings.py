@@ -28,6 +28,8 @@ _FILES = [
 """The names of the transformer's own file, in the order in which they are looked for."""
 
 _PROMPTS_FILE = "config_sentence_transformers.json"
+_EMPTY_BY_DEFAULT = ("query", "document")
+"""Prompts that every checkpoint has, empty unless its file says otherwise."""
 
 _NO_NUMBERS = frozenset(["modality_config", "module_output_name", "unpad_inputs", "backend"])
 """Keys that are checked elsewhere, or change no number."""
@@ -76,6 +78,8 @@ def with_prompts(find: FileFinder, defined: EmbedderDefinition) -> EmbedderDefin
     if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
         raise DefinitionError(f"{_PROMPTS_FILE} has no prompts that are strings by name")
     default = content.get("default_prompt_name")
+    if default in _EMPTY_BY_DEFAULT and default not in prompts:
+        default = None
     if default is not None and default not in prompts:
         raise DefinitionError(f"{_PROMPTS_FILE} has default_prompt_name {default!r}, which is none of its prompts")
     pairs = tuple((name, text or "") for name, text in prompts.items())

@@ -44,6 +44,7 @@ _WRONG: dict[str, tuple[Any, ...]] = {
     "input_type": ("doc", "", 1, True, "QUERY", "query ", 1e9),
     "instruction": ("find: ", 1, True),
     "instruction_format": ("{}{}", 2),
+    "prompt_name": ("query", 1, True, "__class__", "x" * 20_000),
     "weights": ("1,1", "nan,1,1", "-1,1,1", "inf,0,0", "1e999,0,0", "0,0,0", "", ",,", "1;1;1", 5, True, "1," * 9_000),
     "prompt": (1, True, 1.5),
     "query_instruction": (1, True, -0.5),

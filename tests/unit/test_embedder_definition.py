@@ -260,3 +260,8 @@ def test_what_matters_is_said_in_words(tmp_path: Path) -> None:
     assert said == (
         "lower-cased; 64 tokens; mean pooling; Dense:2_part; not normalised; prompts query; default prompt query"
     )
+
+
+def test_a_default_prompt_that_every_checkpoint_has_is_empty(tmp_path: Path) -> None:
+    write_json(plain(tmp_path) / "config_sentence_transformers.json", {"default_prompt_name": "document"})
+    assert defined(tmp_path).default_prompt_name is None

@@ -244,7 +244,8 @@ def _soak(task: BenchTask, ours: Ours) -> None:
 def _token_counts(place: Place, texts: list[str]) -> NDArray[np.int32]:
     served = ServedModel.find(place.model, ConnectionSettings(url=place.url))
     try:
-        counts = served.embed(texts, EmbedOptions(), TOKEN_COUNT, max_rows=256, show_progress=False)[:, 0]
+        options = EmbedOptions(max_length=served.deployment.max_length)  # a request's default may be less
+        counts = served.embed(texts, options, TOKEN_COUNT, max_rows=256, show_progress=False)[:, 0]
         return counts.astype(np.int32)
     finally:
         served.close()
