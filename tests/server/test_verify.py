@@ -23,6 +23,7 @@ from flagtriton_tools.repository import add_models
 from flagtriton_tools.serving import ServeOptions
 from tests.checkpoints import make_bert, make_decoder, make_m3, make_reranker
 from tests.conftest import serve_options
+from tests.sentence_transformers_checkpoints import dense, make_sentence_transformer
 from tests.tokenizer_layouts import LAYOUTS
 
 pytestmark = pytest.mark.server
@@ -60,6 +61,12 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pat
         "eos-flag": (laid_out(folder / "eos-flag", "mistral-eos-flag", "mistral"), IN_ENCODER),
         "sentencepiece": (laid_out(folder / "sentencepiece", "xlm-roberta-sentencepiece", "xlm-roberta"), IN_ENCODER),
         "vocab-txt": (laid_out(folder / "vocab-txt", "bert-vocab-txt", "bert"), IN_ENCODER),
+        "dense": (
+            make_sentence_transformer(
+                folder / "dense", make_bert, pooling=("max", "weightedmean"), behind=(dense(96, 16), ("Normalize", {}))
+            ),
+            {},
+        ),
         "unembedded": (with_a_token_more(make_bert(folder / "unembedded")), IN_ENCODER),
         "m3": (make_m3(folder / "m3"), {}),
         "reranker": (make_reranker(folder / "reranker", make_bert), {}),
@@ -116,6 +123,14 @@ def test_rerankers_are_compared_by_ids_and_scores(name: str, server: ServeOption
 def test_flagembedding_is_compared_where_it_is_installed(server: ServeOptions) -> None:
     code, report = verify("m3", "--url", server.grpc_url, "--library", "flagembedding")
     assert (code, verdicts(report)["dense, flagembedding"]) == (0, True), report
+
+
+def test_modules_of_sentence_transformers_are_compared_with_it_and_not_with_flagembedding(server: ServeOptions) -> None:
+    code, report = verify("dense", "--url", server.grpc_url)
+    found = verdicts(report)
+    assert code == 0, report
+    compared = ("dense, transformers", "dense, sentence-transformers", "dense, flagembedding")
+    assert [found[what] for what in compared] == [True, True, None]
 
 
 def test_a_library_that_tokenises_otherwise_is_no_mismatch_but_is_told(server: ServeOptions) -> None:

@@ -42,7 +42,7 @@ CPU = torch.device("cpu")
 HALF = Precision("fp16", torch.float16, torch.float16)
 """As on a GPU, where fp16 is computed in, too."""
 NO_NUMBERS = [torch.nan, torch.inf, -torch.inf]
-ODD = 5
+ODD = 6  # not among the random ids of the trial at load
 """A token that no trial at load happens to have."""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.options import EmbedOptions
+from flagtriton.protocol import Deployment
 from flagtriton_tools.verify.checks import Check, Limits, compare_vectors, skipped
 from flagtriton_tools.verify.plain import PlainModel
 from flagtriton_tools.verify.served import ServedDeployment
@@ -26,6 +27,7 @@ LIBRARIES: Final = {"sentence-transformers": "sentence_transformers", "flagembed
 """Their names, and the modules by which they are found."""
 
 _LENGTH = 512
+_OF_FLAGEMBEDDING = ("cls", "mean", "last_token")
 
 
 def library_checks(
@@ -45,12 +47,23 @@ def library_checks(
         if importlib.util.find_spec(module) is None:
             if wanted is not None:
                 yield skipped(what, f"not installed: pip install {name}")
-        elif name == "sentence-transformers" and not (Path(checkpoint) / "modules.json").is_file():
-            yield skipped(what, "the checkpoint has no modules.json")
-        elif name == "flagembedding" and served.deployment.peft is not None:
-            yield skipped(what, "FlagEmbedding does not load adapters")
+        elif (reason := _reason_against(name, served.deployment, checkpoint)) is not None:
+            yield skipped(what, reason)
         else:
             yield _compare(what, _ENCODE[name], served, plain, checkpoint, texts)
+
+
+def _reason_against(library: str, served: Deployment, checkpoint: str) -> str | None:
+    """Return why a library computes something else than is served, or None where it should compute the same."""
+    if library == "sentence-transformers":
+        if served.definition == "ignored":
+            return "the deployment was added with --no-modules"
+        return None if (Path(checkpoint) / "modules.json").is_file() else "the checkpoint has no modules.json"
+    if served.peft is not None:
+        return "FlagEmbedding does not load adapters"
+    if served.modules is not None or served.lower_case or served.pooling_method not in _OF_FLAGEMBEDDING:
+        return "FlagEmbedding reads none of sentence-transformers' files, which define more than a pooling of its own"
+    return None
 
 
 def _compare(
@@ -76,7 +89,7 @@ def _compare(
 
 
 def _sentence_transformers(
-    deployment: Any,  # noqa: ANN401 - a Deployment
+    deployment: Deployment,
     checkpoint: str,
     texts: list[str],
     most: int,
@@ -90,7 +103,7 @@ def _sentence_transformers(
 
 
 def _flagembedding(
-    deployment: Any,  # noqa: ANN401 - a Deployment
+    deployment: Deployment,
     checkpoint: str,
     texts: list[str],
     most: int,

@@ -2,14 +2,14 @@
 """What a checkpoint answers without flagtriton: plain transformers in float32, texts padded, ids of its own files.
 
 The arithmetic is written out here once more on purpose, without the code that serves: one padded batch, pooling by
-masks, heads by their formulas. Needs torch and transformers.
+masks, heads by their formulas. Only `Dense` layers are those of the server package. Needs torch and transformers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from flagtriton.protocol import Deployment
 from flagtriton_server.adapters import merge_adapter
+from flagtriton_server.dense import load_chain
 from flagtriton_server.tokenizer_backend import LoadedTokenizer, load_tokenizer
 from flagtriton_server.tokenizer_classes import OWN_CODE_WITH_FLAGS
 from flagtriton_server.tokenizer_files import TokenizerFiles
@@ -29,6 +30,17 @@ Rows = list[list[int]]
 """Token ids of each text, special tokens included."""
 
 _ROWS_OF_A_BATCH = 16
+
+
+_POOLINGS: Final[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {
+    "cls": lambda h: h[0],
+    "last_token": lambda h: h[-1],
+    "max": lambda h: h.max(dim=0).values,
+    "mean": lambda h: h.mean(dim=0),
+    "mean_sqrt_len": lambda h: h.sum(dim=0) / len(h) ** 0.5,
+    "weightedmean": lambda h: torch.arange(1.0, len(h) + 1) @ h / (len(h) * (len(h) + 1) / 2),
+}
+"""By the deployment's name, each of one text's `[T, D]` to `[D]`."""
 
 
 class PlainModel:
@@ -58,6 +70,8 @@ class PlainModel:
 
     def rows(self, texts: Sequence[str], max_length: int) -> Rows:
         """Return the ids of texts cut to a length, special tokens included."""
+        if self._deployment.lower_case:
+            texts = [text.lower() for text in texts]
         backend = self.tokenizer.backend
         backend.no_padding()
         backend.enable_truncation(max_length, direction=self.tokenizer.truncation_side)
@@ -97,14 +111,12 @@ class PlainModel:
         return torch.stack([of_row[-1, 0] for of_row in logits]).numpy()
 
     def dense(self, states: Sequence[torch.Tensor]) -> NDArray[np.float32]:
-        """Return unit vectors `[B, D]`, pooled as the deployment says."""
-        pools: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-            "cls": lambda h: h[0],
-            "last_token": lambda h: h[-1],
-            "mean": lambda h: h.mean(dim=0),
-        }
-        pool = pools[self._deployment.pooling_method]
-        return functional.normalize(torch.stack([pool(h) for h in states]), dim=-1).numpy()
+        """Return unit vectors `[B, D]`, pooled as the deployment says, behind its `Dense` layers."""
+        served = self._deployment
+        pools = [_POOLINGS[name] for name in served.pooling_method.split("+")]
+        pooled = torch.stack([torch.cat([pool(h) for pool in pools]) for h in states])
+        vectors = load_chain(served.modules, self._checkpoint, served.revision)(pooled)
+        return functional.normalize(vectors.float(), dim=-1).numpy()
 
     def head(self, name: str) -> dict[str, torch.Tensor]:
         """Return the weight and bias of one of BGE-M3's heads."""
