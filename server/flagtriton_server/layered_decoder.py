@@ -87,10 +87,13 @@ class LayerHeads(PreTrainedModel):  # type: ignore[misc]
 
 
 def rotation(positions: Tensor, spec: LayeredSpec) -> Rotation:
-    """Return the rotary angles' cosines and sines for `[N]` positions (Su et al., "RoFormer", 2021)."""
+    """Return the rotary angles' cosines and sines for `[N]` positions (Su et al., "RoFormer", 2021).
+
+    The angles are in float64, as `full_precision` explains.
+    """
     halves = torch.arange(0, spec.head_dim, 2, dtype=torch.float32, device=positions.device) / spec.head_dim
-    angles = (positions[:, None].float() * spec.rope_theta**-halves)[:, None]  # [N, 1, d / 2]
-    return angles.cos(), angles.sin()
+    angles = (positions[:, None].double() * (spec.rope_theta**-halves).double())[:, None]  # [N, 1, d / 2]
+    return angles.cos().float(), angles.sin().float()
 
 
 class _Head(nn.Module):  # type: ignore[misc]

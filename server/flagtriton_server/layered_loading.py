@@ -13,6 +13,7 @@ from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.checkpoint_files import check_files
 from flagtriton_server.finite import check_answers, check_loaded
 from flagtriton_server.forward import Precision
+from flagtriton_server.full_precision import compute_in_full
 from flagtriton_server.layered_decoder import LayeredDecoder, LayerHeads
 from flagtriton_server.layered_spec import LayeredSpec
 from flagtriton_server.loading import check_positions, check_weights, choose_precision
@@ -68,6 +69,8 @@ def load_decoder(settings: LayeredSettings, device: torch.device) -> LoadedDecod
     spec = read_spec(settings.checkpoint, settings.revision, settings.model_class)
     check_positions(settings.checkpoint, settings.max_length, {"max_position_embeddings": spec.positions})
     precision = choose_precision(settings.precision, device)
+    if precision.computed == torch.float32:
+        compute_in_full()
     with torch.device("meta"):
         needed = weights_bytes(LayeredDecoder(PretrainedConfig(), spec), precision.computed)
     check_fit(settings.checkpoint, needed, precision.name, [device])

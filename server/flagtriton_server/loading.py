@@ -16,6 +16,7 @@ from flagtriton_server.blocks import fuse_bert_layers
 from flagtriton_server.checkpoint_files import check_files, two_sets_of_weights
 from flagtriton_server.finite import check_answers, check_loaded
 from flagtriton_server.forward import LoadedEncoder, Precision
+from flagtriton_server.full_precision import compute_in_full, with_exact_angles
 from flagtriton_server.packing import packed_lengths
 from flagtriton_server.path_trial import agree, one_answer, trial_answers
 from flagtriton_server.placement import check_fit, loading_arguments, weights_bytes
@@ -89,6 +90,8 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
     check_positions(settings.checkpoint, settings.max_length, config.to_dict())
     device = devices[0]
     precision = choose_precision(settings.precision, device)
+    if precision.computed == torch.float32:
+        compute_in_full()
     _check_fit(settings, config, precision, devices)
     padded = LoadedEncoder(
         _load_module(settings, config, precision, devices),
@@ -108,6 +111,8 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
     packed = replace(padded, packed=True, pad_has_position=not counts_positions_behind_padding(config.to_dict()))
     register_attention()
     packed.module.set_attn_implementation(ATTENTION_NAME)
+    if precision.computed == torch.float32:
+        with_exact_angles(packed.module)
     fused = fuse_bert_layers(packed.module)
     if agree(expected, trial_answers(packed), precision.computed):
         packed = _sharing(packed, expected, settings, config)

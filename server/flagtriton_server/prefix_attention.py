@@ -55,14 +55,18 @@ def attention_behind(
     before = before.reshape(heads, texts, length, width).transpose(0, 1)  # [G, H, L, d]
     before_weight = before_weight.reshape(heads, texts, length).transpose(0, 1)  # [G, H, L]
     own, own_weight = _with_weights(query, key, value, spec, causal=True)
-    share = torch.sigmoid(own_weight - before_weight).unsqueeze(-1)  # of the sum of exponentials, in float32
+    share = torch.sigmoid(own_weight - before_weight).float().unsqueeze(-1)  # of the sum of exponentials
     return torch.lerp(before.float(), own.float(), share).to(query.dtype)
 
 
 def _with_weights(
     query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec, *, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return softmax attention `[G, H, L, d]`, and the logarithm of each sum of exponentials, `[G, H, L]` float32."""
+    """Return softmax attention `[G, H, L, d]`, and the logarithm of each sum of exponentials, `[G, H, L]`.
+
+    The logarithm is float64 where it is computed here: of 50, which capped scores reach, float32 has 6 digits behind
+    the point, and an error in it is one in every weight. So exponentials are of a score's distance to the greatest.
+    """
     if query.device.type == "cpu" and spec.softcap is None:
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, scale=spec.scale
@@ -76,7 +80,9 @@ def _with_weights(
         if causal:
             later = torch.arange(key.shape[2], device=query.device) > places[:, None]
             scores = scores.masked_fill(later, -torch.inf)
-        weight = scores.logsumexp(dim=-1)  # [G, H, l]
-        mixed.append((scores - weight.unsqueeze(-1)).exp().to(value.dtype) @ value)
-        weights.append(weight)
+        greatest = scores.amax(dim=-1, keepdim=True)
+        exponentials = (scores - greatest).exp()
+        total = exponentials.sum(dim=-1, keepdim=True)  # [G, H, l, 1], 1 or more
+        mixed.append((exponentials / total).to(value.dtype) @ value)
+        weights.append((greatest.double() + total.double().log()).squeeze(-1))
     return torch.cat(mixed, dim=2), torch.cat(weights, dim=2)
