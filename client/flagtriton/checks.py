@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ __all__ = [
     "served_devices",
     "warn_of_differences",
 ]
+
+_FACTORIES = {"embed": "FlagAutoModel", "rerank": "FlagAutoReranker"}
 
 C = TypeVar("C", EmbedderModelClass, RerankerModelClass)
 
@@ -61,9 +64,10 @@ def served_class(served: ServedModel, task: str, model_classes: type[C]) -> C:
     if deployment.task != task or deployment.model_class not in {known.value for known in model_classes}:
         served.close()
         kind = {"embed": "embedder", "rerank": "reranker"}[task]
+        other = deployment.task != task and deployment.task in _FACTORIES
         raise DeploymentMismatchError(
             f"{served.name} is served as {deployment.task} {deployment.model_class}, for which this version has no "
-            f"{kind} class"
+            f"{kind} class" + (f"; {_FACTORIES[deployment.task]} has one" if other else "")
         )
     return model_classes(deployment.model_class)
 
@@ -91,12 +95,12 @@ def refuse_mismatch(
     Raises:
         DeploymentMismatchError: says what came, what is served, and how to deploy it as asked.
     """
-    again = f"flagtriton add {deployment.checkpoint} --name {name} --repository REPOSITORY --force"
+    again = _add_again(name, deployment)
     if deployment.task != task or deployment.model_class not in model_classes:
-        factory = {"embed": "FlagAutoModel", "rerank": "FlagAutoReranker"}[deployment.task]
         raise DeploymentMismatchError(
             f"{name} is served as {deployment.task} {deployment.model_class}; "
-            f"this class expects {task} {' or '.join(model_classes)}. {factory} chooses the right class"
+            f"this class expects {task} {' or '.join(model_classes)}. {_FACTORIES[deployment.task]} chooses the right "
+            f"class{_or_deploy_as(name, deployment, task, model_classes)}"
         )
     if pooling_method is not None and pooling_method != deployment.pooling_method:
         raise DeploymentMismatchError(
@@ -110,6 +114,21 @@ def refuse_mismatch(
                 f"{argument}={length}, but {name} is served with at most {deployment.max_length} tokens. "
                 f"Ask for less, or, if the checkpoint has the positions, deploy it so: {again} --max-length {length}"
             )
+
+
+def _add_again(name: str, deployment: Deployment) -> str:
+    return f"flagtriton add {shlex.quote(deployment.checkpoint)} --name {name} --repository REPOSITORY --force"
+
+
+def _or_deploy_as(name: str, deployment: Deployment, task: str, model_classes: Sequence[str]) -> str:
+    """Return how to deploy a checkpoint as another class, for those that its architecture may be of; else nothing."""
+    kind = deployment.model_class.partition("-only-")[0]  # encoder or decoder
+    possible = [model_class for model_class in model_classes if model_class.startswith(f"{kind}-only-")]
+    if not possible:
+        return ""
+    other_task = "" if task == deployment.task else f" --task {task}"
+    command = f"{_add_again(name, deployment)}{other_task} --model-class {possible[0]}"
+    return f". If the checkpoint is of the class {possible[0]}, deploy it so, with its other options: {command}"
 
 
 def warn_of_differences(

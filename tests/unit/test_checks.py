@@ -83,6 +83,66 @@ def test_another_class_is_refused_naming_both() -> None:
         refuse(deployment(model_class="decoder-only-base"))
 
 
+@pytest.mark.parametrize(
+    ("served", "expected", "command"),
+    [
+        ("decoder-only-base", "decoder-only-icl", "--model-class decoder-only-icl"),
+        ("decoder-only-icl", "decoder-only-base", "--model-class decoder-only-base"),
+        ("decoder-only-icl", "decoder-only-pseudo_moe", "--model-class decoder-only-pseudo_moe"),
+        ("encoder-only-base", "encoder-only-m3", "--model-class encoder-only-m3"),
+        ("encoder-only-m3", "encoder-only-base", "--model-class encoder-only-base"),
+    ],
+)
+def test_the_refusal_of_a_class_says_how_to_deploy_it(served: str, expected: str, command: str) -> None:
+    with pytest.raises(DeploymentMismatchError) as refused:
+        refuse_mismatch(
+            "mine",
+            deployment(model_class=served, checkpoint="/models/my model"),
+            model_classes=[expected],
+            pooling_method=None,
+            max_lengths={},
+        )
+    assert str(refused.value) == (
+        f"mine is served as embed {served}; this class expects embed {expected}. FlagAutoModel chooses the right "
+        f"class. If the checkpoint is of the class {expected}, deploy it so, with its other options: "
+        f"flagtriton add '/models/my model' --name mine --repository REPOSITORY --force {command}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("served", "expected"),
+    [("decoder-only-base", "decoder-only-layerwise"), ("decoder-only-lightweight", "decoder-only-layerwise")],
+)
+def test_the_refusal_of_a_rerankers_class_says_so_too(served: str, expected: str) -> None:
+    command = f"--name bge-m --repository REPOSITORY --force --model-class {expected}$"
+    with pytest.raises(DeploymentMismatchError, match=command):
+        refuse_mismatch(
+            "bge-m",
+            deployment(task="rerank", model_class=served),
+            model_classes=[expected],
+            pooling_method=None,
+            max_lengths={},
+            task="rerank",
+        )
+
+
+def test_of_an_llm_that_is_served_for_another_task_the_command_names_the_task() -> None:
+    with pytest.raises(DeploymentMismatchError, match=r"--force --task rerank --model-class decoder-only-base$"):
+        refuse_mismatch(
+            "bge-m",
+            deployment(model_class="decoder-only-base"),
+            model_classes=["decoder-only-base"],
+            pooling_method=None,
+            max_lengths={},
+            task="rerank",
+        )
+
+
+def test_an_encoder_is_never_to_be_deployed_as_a_decoder() -> None:
+    with pytest.raises(DeploymentMismatchError, match=r"FlagAutoModel chooses the right class$"):
+        refuse(deployment(model_class="decoder-only-icl"))
+
+
 def test_a_reranker_of_the_same_class_name_is_refused() -> None:
     with pytest.raises(DeploymentMismatchError, match="bge-m is served as rerank encoder-only-base"):
         refuse(deployment(task="rerank"))

@@ -66,6 +66,7 @@ class CheckpointFacts:
         labels: of the classification head that a reranker has.
         unknown_pooling: what the checkpoint says of pooling, where it is none of FlagEmbedding's.
         trust_remote_code: the checkpoint is known to need code of its own.
+        class_by_files: the model class was told from the files, and is not the model table's.
         known_from: where the facts come from, for the user to read.
         reading: sentence-transformers' files, where they were read.
     """
@@ -83,6 +84,7 @@ class CheckpointFacts:
     unknown_pooling: str | None = None
     query_instruction_format: str = "{}{}"
     trust_remote_code: bool = False
+    class_by_files: bool = False
     reading: Reading | None = None
 
     @property
@@ -189,7 +191,7 @@ def _local(path: Path, name: str) -> CheckpointFacts:
         return replace(by_table, reading=read_files(str(path), by_table=True))
     task, model_class = _classify(path, config)
     own_code = "auto_map" in config and model_class not in _LAYERED.values()
-    facts = replace(facts, trust_remote_code=own_code)
+    facts = replace(facts, trust_remote_code=own_code, class_by_files=model_class is not None)
     names = _pooling_names(path)
     method = _POOLINGS.get(names[0]) if len(names) == 1 else None
     unknown = ", ".join(names) if names and method is None else None

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from flagtriton_tools.bench.cli import bench_command
 from flagtriton_tools.checkpoint import inspect_checkpoint
+from flagtriton_tools.class_choice import ask_at_terminal, settle_class
 from flagtriton_tools.copies import bytes_of, with_copies
 from flagtriton_tools.defined import with_reading
 from flagtriton_tools.definition_options import definition_options
@@ -145,8 +146,9 @@ def add(
     flagtriton add ./my-bge --repository s3-staging/repo --copy-checkpoint
     flagtriton add ./my-bge --repository repo --verify
     """
-    options = AddOptions(**chosen)
-    facts = with_reading(inspect_checkpoint(checkpoint), options)
+    facts = inspect_checkpoint(checkpoint)
+    options, class_hint = settle_class(facts, AddOptions(**chosen), ask_at_terminal())
+    facts = with_reading(facts, options)
     models = build(facts, options)
     with _MESSAGES.status("") as status:
         if copy_checkpoint:
@@ -167,6 +169,8 @@ def add(
         f"{pooling}{default}{escape(finishing_said(served))}up to {served.max_length} tokens, "
         f"{served.precision} on {served.device}"
     )
+    if class_hint is not None:
+        _MESSAGES.print(escape(class_hint))
     _MESSAGES.print(f"serve it with: flagtriton serve --repository {escape(str(repository))}")
     if model_version is not None:
         _MESSAGES.print(f"a running server goes over to it with: flagtriton load {escape(models[0].name)}")
