@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -226,3 +228,28 @@ def test_the_step_that_pools_brings_the_modules_behind_pooling(pool_in_encoder: 
         assert found["tiny_pooler"] == {"1_Pooling", "1_Pooling/config.json", "2_Dense", *layer}
         assert "2_Dense/model.safetensors" not in found["tiny_encoder"]
     assert not any(name.startswith("2_Dense") for name in found["tiny_tokenizer"])
+
+
+def test_the_folders_of_a_hub_names_modules_are_fetched_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = make_sentence_transformer(tmp_path / "labse", make_bert, behind=[dense(48, 32)])
+    made, fetched = models(whole), tmp_path / "fetched"
+
+    def snapshot_download(
+        name: str, *, revision: str | None, ignore_patterns: list[str] | None = None, allow_patterns: Any = ("*",)
+    ) -> str:
+        for file in whole.rglob("*"):
+            path = str(file.relative_to(whole))
+            ignored = any(fnmatch(path, pattern) for pattern in ignore_patterns or ())
+            if file.is_file() and not ignored and any(fnmatch(path, pattern) for pattern in allow_patterns):
+                (fetched / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, fetched / path)
+        return str(fetched)
+
+    module = ModuleType("huggingface_hub")
+    module.snapshot_download = snapshot_download  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    for model in made:
+        if "checkpoint" in model.config.parameters:
+            model.config.parameters["checkpoint"].string_value = "maker/labse"
+    pooler = next(model for model in with_copies(made, 1) if model.step == "pooler")
+    assert {"checkpoint/2_Dense/config.json", "checkpoint/2_Dense/model.safetensors"} <= set(pooler.copies)

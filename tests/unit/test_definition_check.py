@@ -117,3 +117,10 @@ def test_a_whole_snapshot_without_modules_is_one_that_has_none(hub: Path) -> Non
 def test_what_was_read_when_it_was_added_need_not_be_at_hand(hub: Path) -> None:
     checked(REPO, "mean pooling; normalised")
     checked(REPO, None)
+
+
+@pytest.mark.parametrize("expected", [None, "mean pooling; normalised"])
+def test_a_damaged_list_of_modules_is_not_passed_over(expected: str | None, labse: Path) -> None:
+    (labse / "modules.json").write_text("[{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"say: modules\.json cannot be read as JSON"):
+        checked(labse, expected)
