@@ -91,6 +91,17 @@ def test_a_tokenizers_shorter_length_gives_way_to_the_files(tmp_path: Path) -> N
     assert served(folder).max_length == 256
 
 
+@pytest.mark.parametrize(("length", "most", "default"), [(8192, 8192, None), (256, 512, 256)])
+def test_a_checkpoint_without_positions_has_the_files_length(
+    length: int, most: int, default: int | None, tmp_path: Path
+) -> None:
+    folder = make(tmp_path / "m", transformer={"max_seq_length": length})
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write(folder / "config.json", {**config, "max_position_embeddings": None})
+    (folder / "tokenizer_config.json").unlink()
+    assert (served(folder).max_length, served(folder).default_max_length) == (most, default)
+
+
 def test_prompts_become_instructions(tmp_path: Path) -> None:
     found = served(make(tmp_path / "m", prompts=PROMPTS, default="other"))
     assert (found.query_instruction, found.passage_instruction) == ("query: ", "passage: ")

@@ -104,7 +104,8 @@ def test_a_hub_name_whose_files_nobody_could_read_is_refused_where_they_say_othe
 
 def test_a_hub_name_is_added_with_what_the_cache_says(hub: Path) -> None:
     fill(hub, behind=[dense(48, 32)])
-    found = describe(inspect_checkpoint(REPO), AddOptions(task="embed", model_class="encoder-only-base"))
+    found = describe(inspect_checkpoint(REPO), AddOptions())
+    assert (found.task, found.model_class) == ("embed", "encoder-only-base")
     assert (found.pooling_method, found.modules, found.hidden_size) == ("mean", "Dense:2_Dense", 32)
     checked(REPO, found.definition)
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from flagtriton.checkpoints import EMBEDDERS, RERANKERS, checkpoint_name
+from flagtriton.protocol import DEFAULT_MAX_LENGTH
 from flagtriton_server.checkpoint_files import two_sets_of_weights
 from flagtriton_server.positions import position_capacity
 from flagtriton_server.weight_files import WEIGHT_FILES, adapter_base, unread_weights, weights_entry
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.sentence_transformers_files import Reading, check_transformer_place, read_files
 
-__all__ = ["CheckpointFacts", "adapter_source", "inspect_checkpoint"]
+__all__ = ["CheckpointFacts", "adapter_source", "inspect_checkpoint", "with_definition"]
 
 _TOKENIZERS = (
     "tokenizer.json",
@@ -196,10 +197,10 @@ def _local(path: Path, name: str) -> CheckpointFacts:
     method = _POOLINGS.get(names[0]) if len(names) == 1 else None
     unknown = ", ".join(names) if names and method is None else None
     facts = replace(facts, task=task, model_class=model_class, pooling_method=method, unknown_pooling=unknown)
-    return _with_definition(facts, read_files(str(path)), position_capacity(config))
+    return with_definition(facts, read_files(str(path)), position_capacity(config))
 
 
-def _with_definition(facts: CheckpointFacts, reading: Reading, capacity: int | None) -> CheckpointFacts:
+def with_definition(facts: CheckpointFacts, reading: Reading, capacity: int | None) -> CheckpointFacts:
     """Return the facts with what sentence-transformers' files say of pooling, and of lengths beyond the tokenizer's.
 
     A checkpoint with a pooling is an embedder, and an encoder where it pools more than a text's last token.
@@ -208,8 +209,8 @@ def _with_definition(facts: CheckpointFacts, reading: Reading, capacity: int | N
     if defined is None or defined.pooling is None:
         return replace(facts, reading=reading)
     most = facts.max_length
-    if defined.max_seq_length is not None and most is not None:
-        most = max(most, min(defined.max_seq_length, capacity or defined.max_seq_length))
+    if defined.max_seq_length is not None and (most is not None or defined.max_seq_length > DEFAULT_MAX_LENGTH):
+        most = max(most or 0, min(defined.max_seq_length, capacity or defined.max_seq_length))
     encoder = None if defined.pooling == "last_token" else "encoder-only-base"
     return replace(
         facts,

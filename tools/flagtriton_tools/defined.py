@@ -13,7 +13,7 @@ from flagtriton.types import EmbedderModelClass
 from flagtriton_server.definition_check import IGNORED, unread
 from flagtriton_server.embedder_definition import DefinitionError, EmbedderDefinition
 from flagtriton_tools.add_options import AddOptions
-from flagtriton_tools.checkpoint import CheckpointFacts
+from flagtriton_tools.checkpoint import CheckpointFacts, with_definition
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.sentence_transformers_files import read_files
 
@@ -34,9 +34,7 @@ def with_reading(facts: CheckpointFacts, options: AddOptions) -> CheckpointFacts
     if facts.reading is not None or not (facts.name_alone or options.prompts) or not options.modules:
         return facts
     reading = read_files(facts.source, options.revision, by_table=facts.by_table)
-    defined = reading.definition
-    pooling = facts.pooling_method or (None if defined is None else defined.pooling)
-    return replace(facts, reading=reading, pooling_method=pooling)
+    return replace(facts, reading=reading) if facts.by_table else with_definition(facts, reading, None)
 
 
 def defined_settings(

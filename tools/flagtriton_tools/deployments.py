@@ -49,6 +49,7 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
     Raises:
         ToolError: something is neither said nor known, or contradicts the checkpoint.
     """
+    facts = with_reading(facts, options)
     task = options.task or facts.task
     if task is None:
         raise ToolError(
@@ -58,7 +59,6 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
     model_class = options.model_class or facts.model_class
     if model_class is None:
         raise ToolError(f"{facts.source} does not tell its model class; say --model-class, e.g. encoder-only-base")
-    facts = with_reading(facts, options)
     most = facts.max_length
     if options.max_length is not None and most is not None and options.max_length > most:
         raise ToolError(f"--max-length is {options.max_length}, but {facts.source} has positions for {most} tokens")
