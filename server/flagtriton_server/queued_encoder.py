@@ -56,13 +56,19 @@ class QueuedEncoder(QueuedStep[T]):
     ) -> None:
         instances = all_instances(args["model_config"])
         # One of several may be full while another has room.
-        sign = sign_path(args["model_name"], args["model_version"])
-        tell = BusySign(sign).tell if instances == 1 else lambda bulk, full: None
+        self._sign = BusySign(sign_path(args["model_name"], args["model_version"])) if instances == 1 else None
+        tell = (lambda bulk, full: None) if self._sign is None else self._sign.tell
         self.watch = StepWatch(args, encodes=True)
         limits = queue_limits(settings)
         super().__init__(limits, settings.token_budget, instances, read, run, watch=self.watch, tell=tell)
         self._token_budget = settings.token_budget
         self._pauses = False
+
+    def finalize(self) -> None:
+        """End once all requests are answered."""
+        super().finalize()
+        if self._sign is not None:
+            self._sign.close()
 
     def pause_between_layers(self, module: nn.Module) -> None:
         """Let interactive requests overtake bulk ones before every layer of the module, not only between its passes."""

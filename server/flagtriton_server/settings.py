@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from flagtriton.parameters import ParameterError, read_parameters
+from flagtriton_server.private_folder import readable_path
 
 __all__ = [
     "MODEL_DIRECTORY",
@@ -40,6 +41,9 @@ VERSION_PARAMETERS: Final = "parameters.json"
 
 MODEL_DIRECTORY: Final = "$$TRITON_MODEL_DIRECTORY"
 """In a parameter: where the model's folder lies on the server, to which a bucket's is copied. The name is Triton's."""
+
+_PATHS = ("checkpoint", "peft")
+"""Parameters that name a folder, if not a hub's model."""
 
 _PACKED_ARCHITECTURES = frozenset(
     ["bert", "camembert", "gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3", "roberta", "xlm-roberta"]
@@ -257,6 +261,7 @@ def read_settings(cls: type[T], args: Mapping[str, str]) -> T:
         parameters = {name: value["string_value"] for name, value in config.items()}
     folder = args.get("model_repository", MODEL_DIRECTORY)
     own = {name: value.replace(MODEL_DIRECTORY, folder) for name, value in parameters.items() if not name.isupper()}
+    own |= {name: readable_path(own[name]) for name in _PATHS if name in own}
     return read_parameters(cls, own)
 
 

@@ -97,7 +97,7 @@ class TritonPythonModel:
             "max_length": self._settings.max_length,
         }
         self._watch = StepWatch(args, encodes=False)
-        sign = BusySign(sign_path(args["model_name"], args["model_version"]))
+        self._sign = BusySign(sign_path(args["model_name"], args["model_version"]))
         self._queued = QueuedStep(
             QueueLimits(self._settings.queue_requests, self._settings.queue_tokens, self._settings.queue_timeout_s),
             _TOKENS_OF_A_TURN,
@@ -105,7 +105,7 @@ class TritonPythonModel:
             self._read,
             self._run,
             watch=self._watch,
-            may_enter=lambda bulk: not sign.is_up(bulk),
+            may_enter=lambda bulk: not self._sign.is_up(bulk),
         )
         self._queued.start()
 
@@ -120,6 +120,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Answer what waits."""
         self._queued.finalize()
+        self._sign.close()
 
     def _read(self, request: PbRequest) -> _Request:
         work = self._read_work(request)
