@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from flagtriton.errors import DeploymentMismatchError
 from flagtriton.m3_output import M3Output
 from flagtriton.m3_replies import CollectedOutputs
 from flagtriton.m3_scorer import M3Scorer
+from flagtriton.options import EmbedOptions
 from flagtriton.protocol import DEFAULT_MAX_LENGTH, TEXT, TOKEN, TOKEN_ID
 from flagtriton.served import ServedModel
 from flagtriton.types import DeviceSpec, EmbedderModelClass, PoolingMethod, SparseWeights
@@ -217,10 +219,17 @@ class BGEM3FlagModel(M3Scorer):
             self.served.plan(call.sent, max_rows=call.max_rows, max_area=max_area),
             {TEXT: call.sent},
             collected.tensors,
-            call.options,
+            self._in_deployed_dtype(call.options) if wants_colbert else call.options,
             show_progress=call.show_progress,
         )
         return collected.output(len(call.texts), single=call.single)
+
+    def _in_deployed_dtype(self, options: EmbedOptions) -> EmbedOptions:
+        """Return options that ask for ColBERT vectors in the deployment's dtype."""
+        served = self.served.deployment
+        if not served.colbert_dtype_by_request or served.colbert_dtype is None:
+            return options  # by an earlier version, which does not have the option
+        return replace(options, colbert_dtype=served.colbert_dtype)
 
     def _colbert_area(self) -> int:
         """Return how many tokens' vectors one reply may hold, padding included."""

@@ -62,6 +62,7 @@ _OF_ONE_CLASS: dict[str, dict[str, Check]] = {
         "suffix": a_string,
     },
     "decoder-only-pseudo_moe": {"domain": a_string},
+    "encoder-only-m3": {"colbert_dtype": one_of("fp32", "fp16")},
 }
 """The options that embedders of one class alone have."""
 
@@ -85,6 +86,7 @@ class EmbedOptions:
         prefix: in place of `examples`, the text that they make.
         suffix: stands behind every query.
         domain: which of its experts a `decoder-only-pseudo_moe` model uses.
+        colbert_dtype: `fp32` or `fp16`, in which ColBERT vectors travel, of `encoder-only-m3`; JSON has no fp16.
         bulk: the request is part of a long job, which interactive requests may overtake.
     """
 
@@ -101,6 +103,7 @@ class EmbedOptions:
     prefix: str | None = None
     suffix: str = DEFAULT_SUFFIX
     domain: str | None = None
+    colbert_dtype: str = "fp32"
     bulk: bool = False
 
     def to_parameters(self) -> dict[str, OptionValue]:

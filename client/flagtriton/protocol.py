@@ -90,7 +90,7 @@ SPARSE_WEIGHTS = Tensor("sparse_weights", "FP32", (-1,))
 """`[B, S]` weights (> 0) of `sparse_ids`, 0 behind a text's last."""
 
 COLBERT_VECS = Tensor("colbert_vecs", "FP32", (-1, -1))
-"""`[B, T - 1, C]` a vector for every token but the first; zeros behind a text's last. FP16 where deployed so."""
+"""`[B, T - 1, C]` a vector for every token but the first; zeros behind a text's last. FP16 where a request asks for it."""
 
 COLBERT_LENGTHS = Tensor("colbert_lengths", "INT32", (1,))
 """How many vectors of `colbert_vecs` are a text's own."""
@@ -172,7 +172,8 @@ class Deployment:
         hidden_size: D, components of a vector that is sent; None where the checkpoint was not at hand when it was
             added.
         colbert_dim: C, components of a ColBERT vector, of `encoder-only-m3`.
-        colbert_dtype: `fp32` or `fp16`, in which ColBERT vectors travel.
+        colbert_dtype: `fp32` or `fp16`, in which the SDK has ColBERT vectors travel.
+        colbert_dtype_by_request: requests say which; otherwise all ColBERT vectors travel so.
         peft: the adapter that is merged into the checkpoint's weights.
         query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
         default_max_length: tokens of a text whose request does not say; None is `max_length`.
@@ -197,6 +198,7 @@ class Deployment:
     shard: bool = False
     colbert_dim: int | None = None
     colbert_dtype: str | None = None
+    colbert_dtype_by_request: bool | None = None
     revision: str | None = None
     trust_remote_code: bool = False
     peft: str | None = None

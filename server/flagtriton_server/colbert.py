@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ColBERT step: token vectors to a vector for every token but the first. Glue only."""
+"""The ColBERT step: token vectors to a vector for every token but the first. Glue only.
+
+The vectors are FP32, as the configuration says, unless a request asks for FP16, which Triton sends on as it comes. JSON
+has no FP16, so a configuration that named it would leave no answer to `generate`.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +51,6 @@ class TritonPythonModel:
         settings = read_settings(ColbertSettings, args)
         if settings.colbert_dtype not in _WIRE_DTYPES:
             raise ValueError(f"colbert_dtype is {settings.colbert_dtype!r}; expected {' or '.join(_WIRE_DTYPES)}")
-        self._wire_dtype = _WIRE_DTYPES[settings.colbert_dtype]
         self._precision = encoder_precision(settings.precision, settings.device)
         self._head = load_colbert_head(settings, self._precision, instance_devices(args)[0])
         torch.set_num_threads(1)  # a small part of the encoder's work, which needs the cores
@@ -69,7 +72,7 @@ class TritonPythonModel:
         lengths = colbert_lengths(work.token_counts)
         vectors = colbert_vectors(work.states, work.token_counts, self._head, work.options).cpu().numpy()
         try:
-            padded = padded_vectors(vectors, lengths, self._wire_dtype)
+            padded = padded_vectors(vectors, lengths, _WIRE_DTYPES[work.options.colbert_dtype])
         except RequestError as error:
             return error
         return {COLBERT_VECS: padded, COLBERT_LENGTHS: lengths.astype(np.int32)[:, None]}

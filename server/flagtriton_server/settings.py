@@ -227,7 +227,7 @@ class ColbertSettings(HeadSettings):
 
     Attributes:
         colbert_dim: C that the head must have; None takes what it has.
-        colbert_dtype: `fp32` or `fp16`, in which the vectors travel.
+        colbert_dtype: `fp32` or `fp16`, which the SDK asks for; each request says itself in which its vectors travel.
     """
 
     colbert_dim: int | None = None

@@ -199,8 +199,33 @@ def test_half_precision_on_the_wire_is_float32_at_the_caller(served: Served) -> 
         [vectors] = model.encode(["a fox"])["colbert_vecs"]
     assert vectors.dtype == np.float32
     assert vectors.shape[1] == 16
-    raw = infer(tritonclient.grpc, served, "m3-narrow", {"text": column(["a fox"])}, ["colbert_vecs"])["colbert_vecs"]
-    assert raw.dtype == np.float16
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_request_says_in_which_dtype_its_colbert_vectors_travel(wire: ModuleType, served: Served) -> None:
+    text, outputs = {"text": column(["a fox"])}, ["colbert_vecs"]
+    whole = infer(wire, served, "m3-narrow", text, outputs)["colbert_vecs"]
+    half = infer(wire, served, "m3-narrow", text, outputs, colbert_dtype="fp16")["colbert_vecs"]
+    assert (whole.dtype, half.dtype) == (np.float32, np.float16)
+    assert np.array_equal(half, whole.astype(np.float16))
+
+
+@pytest.mark.parametrize("model", ["m3", "m3-narrow"])
+def test_json_carries_all_outputs_whatever_the_deployments_dtype(model: str, served: Served) -> None:
+    address, headers = f"{served.http_url}/v2/models/{model}", {"content-type": "application/json"}
+    bodies = {
+        "generate": {"text": "a fox"},
+        "infer": {"inputs": [{"name": "text", "shape": [1, 1], "datatype": "BYTES", "data": ["a fox"]}]},
+    }
+    for kind, body in bodies.items():
+        request = urllib.request.Request(f"{address}/{kind}", json.dumps(body).encode(), headers)
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            answer = json.load(reply)
+        outputs = {output["name"]: output["data"] for output in answer["outputs"]} if kind == "infer" else answer
+        names = ["dense_vecs", "sparse_ids", "sparse_weights", "colbert_vecs"]
+        expected = infer(tritonclient.grpc, served, model, {"text": column(["a fox"])}, names)
+        for name in names:
+            assert np.allclose(outputs[name], expected[name].reshape(-1), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -174,11 +174,15 @@ def test_colbert_vectors_of_an_unknown_hidden_size_are_as_the_checkpoint_has_the
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_colbert_vectors_travel_in_the_dtype_that_the_step_and_the_ensemble_name(dtype: str) -> None:
+def test_colbert_vectors_have_the_dtype_that_json_can_carry_unless_a_request_says_otherwise(dtype: str) -> None:
     built = configs(AddOptions(colbert_dtype=dtype))
     for name in ("tiny", "tiny_colbert"):
         types = {tensor.name: DataType.Name(tensor.data_type) for tensor in built[name].output}
-        assert types["colbert_vecs"] == f"TYPE_{dtype.upper()}"
+        assert types["colbert_vecs"] == "TYPE_FP32"
+    assert read_parameters(Deployment, parameters(built["tiny"])).colbert_dtype == dtype
+    assert read_parameters(Deployment, parameters(built["tiny"])).colbert_dtype_by_request is (
+        True if dtype == "fp16" else None
+    )
     assert read_parameters(ColbertSettings, parameters(built["tiny_colbert"])).colbert_dtype == dtype
 
 

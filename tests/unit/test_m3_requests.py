@@ -109,3 +109,22 @@ def test_requests_with_colbert_are_cut_by_the_size_of_their_reply(
     deployed: dict[str, Any], text_bytes: int, sizes: list[int]
 ) -> None:
     assert request_sizes(text_bytes, **deployed) == sizes
+
+
+# In which dtype ColBERT vectors travel.
+
+
+@pytest.mark.parametrize(
+    ("deployed", "sent"),
+    [
+        ({"colbert_dtype": "fp16", "colbert_dtype_by_request": True}, {"colbert_dtype": "fp16"}),
+        ({"colbert_dtype": "fp32"}, {}),
+        ({"colbert_dtype": "fp16"}, {}),  # by an earlier version, which refuses the option, and sends fp16
+    ],
+)
+def test_colbert_vectors_are_asked_for_in_the_deployments_dtype(deployed: dict[str, Any], sent: dict[str, Any]) -> None:
+    fake = fake_m3(**deployed)
+    m3(fake).encode("t", return_colbert_vecs=True)
+    m3(fake).encode("t", return_sparse=True)
+    options = [{k: v for k, v in request.parameters.items() if k == "colbert_dtype"} for request in fake.requests]
+    assert options == [sent, {}]

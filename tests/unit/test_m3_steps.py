@@ -210,9 +210,10 @@ def test_colbert_vectors_mind_each_requests_options(
 
 
 def test_colbert_vectors_may_travel_as_fp16(steps: SimpleNamespace, checkpoint: Path) -> None:
-    request = texts_request(steps, checkpoint, TEXTS)
-    (whole,) = answered(colbert_step(steps, checkpoint), request)
-    (half,) = answered(colbert_step(steps, checkpoint, colbert_dtype="fp16"), request)
+    asked = texts_request(steps, checkpoint, TEXTS, '{"colbert_dtype": "fp16"}')
+    model = colbert_step(steps, checkpoint, colbert_dtype="fp16")
+    whole, half = answered(model, texts_request(steps, checkpoint, TEXTS), asked)
+    assert whole["colbert_vecs"].dtype == np.float32  # which JSON can carry
     assert half["colbert_vecs"].dtype == np.float16
     np.testing.assert_array_equal(half["colbert_vecs"], whole["colbert_vecs"].astype(np.float16))
 

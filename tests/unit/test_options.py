@@ -117,7 +117,8 @@ def test_an_instruction_needs_an_input_type() -> None:
         ("decoder-only-base", []),
         ("decoder-only-icl", ["examples", "examples_instruction_format", "prefix", "suffix"]),
         ("decoder-only-pseudo_moe", ["domain"]),
-        (None, ["domain", "examples", "examples_instruction_format", "prefix", "suffix"]),
+        ("encoder-only-m3", ["colbert_dtype"]),
+        (None, ["colbert_dtype", "domain", "examples", "examples_instruction_format", "prefix", "suffix"]),
     ],
 )
 def test_an_unknown_option_is_named_beside_those_of_the_models_class(
@@ -150,6 +151,7 @@ def test_every_option_is_known_to_the_reader() -> None:
         "prefix": "",
         "suffix": "",
         "domain": "",
+        "colbert_dtype": "fp16",
         "bulk": True,
     }
     assert {*allowed, "examples", "prompt_name"} == {field.name for field in dataclasses.fields(EmbedOptions)}

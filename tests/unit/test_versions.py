@@ -167,10 +167,18 @@ def test_a_version_that_needs_another_configuration_is_refused_whole(
     assert snapshot(repository.parent) == before
 
 
-def test_vectors_of_another_dtype_are_another_configuration(tmp_path: Path) -> None:
+def test_colbert_vectors_of_another_dtype_are_the_same_configuration(tmp_path: Path) -> None:
     add_models(m3("of-may"), tmp_path / "repo")
+    add_version(m3("of-june", colbert_dtype="fp16"), tmp_path / "repo", 2)  # each request says in which they travel
+    assert entry_named("tiny", tmp_path / "repo").deployment.colbert_dtype == "fp16"
+
+
+def test_other_outputs_are_another_configuration(tmp_path: Path) -> None:
+    add_models(m3("of-may"), tmp_path / "repo")
+    other = m3("of-june")
+    other[0].config.output[0].name = "vectors"
     with pytest.raises(ToolError, match="output of tiny would not be the same for all versions"):
-        add_version(m3("of-june", colbert_dtype="fp16"), tmp_path / "repo", 2)
+        add_version(other, tmp_path / "repo", 2)
 
 
 @pytest.mark.parametrize("change", [lambda r: switch_version("tiny", 1, r), lambda r: add_version(models(), r, 3)])

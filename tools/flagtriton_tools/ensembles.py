@@ -134,6 +134,7 @@ def _m3_embedder(name: str, served: Deployment, options: AddOptions) -> list[Mod
         served,
         colbert_dim=options.colbert_dim or served.hidden_size,
         colbert_dtype=options.colbert_dtype or "fp32",
+        colbert_dtype_by_request=True if options.colbert_dtype == "fp16" else None,
     )
     steps = [
         tokenizer_step(name, served, options, pairs=True),
@@ -155,10 +156,9 @@ def _m3_embed_ensemble(name: str, served: Deployment, options: AddOptions) -> Mo
     states = _same(HIDDEN_STATES, INPUT_IDS)
     weigh = {**states, **_same(UNWEIGHTED_IDS), AFTER.name: "dense_done"}
     project = {**states, AFTER.name: "sparse_done"}
-    colbert = replace(COLBERT_VECS, datatype=(served.colbert_dtype or "").upper())
     return ensemble_config(
         inputs=[TEXT],
-        outputs=[DENSE_VECS, SPARSE_IDS, SPARSE_WEIGHTS, colbert, COLBERT_LENGTHS, TOKEN_COUNT],
+        outputs=[DENSE_VECS, SPARSE_IDS, SPARSE_WEIGHTS, COLBERT_VECS, COLBERT_LENGTHS, TOKEN_COUNT],
         max_batch_size=options.rows,
         steps=[
             EnsembleStep(f"{name}_tokenizer", _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT, UNWEIGHTED_IDS)),

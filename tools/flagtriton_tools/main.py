@@ -97,7 +97,7 @@ def cli() -> None:
 @click.option(
     "--colbert-dtype",
     type=click.Choice(["fp32", "fp16"]),
-    help="In which ColBERT vectors travel; fp16 halves 2 MB a text.  [default: fp32]",
+    help="In which the SDK has ColBERT vectors travel; fp16 halves 2 MB a text.  [default: fp32]",
 )
 @click.option("--query-instruction", help="Put before texts sent with input_type=query.")
 @click.option("--query-instruction-format", help="Two fields, instruction and text.  [default: the model table's]")

@@ -191,7 +191,7 @@ def colbert_step(name: str, served: Deployment, options: AddOptions) -> Model:
     """Return the step that makes ColBERT vectors, beside the encoder."""
     dtype = served.colbert_dtype or "fp32"
     settings = ColbertSettings(**_head(served), colbert_dim=served.colbert_dim, colbert_dtype=dtype)
-    outputs = [replace(COLBERT_VECS, datatype=dtype.upper()), COLBERT_LENGTHS]
+    outputs = [COLBERT_VECS, COLBERT_LENGTHS]
     device = Device.parse(options.device, 1)
     return _behind_encoder(name, "colbert", [HIDDEN_STATES, INPUT_IDS, AFTER], outputs, settings, options, device)
 
