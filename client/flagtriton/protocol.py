@@ -90,7 +90,7 @@ SPARSE_WEIGHTS = Tensor("sparse_weights", "FP32", (-1,))
 """`[B, S]` weights (> 0) of `sparse_ids`, 0 behind a text's last."""
 
 COLBERT_VECS = Tensor("colbert_vecs", "FP32", (-1, -1))
-"""`[B, T - 1, C]` a vector for every token but the first; zeros behind a text's last. FP16 where a request asks for it."""
+"""`[B, T - 1, C]` a vector for every token but the first; zeros behind a text's last; FP16 if a request asks for it."""
 
 COLBERT_LENGTHS = Tensor("colbert_lengths", "INT32", (1,))
 """How many vectors of `colbert_vecs` are a text's own."""

@@ -43,7 +43,7 @@ def link_to(path: Path) -> Path:
     name = _UNUSUAL.sub("_", path.name)[:64]
     link = private_folder() / f"{name}-{hashlib.sha256(raw).hexdigest()[:_HASH_DIGITS]}"
     with contextlib.suppress(FileExistsError):  # another process has made it, or an earlier one
-        os.symlink(raw, link)
+        os.symlink(raw, link)  # noqa: PTH211 - Path takes no bytes
     return link
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from flagtriton_server.private_folder import private_folder
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.serving import is_loopback
 
@@ -26,8 +27,25 @@ _FIELD_OF_ARG_START, _FIELD_OF_ARG_END = 47, 48  # in /proc/PID/stat, counted fr
 
 
 def state_folder() -> Path:
-    """Return where logs and secrets are kept from one command to the next."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "flagtriton"
+    """Return where logs and secrets are kept from one command to the next; without a home, a folder in /tmp.
+
+    Raises:
+        ToolError: there is no home, and somebody else has made that folder.
+    """
+    chosen = os.environ.get("XDG_STATE_HOME")
+    if chosen:
+        return Path(chosen) / "flagtriton"
+    try:
+        return Path.home() / ".local" / "state" / "flagtriton"
+    except RuntimeError:  # neither HOME nor an entry in passwd, as in a container under another user id
+        return _without_home()
+
+
+def _without_home() -> Path:
+    try:
+        return private_folder()
+    except OSError as error:
+        raise ToolError(f"no home folder for logs and secrets: {error}; set HOME or XDG_STATE_HOME") from error
 
 
 @contextmanager
@@ -46,7 +64,10 @@ def kept_secret(http_port: int) -> Iterator[str]:
         with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
             opened.write(secret)
     except OSError as error:
-        raise ToolError(f"cannot keep the admin secret in {file}: {error}; name a file with --secret-file") from error
+        raise ToolError(
+            f"cannot keep the admin secret in {file}: {error}; name a file with --secret-file, or a folder with "
+            "XDG_STATE_HOME"
+        ) from error
     try:
         yield secret
     finally:

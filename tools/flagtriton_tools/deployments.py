@@ -27,11 +27,9 @@ from flagtriton_tools.ensembles import BUILDERS, PART_OF
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.kinds import LAYERED, is_encoder_reranker, is_llm_reranker
 from flagtriton_tools.pbtxt import Device
+from flagtriton_tools.stub_paths import EXECUTION_ENV, is_one_word
 
 __all__ = ["EXECUTION_ENV", "PART_OF", "TOKEN_BUDGETS", "AddOptions", "Model", "build", "describe"]
-
-EXECUTION_ENV = "EXECUTION_ENV_PATH"
-"""Triton's own parameter: the Python environment that a model's process runs in, packed or unpacked."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DEFAULT_POOLING = "cls"
@@ -126,6 +124,11 @@ def _execution_env(options: AddOptions) -> str:
         raise ToolError(
             f"--execution-env is {path!r}; say where it lies on the server's machine: an absolute path, or one that "
             f"begins with {MODEL_DIRECTORY}/, which is each step's own folder"
+        )
+    if not is_one_word(path):
+        raise ToolError(
+            f"--execution-env is {path!r}; Triton hands it to a shell without quotes: use letters, digits and "
+            "_ . / + @ % , : = - alone"
         )
     return path
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.stub_paths import plain_path
 
 __all__ = ["Tritonserver", "check_numpy", "find_tritonserver"]
 
@@ -88,9 +89,9 @@ def _embedded(package: Path, work_folder: Path, path: dict[str, str]) -> Tritons
     check_numpy(importlib.metadata.version("numpy"), _EMBEDDED_VERSION)
     libpython = _shared_libpython()
     server = package / "tritonserver"
-    libraries = [
-        str(package.parent / "nvidia_pytriton.libs"),
-        str(libpython.parent),
+    libraries = [  # which a shell reads, too, where a model has an EXECUTION_ENV_PATH
+        str(plain_path(package.parent / "nvidia_pytriton.libs", work_folder / "libraries-of-triton")),
+        str(plain_path(libpython.parent, work_folder / "libraries-of-python")),
         os.environ.get("LD_LIBRARY_PATH"),
     ]
     return Tritonserver(

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,12 @@ from flagtriton_tools.embedded import Tritonserver, check_numpy, find_tritonserv
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.machine import check_room
 from flagtriton_tools.repository import Entry, entries, model_names
+from flagtriton_tools.server_log import printed_by_steps
 from flagtriton_tools.server_process import RunningServer, start_server
 from flagtriton_tools.serving import ServeOptions, check_options
+from flagtriton_tools.startup import StartUp
+from flagtriton_tools.stub_paths import check_stub_words, plain_temporary_folder
+from flagtriton_tools.stubs import unhealthy_model
 
 __all__ = ["Launcher", "Report", "ServerStoppedError", "prepared", "running_server"]
 
@@ -70,6 +74,7 @@ class Launcher:
                 log's last lines.
         """
         models = _models(self.options.repository, names or self.options.load)
+        check_stub_words(self.options.repository, models)
         foreign = _foreign(self.options.repository)
         if names and not self.options.load:
             models += foreign
@@ -80,20 +85,29 @@ class Launcher:
             self.binary, self.options, self.work_folder, models, self.secret, again=again, auto_complete=bool(foreign)
         )
         try:
-            states = self._wait(server, models)
+            units = _units(self.options.repository, models)
+            states, told = self._wait(server, models, units)
             server.version = str(json.loads(self.admin.get("/v2").body or b"{}").get("version", "unknown"))
             check_numpy(importlib.metadata.version("numpy"), server.version)
             if self.secret is not None:
                 hide_from_process_list(server.process.pid, self.secret)
-            server.failed.update(self._failed(server, models, states))
+            server.failed.update(self._failed(server, units, states, told))
+            for name in sorted(units.keys() - server.failed.keys()):
+                self.report(f"ready: {name}")
             yield server
         finally:
             server.stop()
 
-    def _wait(self, server: RunningServer, models: Sequence[str]) -> Mapping[str, ModelState]:
-        """Return how each model stands once all of them are ready, or cannot be."""
+    def _wait(
+        self, server: RunningServer, models: Sequence[str], units: Mapping[str, Sequence[str]]
+    ) -> tuple[Mapping[str, ModelState], set[str]]:
+        """Return how each model stands once all of them are ready, or cannot be, and which failures were reported.
+
+        Those are reported when they happen, as other deployments may load for minutes.
+        """
         deadline = time.monotonic() + self.options.ready_timeout_s
-        reported: set[str] = set()
+        start_up = StartUp(server.process.pid, self.options.log_file, server.log_start, models)
+        told: set[str] = set()
         while time.monotonic() < deadline:
             if server.exit_code is not None:
                 raise ServerStoppedError(
@@ -101,27 +115,33 @@ class Launcher:
                     server.exit_code or 1,
                 )
             states = self.admin.states()
-            for name in sorted(name for name, state in (states or {}).items() if state.is_ready):
-                if name not in reported:
-                    self.report(f"ready: {name}")
-                reported.add(name)
             if states and all(states.get(name, ModelState(name)).state != "LOADING" for name in models):
-                return states
+                return states, told
+            if (lost := start_up.lost()) is not None:
+                last_words = printed_by_steps(self.options.log_file)
+                raise ServerStoppedError(f"{lost}; Triton would wait for it for ever{last_words}", 1)
+            for model, cause in start_up.failures().items():
+                for name in (name for name, parts in units.items() if model in parts and name not in told):
+                    self.report(f"not served: {name}: {_explained(ModelState(model, reason=cause).cause)}")
+                    told.add(name)
             time.sleep(_POLL_S)
         raise ToolError(f"not ready within {self.options.ready_timeout_s:.0f} s{server.last_words()}")
 
     def _failed(
-        self, server: RunningServer, models: Sequence[str], states: Mapping[str, ModelState]
+        self,
+        server: RunningServer,
+        units: Mapping[str, Sequence[str]],
+        states: Mapping[str, ModelState],
+        told: Collection[str],
     ) -> Mapping[str, str]:
         """Return why each deployment that is not ready is not; another's model counts as one.
 
         Raises:
             ServerStoppedError: none is.
         """
-        units = _units(self.options.repository, models)
         failed = {name: cause for name, parts in units.items() if (cause := _cause(parts, states)) is not None}
-        for name, cause in failed.items():
-            self.report(f"not served: {name}: {cause}")
+        for name in failed.keys() - told:
+            self.report(f"not served: {name}: {failed[name]}")
         if units and len(failed) == len(units):
             raise ServerStoppedError(f"no model could be loaded{server.last_words()}", 1)
         return failed
@@ -136,7 +156,8 @@ def prepared(options: ServeOptions, report: Report = lambda _: None) -> Iterator
     """
     check_options(options)
     with ExitStack() as stack:
-        work_folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flagtriton-")))
+        folder = tempfile.TemporaryDirectory(prefix="flagtriton-", dir=plain_temporary_folder())
+        work_folder = Path(stack.enter_context(folder))
         binary = find_tritonserver(options.tritonserver, work_folder)
         report(f"tritonserver: {binary.binary} ({binary.origin})")
         secret = None
@@ -194,4 +215,11 @@ def _cause(parts: Sequence[str], states: Mapping[str, ModelState]) -> str | None
     if not missing:
         return None
     causes = [state.cause for state in missing if state.cause]
-    return causes[-1] if causes else f"{missing[0].name} was not loaded"
+    return _explained(causes[-1]) if causes else f"{missing[0].name} was not loaded"
+
+
+def _explained(cause: str) -> str:
+    """Return a cause with what is mostly behind it, where Triton says only that a process is gone."""
+    if unhealthy_model(cause) is None:
+        return cause
+    return f"{cause} It died while it was loading, mostly for want of memory: `dmesg` then says `Killed process`"

@@ -36,7 +36,7 @@ def server_flags(
             Python model twice. Ours leave nothing out.
     """
     return [
-        f"--model-repository={options.repository.resolve()}",
+        f"--model-repository={options.repository.absolute()}",
         "--model-control-mode=explicit",
         *(f"--load-model={name}" for name in models),
         f"--exit-on-error={str(options.exit_on_error).lower()}",

@@ -11,11 +11,13 @@ from typing import BinaryIO
 
 from flagtriton_tools.errors import ToolError
 
-__all__ = ["log_excerpt", "opened_log"]
+__all__ = ["log_excerpt", "opened_log", "printed_by_steps"]
 
 _ERROR_LINE = re.compile(r"E\d{4} |.*: unrecognized option ")
 """How Triton's log marks errors, by the level and the date, month and day; and what is said of a wrong flag."""
 
+_TRITONS_LINE = re.compile(r"[EWI]\d{4} |[+|]")
+_PRINTED_LINES = 12
 _ERROR_LINES = 4
 _TAIL_LINES = 6
 
@@ -37,6 +39,15 @@ def opened_log(file: Path | None, *, again: bool = False) -> Iterator[BinaryIO |
         raise ToolError(f"cannot write the log {file}: {error}; choose another with --log-file") from error
     with log:
         yield log
+
+
+def printed_by_steps(log_file: Path | None) -> str:
+    """Return a pointer to the log, and the last lines in it that are not Triton's: those of the steps' processes."""
+    if log_file is None:
+        return "; its log is above"
+    lines = [line for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip("+-| ")]
+    printed = [line for line in lines if not _TRITONS_LINE.match(line)][-_PRINTED_LINES:]
+    return "; see {}, where the steps say:\n{}".format(log_file, "\n".join(f"  {line}" for line in printed))
 
 
 def log_excerpt(log_file: Path | None) -> str:

@@ -9,9 +9,10 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from flagtriton_server.busy_sign import remove_signs
 from flagtriton_server.request_log import REQUEST_LOG
 from flagtriton_tools.embedded import Tritonserver
 from flagtriton_tools.errors import ToolError
@@ -19,6 +20,7 @@ from flagtriton_tools.machine import SHARED_MEMORY
 from flagtriton_tools.server_flags import server_flags
 from flagtriton_tools.server_log import log_excerpt, opened_log
 from flagtriton_tools.serving import ServeOptions
+from flagtriton_tools.stub_paths import hub_cache, plain_path
 
 __all__ = ["RunningServer", "start_server"]
 
@@ -38,6 +40,7 @@ class RunningServer:
         process: the server itself, first of its process group; its Python stubs are the others.
         shared_memory: what the names of its files in `/dev/shm` begin with.
         secret: for admin operations; None where they need none.
+        log_start: where in the log its part begins, bytes.
         version: what it calls itself once it has answered.
         failed: deployments that it could not load, and why.
     """
@@ -46,6 +49,7 @@ class RunningServer:
     process: subprocess.Popen[bytes]
     shared_memory: str
     secret: str | None = field(default=None, repr=False)
+    log_start: int = 0
     version: str = "unknown"
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -77,6 +81,7 @@ class RunningServer:
             os.killpg(self.process.pid, signal.SIGKILL)
         for file in SHARED_MEMORY.glob(f"{self.shared_memory}*"):
             file.unlink(missing_ok=True)
+        remove_signs(self.process.pid)
 
     def last_words(self) -> str:
         """Return, for a message, where the log is and how it ends."""
@@ -110,14 +115,16 @@ def start_server(
         ToolError: the binary cannot be run, or its log not be written.
     """
     shared_memory = f"flagtriton_{os.getpid()}_{options.http_port}_"
-    flags = server_flags(options, models, secret, shared_memory, auto_complete=auto_complete)
+    served = replace(options, repository=plain_path(options.repository, work_folder / "model-repository"))
+    flags = server_flags(served, models, secret, shared_memory, auto_complete=auto_complete)
     command = [str(binary.binary), *binary.arguments, *flags]
     try:
         with opened_log(options.log_file, again=again) as log:
+            log_start = 0 if log is None else log.tell()
             process = subprocess.Popen(
                 command,
                 cwd=work_folder,  # first on the stubs' sys.path, so it must hold nothing that could be imported
-                env={**os.environ, **binary.environment, **_request_log(options)},
+                env={**os.environ, **binary.environment, **hub_cache(), **_request_log(options)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -126,7 +133,7 @@ def start_server(
             )
     except OSError as error:
         raise ToolError(f"cannot start {binary.binary}: {error}") from error
-    return RunningServer(options, process, shared_memory, secret)
+    return RunningServer(options, process, shared_memory, secret, log_start)
 
 
 def _request_log(options: ServeOptions) -> dict[str, str]:
