@@ -21,6 +21,7 @@ from flagtriton_server.packing import packed_lengths
 from flagtriton_server.path_trial import agree, one_answer, trial_answers
 from flagtriton_server.placement import check_fit, loading_arguments, weights_bytes
 from flagtriton_server.positions import counts_positions_behind_padding, position_capacity
+from flagtriton_server.processor import best_cpu_precision
 from flagtriton_server.reranker_module import WithItsHead
 from flagtriton_server.settings import EncoderSettings, attention_path
 from flagtriton_server.sharing import LEAST_SHARED
@@ -52,7 +53,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         ValueError: another name.
     """
     if name == "auto":
-        name = "fp16" if device.type == "cuda" else _best_cpu_precision()
+        name = "fp16" if device.type == "cuda" else best_cpu_precision()
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     if name not in dtypes:
         raise ValueError(f"precision is {name!r}; expected auto, {', '.join(dtypes)}")
@@ -211,9 +212,3 @@ def check_weights(checkpoint: str, missing: Iterable[str], unexpected: Iterable[
         f"{checkpoint} lacks {len(lacking)} weights of its architecture, {lacking[0]} the first"
         + (f"; it has {len(others)} that the architecture has not, {others[0]} the first" if others else "")
     )
-
-
-def _best_cpu_precision() -> str:
-    with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:  # noqa: PTH123 - a device file, read once
-        flags = next((line for line in cpuinfo if line.startswith("flags")), "").split()
-    return "bf16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "fp32"

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flagtriton_server import loading
+from flagtriton_server import loading, processor
 from flagtriton_server.blocks import BertBlock
 from flagtriton_server.forward import LoadedEncoder, Precision
 from flagtriton_server.loading import choose_precision, load_encoder
@@ -43,7 +43,7 @@ def processor_with(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
         assert path == "/proc/cpuinfo"
         return io.StringIO(cpuinfo)
 
-    monkeypatch.setattr(loading, "open", opened, raising=False)
+    monkeypatch.setattr(processor, "open", opened, raising=False)
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])

@@ -49,7 +49,7 @@ def test_a_ready_server_is_told_with_its_addresses_and_its_log(run: Run) -> None
     run(KeyboardInterrupt(), every_s=3.5)
     assert run.lines[:2] == [
         "ready: tritonserver 2.51.0, http://127.0.0.1:8000, grpc://127.0.0.1:8001",
-        "log: server.log; stop with Ctrl-C",
+        "metrics: http://127.0.0.1:8002/metrics\nlog: server.log; stop with Ctrl-C",
     ]
     assert (run.healths[0]["server"], run.healths[0]["every_s"]) == ("ready", 3.5)
 

@@ -214,7 +214,7 @@ def test_what_was_unloaded_is_not_brought_back_and_is_forgotten(world: World) ->
     world.run(12)
     assert world.triton.calls == []
     assert world.supervisor.names == ["plain"]
-    assert world.lines == ["unloaded: m3"]
+    assert world.lines == ["unloaded: m3, as a client asked"]
     assert list(world.health.to_json()["deployments"]) == ["plain"]
     assert world.health.is_ready()
 
@@ -224,7 +224,7 @@ def test_what_was_unloaded_is_forgotten_though_triton_keeps_a_step_of_it(world: 
     for model in ("plain", "plain_tokenizer", "plain_encoder", "plain_pooler"):
         world.at(1, lambda model=model: world.admin.unload(model))
     world.run(12)
-    assert world.lines == ["unloaded: plain"]
+    assert world.lines == ["unloaded: plain, as a client asked"]
     assert list(world.health.to_json()["deployments"]) == ["m3"]
 
 

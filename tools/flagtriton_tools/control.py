@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from flagtriton.protocol import score_model_name
 from flagtriton_tools.admin import Admin, ModelState
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.supervision import public_ensembles, steps_of
 
-__all__ = ["load_deployment", "unload_deployment"]
+__all__ = ["load_deployment", "progress", "unload_deployment"]
 
 _REQUESTS_END_WITHIN_S = 60.0
 _PROCESSES_END_WITHIN_S = 20.0
+_PROGRESS_EVERY_S = 5.0
 
 
 def load_deployment(admin: Admin, name: str) -> list[str]:
@@ -47,6 +51,40 @@ def load_deployment(admin: Admin, name: str) -> list[str]:
                 f"of a model or none: mend it, or `flagtriton switch {name}`, then `remove {name} --model-version`"
             ) from error
     return models
+
+
+@contextmanager
+def progress(
+    admin: Admin, name: str, show: Callable[[str], object], every_s: float = _PROGRESS_EVERY_S
+) -> Iterator[None]:
+    """Show every few seconds, while the block runs, what of a deployment is still being loaded.
+
+    Args:
+        admin: of the server.
+        name: the deployment's.
+        show: takes a line.
+        every_s: seconds.
+    """
+    began, ended = time.monotonic(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every_s):
+            with contextlib.suppress(ToolError):
+                show(f"loading {name}, {time.monotonic() - began:.0f} s: {_stage(admin.states() or {}, name)}")
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _stage(states: Mapping[str, ModelState], name: str) -> str:
+    own = [state for state in states.values() if state.name == name or state.name.startswith(f"{name}_")]
+    loading = sorted(state.name for state in own if state.state == "LOADING")
+    ready = sum(state.is_ready for state in own)
+    return f"{ready} of {len(own)} models ready{', waiting for ' if loading else ''}{', '.join(loading)}"
 
 
 def unload_deployment(admin: Admin, name: str, report: Callable[[str], object] = lambda _: None) -> list[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from flagtriton.protocol import Deployment
 from flagtriton.types import EmbedderModelClass, RerankerModelClass
+from flagtriton_server.processor import best_cpu_precision
 
-__all__ = ["LAYERED", "is_encoder_reranker", "is_llm_reranker", "is_m3", "is_pseudo_moe"]
+__all__ = ["LAYERED", "is_encoder_reranker", "is_llm_reranker", "is_m3", "is_pseudo_moe", "resolved_precision"]
 
 LAYERED = (RerankerModelClass.DECODER_ONLY_LAYERWISE.value, RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT.value)
 """The classes whose requests may ask for the scores of several layers."""
@@ -25,6 +26,15 @@ def is_llm_reranker(task: str, model_class: str) -> bool:
 def is_m3(served: Deployment) -> bool:
     """Return whether dense, sparse and ColBERT vectors are made of one pass."""
     return served.model_class == EmbedderModelClass.ENCODER_ONLY_M3.value
+
+
+def resolved_precision(served: Deployment) -> str:
+    """Return what a deployment's precision comes to; `auto` on a processor is what this machine's computes in."""
+    if served.precision != "auto":
+        return served.precision
+    if served.device.startswith("gpu"):
+        return "bf16" if served.model_class.startswith("decoder-only") else "fp16"
+    return best_cpu_precision()
 
 
 def is_pseudo_moe(served: Deployment) -> bool:

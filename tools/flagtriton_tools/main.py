@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flagtriton.protocol import Deployment
 from flagtriton_tools.bench.cli import bench_command
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.class_choice import ask_at_terminal, settle_class
@@ -25,9 +26,11 @@ from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.finishing import finishing_said
 from flagtriton_tools.interrupts import exit_code_of
+from flagtriton_tools.kinds import resolved_precision
 from flagtriton_tools.pack_cli import pack_env_command
 from flagtriton_tools.plan.cli import plan_command
 from flagtriton_tools.repository import Entry, add_models, entries, remove_deployment
+from flagtriton_tools.running import how_to_load, how_to_serve, still_served
 from flagtriton_tools.serve_cli import load_command, serve_command, unload_command
 from flagtriton_tools.top.cli import top_command
 from flagtriton_tools.verify.cli import verify_command, verify_repository
@@ -171,9 +174,8 @@ def add(
     )
     if class_hint is not None:
         _MESSAGES.print(escape(class_hint))
-    _MESSAGES.print(f"serve it with: flagtriton serve --repository {escape(str(repository))}")
-    if model_version is not None:
-        _MESSAGES.print(f"a running server goes over to it with: flagtriton load {escape(models[0].name)}")
+    for line in how_to_serve(repository, models[0].name, is_version=model_version is not None):
+        _MESSAGES.print(escape(line))
     return verify_repository(models[0].name, repository) if verify else 0
 
 
@@ -190,8 +192,10 @@ def list_deployments(repository: Path, as_json: bool) -> None:
     found = entries(repository)
     if as_json:
         for entry in found:
-            versions = {"version": entry.version, "versions": entry.versions}
-            click.echo(json.dumps({"name": entry.name, **versions, **asdict(entry.deployment), "steps": entry.steps}))
+            served = entry.deployment
+            further = {"version": entry.version, "versions": entry.versions, "steps": entry.steps}
+            further["resolved_precision"] = resolved_precision(served)
+            click.echo(json.dumps({"name": entry.name, **asdict(served), **further}))
         return
     if not found:
         _MESSAGES.print(f"{escape(str(repository))} has no deployment yet; `flagtriton add CHECKPOINT` adds one")
@@ -218,7 +222,7 @@ def list_deployments(repository: Path, as_json: bool) -> None:
             served.model_class,
             served.pooling_method,
             str(served.max_length),
-            served.precision,
+            _precision(served),
             f"{served.device}{' sharded' if served.shard else ''}",
             served.attention or "at load",
             served.checkpoint,
@@ -243,9 +247,8 @@ def switch(name: str, version: int, repository: Path) -> None:
     flagtriton load my-bge
     """
     before = switch_version(name, version, repository)
-    _MESSAGES.print(
-        f"{escape(name)} is now version {version}, was {before}; on a running server: flagtriton load {name}"
-    )
+    how = how_to_load(repository, name)
+    _MESSAGES.print(f"{escape(name)} is now version {version}, was {before}; on a running server: {escape(how)}")
 
 
 @cli.command()
@@ -267,6 +270,12 @@ def remove(name: str, repository: Path, model_version: int | None) -> None:
         return
     folders = remove_deployment(name, repository)
     _MESSAGES.print(f"removed {escape(', '.join(folders))} from {escape(str(repository))}")
+    for line in still_served(repository, name):
+        _MESSAGES.print(escape(line))
+
+
+def _precision(served: Deployment) -> str:
+    return f"auto ({resolved_precision(served)})" if served.precision == "auto" else served.precision
 
 
 def _versions(entry: Entry) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,7 +117,10 @@ def entries(repository: Path) -> list[Entry]:
         ToolError: it is no folder, or a configuration in it does not parse.
     """
     if not repository.is_dir():
-        raise ToolError(f"{repository} is no folder; `flagtriton add CHECKPOINT --repository {repository}` makes it")
+        raise ToolError(
+            f"{repository} is no folder; `flagtriton add CHECKPOINT --repository {shlex.quote(str(repository))}` makes "
+            "it"
+        )
     configs = {path.parent.name: read_config(path) for path in sorted(repository.glob("*/config.pbtxt"))}
     return [entry for name in configs if (entry := _entry(name, configs, repository)) is not None]
 

@@ -13,6 +13,7 @@ from flagtriton_tools.admin import Admin, ModelState
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.health import READY, Health, served_health
 from flagtriton_tools.launcher import Launcher, Report, ServerStoppedError, prepared
+from flagtriton_tools.running import announced
 from flagtriton_tools.server_process import RunningServer
 from flagtriton_tools.serving import ServeOptions
 from flagtriton_tools.supervision import Supervisor
@@ -54,6 +55,7 @@ def serve(options: ServeOptions, watch: WatchOptions, report: Report) -> int:
     with ExitStack() as stack:
         stack.callback(health.close)
         launcher = stack.enter_context(prepared(options, report))
+        stack.enter_context(announced(options))
         for flag, host in options.open_to_network.items():
             report(_warning(flag, host, options))
         if options.health_port is not None:
@@ -128,7 +130,8 @@ class _Serving:
             try:
                 self._health.server_is(READY, restarts=self._restarts)
                 self._report(f"ready: tritonserver {server.version}, {options.http_url}, {options.grpc_url}")
-                self._report(f"log: {options.log_file or 'above'}; stop with Ctrl-C")
+                log = f"log: {options.log_file or 'above'}; stop with Ctrl-C"
+                self._report(f"{_further_addresses(options)}\n{log}")
                 code = supervisor.run()
             except KeyboardInterrupt:
                 try:
@@ -166,6 +169,14 @@ class _Serving:
             f"starting it again in {wait_s:.0f} s ({self._restarts} of {self._watch.max_restarts})"
         )
         time.sleep(wait_s)
+
+
+def _further_addresses(options: ServeOptions) -> str:
+    """Return where health and metrics are asked for, seen from this machine."""
+    metrics = f"metrics: {options.url_of(options.metrics_port)}/metrics"
+    if options.health_port is None:
+        return metrics
+    return f"health: {options.url_of(options.health_port)}/healthz, {metrics}"
 
 
 def _warning(flag: str, host: str, options: ServeOptions) -> str:

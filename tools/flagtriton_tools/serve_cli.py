@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.markup import escape
+from rich.status import Status
 
 from flagtriton_tools.admin import Admin
 from flagtriton_tools.admin_secret import find_secret, state_folder
-from flagtriton_tools.control import load_deployment, unload_deployment
+from flagtriton_tools.control import load_deployment, progress, unload_deployment
 from flagtriton_tools.interrupts import stopped_in_order
 from flagtriton_tools.serve import WatchOptions, serve
 from flagtriton_tools.serving import ServeOptions
@@ -38,7 +40,7 @@ _WATCH = ("every_s", "max_restarts", "grace_period_s", "health_file")
 @click.option("--http-port", type=_PORT, default=8000, show_default=True)
 @click.option("--grpc-port", type=_PORT, default=8001, show_default=True)
 @click.option("--metrics-port", type=_PORT, default=8002, show_default=True)
-@click.option("--health-port", type=_PORT, help="Of /healthz and /livez.  [default: behind --metrics-port]")
+@click.option("--health-port", type=_PORT, help="Of /healthz and /livez.  [default: --metrics-port + 1]")
 @click.option("--health-file", type=_FILE, help="A file that exists while all deployments answer, for probes.")
 @click.option(
     "--every", "every_s", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between checks."
@@ -117,8 +119,9 @@ def load_command(name: str, url: str, secret_file: Path | None, ca_file: str | N
     flagtriton add BAAI/bge-m3 --repository repo && flagtriton load bge-m3
     flagtriton load bge-m3 --url https://triton:8443 --secret-file secret
     """
-    with _MESSAGES.status(f"loading {escape(name)} …"):
-        models = load_deployment(Admin(url, find_secret(url, secret_file), ca_file=ca_file), name)
+    admin = Admin(url, find_secret(url, secret_file), ca_file=ca_file)
+    with _MESSAGES.status(f"loading {escape(name)} …") as status, progress(admin, name, _shown_on(status)):
+        models = load_deployment(admin, name)
     _MESSAGES.print(f"loaded {escape(', '.join(models))}")
 
 
@@ -134,6 +137,13 @@ def unload_command(name: str, url: str, secret_file: Path | None, ca_file: str |
         admin = Admin(url, find_secret(url, secret_file), ca_file=ca_file)
         models = unload_deployment(admin, name, lambda warning: _MESSAGES.print(f"warning: {escape(warning)}"))
     _MESSAGES.print(f"unloaded {escape(', '.join(models))}")
+
+
+def _shown_on(status: Status) -> Callable[[str], None]:
+    """Return what shows a line of progress: in place of the last one on a terminal, else below it."""
+    if _MESSAGES.is_terminal:
+        return lambda line: status.update(escape(line))
+    return lambda line: _MESSAGES.print(escape(line))
 
 
 def _log_file(chosen: str | None, http_port: int) -> Path | None:

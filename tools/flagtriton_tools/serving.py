@@ -96,6 +96,10 @@ class ServeOptions:
         scheme = "grpc" if self.tls_certificate is None else "grpcs"
         return f"{scheme}://{_reachable(self.host)}:{self.grpc_port}"
 
+    def url_of(self, port: int) -> str:
+        """Return the address of what listens for metrics or health, seen from this machine."""
+        return f"http://{_reachable(self.host)}:{port}"
+
     @property
     def open_to_network(self) -> dict[str, str]:
         """Where others than this machine reach which port: flag to host."""

@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
 
-from flagtriton.protocol import DEPLOYMENT_KEYS
 from flagtriton_tools.admin import Admin, ModelState
-from flagtriton_tools.ensembles import PART_OF
+from flagtriton_tools.changes import Changes
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.health import READY, Health
 from flagtriton_tools.server_process import RunningServer
-from flagtriton_tools.stubs import instances, live_stubs, unhealthy_model
+from flagtriton_tools.stubs import live_stubs, stub_processes, unhealthy_model
+from flagtriton_tools.watched import Watched, public_ensembles, steps_of, watched_deployment
 
 __all__ = ["Supervisor", "Watched", "public_ensembles", "steps_of"]
 
@@ -32,44 +30,6 @@ _LONGEST_WAIT_S = 60.0
 _HANGING_S = 60.0
 _WORKERS = 8
 _BUSY = 503
-
-
-@dataclass
-class Watched:
-    """One deployment of a running server.
-
-    Attributes:
-        ensembles: its public models; what each takes, by input.
-        steps: its private ones, each with how many processes a version of it has.
-        version: which answers; what becomes of others that are loaded beside it is of no matter to callers.
-        attempts: to bring it back, since it last answered.
-        ask_at: when it is asked again, by the monotonic clock.
-        revive_at: before that it is not brought back again.
-        task: what is being done about it.
-    """
-
-    name: str
-    ensembles: dict[str, list[str]]
-    steps: dict[str, int]
-    version: str = ""
-    attempts: int = 0
-    ask_at: float = 0.0
-    revive_at: float = 0.0
-    task: Future[None] | None = field(default=None, repr=False)
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether something is being done about it."""
-        return self.task is not None and not self.task.done()
-
-    def lacking(self, alive: Mapping[tuple[str, str], int]) -> list[str]:
-        """Return the steps that have fewer live processes than they should, by processes of each model's versions."""
-        return [step for step, count in self.steps.items() if alive.get((step, self.version), 0) < count]
-
-    def see_version(self, states: Mapping[str, ModelState]) -> None:
-        """See which version answers, an ensemble's being that of all its steps; while none does, the last that did."""
-        ready = states.get(self.name, ModelState(self.name)).versions
-        self.version = ready[-1] if ready else self.version
 
 
 class Supervisor:
@@ -97,6 +57,8 @@ class Supervisor:
         self._report = report
         self._every_s = every_s
         self._watched: dict[str, Watched] = {}
+        self._changes = Changes()
+        self._looked = False
         self._next_round = 0.0
         self._last_alive = time.monotonic()
         self._stopped = False
@@ -141,25 +103,51 @@ class Supervisor:
 
     def look_for_changes(self) -> None:
         """Watch what `flagtriton load` has loaded, and no longer what was unloaded; end a server that hangs."""
+        if self._end_if_it_hangs() or (states := self._admin.states()) is None:
+            return
+        for name in set(states) - set(self._watched):
+            if states[name].is_ready and (found := watched_deployment(self._admin, name, states)) is not None:
+                self._watched[name] = found
+                self._health.deployment_is(name, "starting")
+                if self._looked:
+                    self._report(f"loaded: {name}, as a client asked")
+        for watched in list(self._watched.values()):
+            former = watched.version
+            watched.see_version(states)
+            if watched.is_busy:
+                continue
+            if _is_gone(states, watched):
+                self._forget(watched, "as a client asked" if watched.name in states else "its folder is gone")
+            elif former != watched.version:
+                self._report(f"loaded: {watched.name} version {watched.version}, was {former}, as a client asked")
+        self._report_loads(states)
+        self._looked = True
+
+    def _end_if_it_hangs(self) -> bool:
         if self._admin.get("/v2/health/live").status == 200:
             self._last_alive = time.monotonic()
         elif time.monotonic() > self._last_alive + _HANGING_S:
             self._report(f"tritonserver has not answered for {_HANGING_S:.0f} s, so it is ended")
             self._server.kill()
-            return
-        states = self._admin.states()
-        if states is None:
-            return
-        for name in set(states) - set(self._watched):
-            if states[name].is_ready and (found := _watched(self._admin, name, states)) is not None:
-                self._watched[name] = found
-                self._health.deployment_is(name, "starting")
-        for watched in list(self._watched.values()):
-            watched.see_version(states)
-            if not watched.is_busy and _is_gone(states, watched):
-                del self._watched[watched.name]
-                self._health.forget(watched.name)
-                self._report(f"unloaded: {watched.name}")
+            return True
+        return False
+
+    def _forget(self, watched: Watched, cause: str) -> None:
+        del self._watched[watched.name]
+        self._changes.forget(watched.name)
+        self._health.forget(watched.name)
+        self._report(f"unloaded: {watched.name}, {cause}")
+
+    def _report_loads(self, states: Mapping[str, ModelState]) -> None:
+        """Report what was loaded anew, as after `flagtriton add --force`, and what could not be loaded."""
+        idle = [watched for watched in self._watched.values() if not (watched.is_busy or watched.attempts)]
+        revived = {model for w in self._watched.values() if w not in idle for model in (*w.ensembles, *w.steps)}
+        for name, cause in self._changes.failures(states, revived).items():
+            self._report(f"not loaded: {name}: {cause}")
+        alive = stub_processes(self._server.process.pid)
+        for watched in idle:
+            if self._changes.loaded_again(watched.name, watched.processes(alive)):
+                self._report(f"loaded: {watched.name}, changed, as a client asked")
 
     def _ask(self, watched: Watched) -> None:
         """Send a tiny request through all of a deployment's steps, and revive those that do not answer it."""
@@ -204,6 +192,7 @@ class Supervisor:
             self._says(watched, "failing", f"{error}; another try in {wait_s:.0f} s")
             return
         watched.revive_at = watched.ask_at = 0.0
+        self._changes.forget(watched.name)
         self._health.deployment_is(watched.name, READY, recovered=True)
         self._report(f"recovered: {watched.name}, after {time.monotonic() - began:.1f} s")
 
@@ -220,7 +209,7 @@ class Supervisor:
 
     def _still_dead(self, watched: Watched, dead: Sequence[str], states: Mapping[str, ModelState]) -> bool:
         """Return whether Triton thinks that the dead steps live; what was loaded anew may have other steps by now."""
-        fresh = _watched(self._admin, watched.name, states)
+        fresh = watched_deployment(self._admin, watched.name, states)
         if fresh is None:
             return False
         was = watched.ensembles, watched.steps, watched.version
@@ -247,32 +236,3 @@ def _is_gone(states: Mapping[str, ModelState], watched: Watched) -> bool:
 def _was_unloaded(states: Mapping[str, ModelState], name: str) -> bool:
     """Return whether somebody has asked for a model to be unloaded, and it is, or is no longer in the repository."""
     return name not in states or states[name].reason == "unloaded"
-
-
-def public_ensembles(admin: Admin, name: str, states: Mapping[str, ModelState]) -> dict[str, dict[str, Any]]:
-    """Return the configurations of a deployment's public models, its own first; none where it is none of ours."""
-    own = admin.config(name)
-    if own is None or not set(own.get("parameters", {})) >= DEPLOYMENT_KEYS or "ensemble_scheduling" not in own:
-        return {}
-    found = {name: own}
-    for other in states:
-        config = admin.config(other) if other.startswith(f"{name}_") else None
-        if config is not None and config.get("parameters", {}).get(PART_OF, {}).get("string_value") == name:
-            found[other] = config
-    return found
-
-
-def steps_of(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the models that some ensembles chain, each once."""
-    steps = [step["model_name"] for config in configs.values() for step in config["ensemble_scheduling"]["step"]]
-    return list(dict.fromkeys(steps))
-
-
-def _watched(admin: Admin, name: str, states: Mapping[str, ModelState]) -> Watched | None:
-    configs = public_ensembles(admin, name, states)
-    if not configs:
-        return None
-    inputs = {ensemble: [tensor["name"] for tensor in config["input"]] for ensemble, config in configs.items()}
-    watched = Watched(name, inputs, {step: instances(admin.config(step) or {}) for step in sorted(steps_of(configs))})
-    watched.see_version(states)
-    return watched

@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -36,6 +38,8 @@ _COLUMNS = (
     "padding",
     "cut",
 )
+_DROPPED_FIRST = ("cut", "padding", "tokens/pass", "wait", "texts/s", "p50", "failed/s", "tokens/s", "queue")
+"""In this order, where a terminal is too narrow: what is left longest tells whether all is well."""
 
 
 @click.command("top")
@@ -72,7 +76,8 @@ def _print_on(url: str, every_s: float, once: bool, as_json: bool) -> None:
             for row in rows:
                 click.echo(json.dumps(asdict(row)))
         else:
-            Console(width=None if sys.stdout.isatty() else 200).print(table_of(rows, url))
+            console = Console(width=None if sys.stdout.isatty() else 200)
+            console.print(table_of(rows, url, console.width))
         if once:
             return
         before = after
@@ -86,7 +91,7 @@ def _show(url: str, every_s: float) -> None:
                 time.sleep(every_s)
                 try:
                     after = scrape(url)
-                    shown: RenderableType = table_of(rates_between(before, after), url)
+                    shown: RenderableType = table_of(rates_between(before, after), url, live.console.width)
                     before = after
                 except ToolError as error:
                     shown = Text.from_markup(f"[red]{escape(str(error))}[/]")
@@ -95,17 +100,40 @@ def _show(url: str, every_s: float) -> None:
         return
 
 
-def table_of(rows: list[Rates], url: str) -> RenderableType:
-    """Return a terminal's table of what happened."""
+def table_of(rows: list[Rates], url: str, width: int = 200) -> RenderableType:
+    """Return a terminal's table of what happened, of the columns that fit.
+
+    Args:
+        rows: one a deployment.
+        url: the server's.
+        width: of the terminal, characters.
+    """
     if not rows:
         return Text(f"{url} serves no deployment of flagtriton's yet")
-    table = Table("deployment", box=None, title=f"flagtriton top, {url}", title_justify="left", title_style="dim")
-    for name in _COLUMNS:
+    kept = list(_COLUMNS)
+    for dropped in _DROPPED_FIRST:
+        if _width_of(_table(rows, url, kept)) <= width:
+            break
+        kept.remove(dropped)
+    return _table(rows, url, kept)
+
+
+def _table(rows: list[Rates], url: str, columns: Sequence[str]) -> Table:
+    left_out = f"; no room for {', '.join(name for name in _COLUMNS if name not in columns)}"
+    title = f"flagtriton top, {url}{'' if len(columns) == len(_COLUMNS) else left_out}"
+    table = Table("deployment", box=None, title=title, title_justify="left", title_style="dim")
+    for name in columns:
         table.add_column(name, justify="right")
     for row in rows:
         state = f" [red]{', '.join(row.silent)} silent[/]" if row.silent else ""
-        table.add_row(f"{escape(row.deployment)}{state}", *_cells(row))
+        cells = dict(zip(_COLUMNS, _cells(row), strict=True))
+        table.add_row(f"{escape(row.deployment)}{state}", *(cells[name] for name in columns))
     return table
+
+
+def _width_of(table: Table) -> int:
+    wide = Console(width=10_000)
+    return Measurement.get(wide, wide.options, table).maximum
 
 
 def _cells(row: Rates) -> list[str]:
