@@ -78,6 +78,6 @@ def _check_range(vectors: NDArray[Any], dtype: np.dtype[Any]) -> None:
     if greatest > most:
         raise RequestError(
             f"components of colbert_vecs reach {greatest:.0f}, and {dtype} ends at {most:.0f}; ask for normalize=true, "
-            "or add it with --colbert-dtype fp32",
+            "or for colbert_dtype=fp32",
             "INTERNAL",
         )

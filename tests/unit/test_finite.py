@@ -335,9 +335,10 @@ def test_colbert_vectors_that_the_wires_fp16_does_not_hold_are_refused(
 ) -> None:
     step = started(steps.colbert, ColbertSettings(str(m3), "fp32", colbert_dtype="fp16"))
     step._head.linear.bias.fill_(-70_000.0)
+    options = f'{{"normalize": {normalize}, "colbert_dtype": "fp16"}}'
     (response,) = responses_of(
         step,
-        Request({"input_ids": ids(*GOOD), "hidden_states": states(steps, m3)[0]}, f'{{"normalize": {normalize}}}'),
+        Request({"input_ids": ids(*GOOD), "hidden_states": states(steps, m3)[0]}, options),
     )
     if normalize == "true":
         assert response.tensors["colbert_vecs"].dtype == np.float16
@@ -345,7 +346,7 @@ def test_colbert_vectors_that_the_wires_fp16_does_not_hold_are_refused(
         return
     message, code = response.error.args
     assert message.startswith("components of colbert_vecs reach 700")
-    assert message.endswith("float16 ends at 65504; ask for normalize=true, or add it with --colbert-dtype fp32")
+    assert message.endswith("float16 ends at 65504; ask for normalize=true, or for colbert_dtype=fp32")
     assert code == TritonError.INTERNAL
 
 
