@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol import Tensor
 from flagtriton_server.rejection import RequestError
+from flagtriton_server.text_cutting import UNBOUNDED, TextSize, TextTooLongError
 from flagtriton_server.tokenization import TextTokenizer, ragged
 
 __all__ = ["QueryBatch", "encode_queries"]
@@ -30,6 +31,7 @@ class QueryBatch:
         max_length: tokens of a query with its instruction, its suffix and the special tokens.
         most: tokens of all that together with the prefix, which the deployment takes; queries are cut to that, too.
         refuse_longer: a longer query is an error rather than cut.
+        size: how much of each may be tokenised.
     """
 
     texts: list[str]
@@ -38,6 +40,7 @@ class QueryBatch:
     max_length: int
     most: int
     refuse_longer: bool = False
+    size: TextSize = UNBOUNDED
 
 
 def encode_queries(tokenizer: TextTokenizer, batch: QueryBatch) -> dict[Tensor, NDArray[np.int32]]:
@@ -77,7 +80,10 @@ def _cut_queries(tokenizer: TextTokenizer, batch: QueryBatch, prefix_length: int
             "--max-length"
         )
     most = min(batch.max_length, batch.most - prefix_length)
-    rows = tokenizer.bare_ids(batch.texts)
+    try:
+        rows = tokenizer.bare_ids(batch.texts, most - beside, batch.size)
+    except TextTooLongError as error:
+        raise error.refusal("text") from error
     if batch.refuse_longer:
         for index, row in enumerate(rows):
             if len(row) > most - beside:

@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.protocol import PASSAGE_START, Tensor
 from flagtriton_server.rejection import RequestError
+from flagtriton_server.text_cutting import UNBOUNDED, TextSize, TextTooLongError, window
 from flagtriton_server.tokenization import TextTokenizer, ragged
 
-__all__ = ["RerankBatch", "distinct_ids", "encode_pairs"]
+__all__ = ["RerankBatch", "encode_pairs", "ids_of_both", "told"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class RerankBatch:
         query_max_length: tokens kept of a query.
         max_length: tokens of a pair, special tokens included.
         refuse_longer: what would be cut is an error.
+        query_size: how much of a query may be tokenised.
+        passage_size: how much of a passage may be.
     """
 
     queries: list[str]
@@ -33,6 +35,8 @@ class RerankBatch:
     query_max_length: int
     max_length: int
     refuse_longer: bool = False
+    query_size: TextSize = field(default=UNBOUNDED, kw_only=True)
+    passage_size: TextSize = field(default=UNBOUNDED, kw_only=True)
 
 
 def encode_pairs(tokenizer: TextTokenizer, batch: RerankBatch) -> dict[Tensor, NDArray[np.int32]]:
@@ -45,7 +49,7 @@ def encode_pairs(tokenizer: TextTokenizer, batch: RerankBatch) -> dict[Tensor, N
     """
     before, between, after = tokenizer.pair_marks
     marks = len(before) + len(between) + len(after)
-    queries, passages = distinct_ids(tokenizer, batch.queries), tokenizer.bare_ids(batch.passages)
+    queries, passages = ids_of_both(tokenizer, batch)
     rows, starts = [], []
     for index, (whole_query, whole_passage) in enumerate(zip(queries, passages, strict=True)):
         query = tokenizer.cut(whole_query, batch.query_max_length)
@@ -58,7 +62,8 @@ def encode_pairs(tokenizer: TextTokenizer, batch: RerankBatch) -> dict[Tensor, N
         passage = tokenizer.cut(whole_passage, room)
         if batch.refuse_longer and (len(query) < len(whole_query) or len(passage) < len(whole_passage)):
             raise RequestError(
-                f"pair {index} has {len(whole_query)} and {len(whole_passage)} tokens and {marks} special ones, more "
+                f"pair {index} has {told(whole_query, batch.queries[index], batch.query_max_length)} and "
+                f"{told(whole_passage, batch.passages[index], batch.max_length)} tokens and {marks} special ones, more "
                 f"than query_max_length {batch.query_max_length} or max_length {batch.max_length} allow, and "
                 "truncate=NONE; shorten it, raise them, or send truncate=END"
             )
@@ -67,8 +72,27 @@ def encode_pairs(tokenizer: TextTokenizer, batch: RerankBatch) -> dict[Tensor, N
     return {**ragged(rows), PASSAGE_START: np.array(starts, dtype=np.int32)[:, None]}
 
 
-def distinct_ids(tokenizer: TextTokenizer, texts: Sequence[str]) -> list[list[int]]:
-    """Return each text's tokens, without special ones; a text that repeats is tokenised once."""
-    distinct = list(dict.fromkeys(texts))
-    ids = dict(zip(distinct, tokenizer.bare_ids(distinct), strict=True))
-    return [ids[text] for text in texts]
+def ids_of_both(tokenizer: TextTokenizer, batch: RerankBatch) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the tokens of each query and of each passage, without special ones; of long texts, those that are kept.
+
+    A query that repeats is tokenised once.
+
+    Raises:
+        RequestError: a text has more bytes than may be tokenised, and cannot be cut.
+    """
+    distinct = list(dict.fromkeys(batch.queries))
+    try:
+        rows = tokenizer.bare_ids(distinct, batch.query_max_length, batch.query_size)
+    except TextTooLongError as error:
+        raise error.of(batch.queries.index(distinct[error.index])).refusal("query") from error
+    try:
+        passages = tokenizer.bare_ids(batch.passages, batch.max_length, batch.passage_size)
+    except TextTooLongError as error:
+        raise error.refusal("passage") from error
+    ids = dict(zip(distinct, rows, strict=True))
+    return [ids[text] for text in batch.queries], passages
+
+
+def told(ids: list[int], text: str, at_most: int) -> str:
+    """Return how many tokens a text has, for messages; of a long one, only that there are more than are kept."""
+    return str(len(ids)) if len(text) <= window(at_most) or len(ids) <= at_most else f"more than {at_most}"

@@ -24,6 +24,7 @@ from flagtriton.protocol import (
     QUERY_ROWS,
     Tensor,
 )
+from flagtriton_server.text_cutting import UNBOUNDED, TextSize
 from flagtriton_server.tokenization import TextBatch
 
 __all__ = ["DistinctTexts", "PairBatch"]
@@ -65,6 +66,7 @@ class PairBatch:
     passages: DistinctTexts
     options: ScoreOptions
     max_length: int
+    size: TextSize = UNBOUNDED
 
     @property
     def text_batches(self) -> list[TextBatch]:
@@ -73,8 +75,8 @@ class PairBatch:
         query_length = options.query_max_length or self.max_length
         passage_length = options.passage_max_length or self.max_length
         return [
-            TextBatch(self.queries.texts, query_length, refuse, "query"),
-            TextBatch(self.passages.texts, passage_length, refuse, "passage"),
+            TextBatch(self.queries.texts, query_length, refuse, "query", size=self.size),
+            TextBatch(self.passages.texts, passage_length, refuse, "passage", size=self.size),
         ]
 
     def answer(self, queries: dict[Tensor, NDArray[Any]], passages: dict[Tensor, NDArray[Any]]) -> dict[Tensor, Any]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol import PASSAGE_END, PASSAGE_START, Tensor
 from flagtriton.types import RerankerModelClass
-from flagtriton_server.pair_tokens import RerankBatch, distinct_ids
+from flagtriton_server.pair_tokens import RerankBatch, ids_of_both, told
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.tokenization import TextTokenizer, ragged
 
@@ -78,7 +78,7 @@ def encode_prompted_pairs(tokenizer: TextTokenizer, batch: PromptedBatch) -> dic
     tail = [*line_break, *prompt]
     most = min(batch.max_length + len(tail), batch.most - len(tail))  # of all that stands before the tail
     rows, starts, ends = [], [], []
-    queries, passages = distinct_ids(tokenizer, batch.queries), tokenizer.bare_ids(batch.passages)
+    queries, passages = ids_of_both(tokenizer, batch)
     for index, (whole_query, whole_passage) in enumerate(zip(queries, passages, strict=True)):
         query = [*batch.first, *tokenizer.cut(whole_query, batch.query_max_length), *line_break]
         room = most - len(query)
@@ -90,7 +90,8 @@ def encode_prompted_pairs(tokenizer: TextTokenizer, batch: PromptedBatch) -> dic
         passage = tokenizer.cut(whole_passage, min(batch.max_length, room))
         if batch.refuse_longer and (len(whole_query) > batch.query_max_length or len(passage) < len(whole_passage)):
             raise RequestError(
-                f"pair {index} has {len(whole_query)} and {len(whole_passage)} tokens, more than the "
+                f"pair {index} has {told(whole_query, batch.queries[index], batch.query_max_length)} and "
+                f"{told(whole_passage, batch.passages[index], batch.max_length)} tokens, more than the "
                 f"{batch.query_max_length} and {min(batch.max_length, room)} that query_max_length, max_length and the "
                 "prompt leave them, and truncate=NONE; shorten it, raise the two, or send truncate=END"
             )

@@ -88,6 +88,10 @@ class QueuedStep(Generic[T]):
         """Return whether requests are answered."""
         return self._worker.is_alive
 
+    def let_short_pass(self) -> None:
+        """Answer interactive requests that wait and are no longer than a turn; for `run` to call between two texts."""
+        self._worker.let_short_pass()
+
     def finalize(self) -> None:
         """End once all requests are answered."""
         self._worker.stop()

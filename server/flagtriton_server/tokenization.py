@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer, normalizers
+from tokenizers import Tokenizer, normalizers
 from tokenizers.models import BPE
 
 from flagtriton.protocol import INPUT_IDS, PAST_END, TOKEN_COUNT, Tensor
 from flagtriton_server.checkpoint_files import check_tokenizer
 from flagtriton_server.decoded_text import without_spaces_before_marks
 from flagtriton_server.rejection import RequestError
+from flagtriton_server.text_cutting import UNBOUNDED, TextCutter, TextSize, TextTooLongError
 from flagtriton_server.tokenizer_backend import load_tokenizer
 from flagtriton_server.tokenizer_classes import OWN_CODE_WITH_FLAGS
 from flagtriton_server.tokenizer_files import TokenizerFiles
@@ -41,6 +41,7 @@ class TextBatch:
         refuse_longer: a longer text is an error rather than cut.
         kind: what messages call one of them: `text`, `query` or `passage`.
         prompt: what each of them begins with.
+        size: how much of each may be tokenised.
     """
 
     texts: list[str]
@@ -48,12 +49,14 @@ class TextBatch:
     refuse_longer: bool = False
     kind: str = "text"
     prompt: str = ""
+    size: TextSize = UNBOUNDED
 
 
 class TextTokenizer:
-    """A checkpoint's fast tokenizer, with truncation set per call and no padding.
+    """A checkpoint's fast tokenizer.
 
-    Truncation is state of the Rust tokenizer, so one object serves one thread; a step is one thread.
+    The Rust tokenizer neither pads nor truncates: tokens are cut here, and of a long text only those are computed that
+    are kept. One object serves one thread.
 
     Args:
         backend: its Rust part; whatever padding and truncation its file asks for is dropped.
@@ -91,7 +94,7 @@ class TextTokenizer:
         self.truncated_count = 0
         self._truncation_side = truncation_side
         self._clean_up = clean_up
-        self._max_length: int | None = None
+        self._cutter = TextCutter(backend, from_left=truncation_side != "left")
         self.bare_count = lru_cache(maxsize=64)(lambda text: len(self.bare_ids([text])[0]))  # prefixes come again
 
     @classmethod
@@ -121,20 +124,27 @@ class TextTokenizer:
             unembedded=Unembedded.of(backend, files.model_config),
         )
 
+    def let_others_pass(self, pass_: Callable[[], None]) -> None:
+        """Call this between texts from now on, as soon as some 20 ms have gone by; it may use the tokenizer."""
+        self._cutter.pass_ = pass_
+
+    def characters(self, texts: Sequence[str], at_most: int) -> int:
+        """Return how many characters of texts are tokenised, about, where so many tokens of each are kept."""
+        return self._cutter.characters(texts, at_most)
+
     def encode(self, batches: Sequence[TextBatch]) -> list[dict[Tensor, NDArray[np.int32]] | RequestError]:
         """Return `input_ids` `[B, T]` and `token_count` `[B, 1]`, int32, for the texts of each request.
 
-        Requests with the same `max_length` go through the tokenizer together. T is the longest text of its
-        request; shorter rows are filled up with `PAST_END`.
+        The texts of several requests go through the tokenizer together. T is the longest text of its request; shorter
+        rows are filled up with `PAST_END`.
         """
-        answers: dict[int, dict[Tensor, NDArray[np.int32]] | RequestError] = {}
-        by_length = sorted(range(len(batches)), key=lambda i: batches[i].max_length)
-        for max_length, group in groupby(by_length, key=lambda i: batches[i].max_length):
-            members = list(group)
-            encodings = iter(self._encodings([t for i in members for t in batches[i].texts], max_length))
-            for i in members:
-                answers[i] = self._answer(batches[i], [next(encodings) for _ in batches[i].texts])
-        return [answers[i] for i in range(len(batches))]
+        long = [self._cutter.long_ones(b.texts, b.max_length - self.special_count, b.size) for b in batches]
+        together = [text for b, some in zip(batches, long, strict=True) for text in _without(b.texts, some)]
+        rows = iter(self._whole_ids(together, special=True))
+        return [
+            self._answer(b, some, [next(rows) for _ in range(len(b.texts) - len(some))])
+            for b, some in zip(batches, long, strict=True)
+        ]
 
     def decode(self, token_ids: Sequence[int]) -> list[str]:
         """Return what each id decodes to by itself, without the space that it may begin with.
@@ -153,6 +163,11 @@ class TextTokenizer:
         parts = [*own] if isinstance(own, normalizers.Sequence) else [] if own is None else [own]  # type: ignore[misc]
         if not any(isinstance(part, normalizers.Lowercase) for part in parts):
             self._backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *parts])
+            pass_, self._cutter = (
+                self._cutter.pass_,
+                TextCutter(self._backend, from_left=self._truncation_side != "left"),
+            )
+            self._cutter.pass_ = pass_  # where a text may be cut depends on the normalizer
 
     def is_special(self, token_id: int) -> bool:
         """Return whether a token is one of the special ones."""
@@ -162,22 +177,34 @@ class TextTokenizer:
     @cached_property
     def pair_marks(self) -> tuple[list[int], list[int], list[int]]:
         """What the tokenizer puts before the first text of a pair, between both, and behind the second."""
-        self._truncate_at(None)
         return _pair_marks(self._backend)
 
     @cached_property
     def _marks(self) -> tuple[list[int], list[int]]:
-        self._truncate_at(None)
         return _special_ids(self._backend)
 
     @cached_property
     def _borders(self) -> dict[int, str]:
         return _borders(self._backend)
 
-    def bare_ids(self, texts: list[str]) -> list[list[int]]:
-        """Return each text's tokens, all of them and no special token beside them."""
-        self._truncate_at(None)
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+    def bare_ids(self, texts: Sequence[str], at_most: int | None = None, size: TextSize = UNBOUNDED) -> list[list[int]]:
+        """Return each text's tokens and no special token beside them.
+
+        Args:
+            texts: any.
+            at_most: what they will be cut to. Of a longer text, all that is certain is that there are more, and those
+                that `cut` keeps. None is all of them.
+            size: how much of each may be tokenised.
+
+        Raises:
+            TextTooLongError: one has more than may be, and cannot be cut.
+        """
+        if at_most is None:
+            return self._whole_ids(texts)
+        long = self._cutter.long_ones(texts, at_most, size)
+        rows = {index: self._cutter.ids(texts[index], at_most, size, index) for index in long}
+        others = iter(self._whole_ids(_without(texts, rows)))
+        return [rows[index] if index in rows else next(others) for index in range(len(texts))]
 
     def texts_of(self, rows: Sequence[Sequence[int]]) -> list[str]:
         """Return the texts that rows of tokens decode to, special tokens written out."""
@@ -187,9 +214,7 @@ class TextTokenizer:
     def cut(self, ids: list[int], length: int) -> list[int]:
         """Return so many tokens of a text's at most, cut where the checkpoint cuts."""
         self.truncated_count += len(ids) > length
-        if self._truncation_side == "left":
-            return ids[max(0, len(ids) - length) :]
-        return ids[:length]
+        return self._kept(ids, length)
 
     def with_special_tokens(self, ids: list[int], max_length: int) -> list[int]:
         """Return a text's tokens, cut to a length in all, between the special ones that the checkpoint puts there."""
@@ -202,7 +227,6 @@ class TextTokenizer:
         The place is where its last added token begins (`<instruct>`, say): no other token can reach across that. A
         text without one gives place 0.
         """
-        self._truncate_at(None)
         encoding = self._backend.encode(text, add_special_tokens=False)
         for index in range(len(encoding.ids) - 1, -1, -1):
             start, end = encoding.offsets[index]
@@ -210,34 +234,51 @@ class TextTokenizer:
                 return start, encoding.ids[:index]
         return 0, []
 
-    def _encodings(self, texts: list[str], max_length: int) -> list[Encoding]:
-        self._truncate_at(max_length)
-        return self._backend.encode_batch_fast(texts, add_special_tokens=True)
-
-    def _answer(self, batch: TextBatch, encodings: list[Encoding]) -> dict[Tensor, NDArray[np.int32]] | RequestError:
-        rows = [encoding.ids for encoding in encodings]
-        # What was cut off is copied when it is asked for, so only texts are that may have been cut.
-        cut = [
-            index
-            for index, (row, encoding) in enumerate(zip(rows, encodings, strict=True))
-            if len(row) >= batch.max_length and encoding.overflowing
-        ]
-        if cut and batch.refuse_longer:
-            return RequestError(
-                f"{batch.kind} {cut[0]} has more than {batch.max_length} tokens and truncate=NONE; "
-                "shorten it, raise its max_length, or send truncate=END"
-            )
+    def _answer(
+        self, batch: TextBatch, long: list[int], whole: list[list[int]]
+    ) -> dict[Tensor, NDArray[np.int32]] | RequestError:
+        """Return the answer for a request, given which of its texts are long, and the whole rows of all others."""
+        before, after = self._marks
+        room = batch.max_length - self.special_count
+        rows, others, cut = [], iter(whole), []
+        for index in range(len(batch.texts)):
+            if index in long:
+                try:
+                    ids = self._cutter.ids(batch.texts[index], room, batch.size, index)
+                except TextTooLongError as error:
+                    return error.refusal(batch.kind)
+                row = [*before, *ids, *after]
+            else:
+                row = next(others)
+            if len(row) > batch.max_length:
+                cut.append(index)
+                if batch.refuse_longer:
+                    return _too_long(batch, index)
+                row = [*before, *self._kept(row[len(before) : len(row) - len(after)], room), *after]
+            rows.append(row)
         self.truncated_count += len(cut)
         return ragged(rows)
 
-    def _truncate_at(self, max_length: int | None) -> None:
-        if max_length == self._max_length:
-            return
-        if max_length is None:
-            self._backend.no_truncation()
-        else:
-            self._backend.enable_truncation(max_length, direction=self._truncation_side)
-        self._max_length = max_length
+    def _kept(self, ids: list[int], length: int) -> list[int]:
+        return ids[max(0, len(ids) - length) :] if self._truncation_side == "left" else ids[:length]
+
+    def _whole_ids(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+        """Return the tokens of texts that are tokenised as they are, many at once."""
+        rows: list[list[int]] = []
+        for some in self._cutter.portions(texts):
+            rows += [encoding.ids for encoding in self._backend.encode_batch_fast(some, add_special_tokens=special)]
+        return rows
+
+
+def _without(texts: Sequence[str], indices: Container[int]) -> Sequence[str]:
+    return [text for index, text in enumerate(texts) if index not in indices] if indices else texts
+
+
+def _too_long(batch: TextBatch, index: int) -> RequestError:
+    return RequestError(
+        f"{batch.kind} {index} has more than {batch.max_length} tokens and truncate=NONE; "
+        "shorten it, raise its max_length, or send truncate=END"
+    )
 
 
 def _special_ids(backend: Tokenizer) -> tuple[list[int], list[int]]:

@@ -39,6 +39,7 @@ from flagtriton_server.queued_step import QueuedStep
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.settings import TokenizerSettings, all_instances, read_settings
 from flagtriton_server.step_watch import StepWatch
+from flagtriton_server.text_cutting import TextSize
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
 from flagtriton_server.triton_io import PbRequest, PbResponse
 from flagtriton_server.work_queue import QueueLimits
@@ -107,6 +108,8 @@ class TritonPythonModel:
             watch=self._watch,
             may_enter=lambda bulk: not self._sign.is_up(bulk),
         )
+        self._truncated_told = 0
+        self._tokenizer.let_others_pass(self._queued.let_short_pass)
         self._queued.start()
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse | None]:
@@ -124,9 +127,12 @@ class TritonPythonModel:
 
     def _read(self, request: PbRequest) -> _Request:
         work = self._read_work(request)
-        texts = _texts(work)
-        tokens = len(work) if isinstance(work, list) else len(texts) + sum(map(len, texts)) // _CHARACTERS_OF_A_TOKEN
-        return _Request(work, len(texts), tokens)
+        if isinstance(work, list):
+            return _Request(work, 0, len(work))
+        sides = _sides(work)
+        characters = sum(self._tokenizer.characters(texts, max_length) for texts, max_length in sides)
+        rows = sum(len(texts) for texts, _ in sides)
+        return _Request(work, rows, rows + characters // _CHARACTERS_OF_A_TOKEN)
 
     def _read_work(self, request: PbRequest) -> _Work:
         if self._settings.joins_pairs:
@@ -139,24 +145,26 @@ class TritonPythonModel:
             triton_io.options(request), **self._limits, model_class=self._settings.model_class
         )
         texts = instructed(self._texts(request, TEXT), options, self._settings)
+        size = self._size(*instructed([""], options, self._settings))
         most, refuse_longer = self._settings.max_length, options.truncate == "NONE"
         max_length = options.max_length or self._settings.default_max_length or most
         if options.input_type == "query" and self._settings.model_class == EmbedderModelClass.DECODER_ONLY_ICL.value:
             prefix = example_text(options, self._settings)
-            return QueryBatch(texts, prefix, options.suffix, max_length, most, refuse_longer)
+            return QueryBatch(texts, prefix, options.suffix, max_length, most, refuse_longer, size)
         prompt = prompt_before(options, self._settings) if self._settings.send_prompt_length else ""
-        return TextBatch(texts, max_length, refuse_longer, prompt=prompt)
+        return TextBatch(texts, max_length, refuse_longer, prompt=prompt, size=size)
 
     def _texts(self, request: PbRequest, spec: Tensor) -> list[str]:
-        settings = self._settings
-        return triton_io.texts(
-            request, spec, max_bytes=settings.max_text_bytes, max_total_bytes=settings.max_request_bytes
-        )
+        return triton_io.texts(request, spec, max_total_bytes=self._settings.max_request_bytes)
+
+    def _size(self, instruction: str = "") -> TextSize:
+        return TextSize(self._settings.max_text_bytes, len(instruction.encode()))
 
     def _read_pairs(self, request: PbRequest) -> PairBatch:
         options = ScoreOptions.from_parameters(triton_io.options(request), **self._limits)
         queries, passages = (DistinctTexts.of(self._texts(request, side)) for side in (QUERY, PASSAGE))
-        return PairBatch(queries, passages, options, self._settings.default_max_length or self._settings.max_length)
+        longest = self._settings.default_max_length or self._settings.max_length
+        return PairBatch(queries, passages, options, longest, self._size())
 
     def _read_rows(self, request: PbRequest) -> RerankBatch:
         settings = self._settings
@@ -170,24 +178,39 @@ class TritonPythonModel:
         )
         texts = self._texts(request, QUERY), self._texts(request, PASSAGE)
         queries, passages = pairs_instructed(*texts, options, settings)
+        both = pairs_instructed([""], [""], options, settings)
+        query_size, passage_size = (self._size(instruction) for (instruction,) in both)
         max_length = options.max_length or settings.max_length
         lengths = options.query_max_length or max_length * 3 // 4, max_length
         refuse_longer = options.truncate == "NONE"
         if prompt is None:
-            return RerankBatch(queries, passages, *lengths, refuse_longer)
+            return RerankBatch(
+                queries, passages, *lengths, refuse_longer, query_size=query_size, passage_size=passage_size
+            )
         prompt = prompt if options.prompt is None else options.prompt
         most = settings.positions or settings.max_length
-        return PromptedBatch(queries, passages, *lengths, refuse_longer, prompt, self._first_ids, most)
+        return PromptedBatch(
+            queries,
+            passages,
+            *lengths,
+            refuse_longer,
+            query_size=query_size,
+            passage_size=passage_size,
+            prompt=prompt,
+            first=self._first_ids,
+            most=most,
+        )
 
     def _run(self, requests: list[_Request]) -> list[_Answer]:
         work = [request.work for request in requests]
-        truncated_before = self._tokenizer.truncated_count
         batches = [batch for item in work for batch in _text_batches(item)]
         encoded = iter(self._tokenizer.encode(batches))
         answers = [
             self._checked(item, self._answer(item, [next(encoded) for _ in _text_batches(item)])) for item in work
         ]
-        self._watch.truncated(self._tokenizer.truncated_count - truncated_before)
+        truncated = self._tokenizer.truncated_count
+        self._watch.truncated(truncated - self._truncated_told)  # less what was told of requests that have overtaken
+        self._truncated_told = truncated
         return answers
 
     def _answer(self, work: _Work, encoded: list[dict[Tensor, NDArray[np.int32]] | RequestError]) -> _Answer:
@@ -244,12 +267,10 @@ def _text_batches(work: _Work) -> list[TextBatch]:
     return [work] if isinstance(work, TextBatch) else []
 
 
-def _texts(work: _Work) -> list[str]:
-    """Return what a request brings to be tokenised."""
-    if isinstance(work, list):
-        return []
+def _sides(work: TextBatch | QueryBatch | PairBatch | RerankBatch) -> list[tuple[list[str], int]]:
+    """Return what a request brings to be tokenised, and the tokens that are kept of each text."""
     if isinstance(work, PairBatch):
-        return [*work.queries.texts, *work.passages.texts]
+        return [(batch.texts, batch.max_length) for batch in work.text_batches]
     if isinstance(work, RerankBatch):
-        return [*work.queries, *work.passages]
-    return work.texts
+        return [(work.queries, work.query_max_length), (work.passages, work.max_length)]
+    return [(work.texts, work.max_length)]

@@ -125,30 +125,22 @@ def respond_later(
     return [_submitted(request, read, submit, refused) for request in requests]
 
 
-def texts(request: PbRequest, spec: TensorSpec, *, max_bytes: int, max_total_bytes: int) -> list[str]:
+def texts(request: PbRequest, spec: TensorSpec, *, max_total_bytes: int) -> list[str]:
     """Return the texts of one of the request's tensors.
 
     Args:
         request: it.
         spec: the tensor.
-        max_bytes: of one text, UTF-8.
-        max_total_bytes: of all of them.
+        max_total_bytes: of all of them, UTF-8.
 
     Raises:
         RequestError: a text is not UTF-8, or they are too long.
     """
     rows = array(request, spec).reshape(-1)
-    sizes = [len(row) for row in rows]
-    if max(sizes, default=0) > max_bytes:
-        index = next(index for index, size in enumerate(sizes) if size > max_bytes)
+    size = sum(map(len, rows))
+    if size > max_total_bytes:
         raise RequestError(
-            f"{spec.name} {index} has {sizes[index]} bytes; this model takes {max_bytes}: cut it, or deploy the model "
-            "with a greater --max-text-bytes"
-        )
-    if sum(sizes) > max_total_bytes:
-        raise RequestError(
-            f"{spec.name} has {sum(sizes)} bytes in all; this model takes {max_total_bytes}: send fewer "
-            "texts in each request"
+            f"{spec.name} has {size} bytes in all; this model takes {max_total_bytes}: send fewer texts in each request"
         )
     return [_decoded(row, spec.name, index) for index, row in enumerate(rows)]
 

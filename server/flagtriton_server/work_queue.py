@@ -103,6 +103,17 @@ class _Lane(Generic[T]):
         self.tokens -= job.tokens
         return replace(job, taken_at=time.monotonic())
 
+    def pop_within(self, tokens: int) -> list[Job[T]]:
+        """Take requests in their order, past those with which there would be more tokens."""
+        popped: list[Job[T]] = []
+        for _ in range(len(self.jobs)):
+            if self.jobs[0].tokens <= tokens:
+                tokens -= self.jobs[0].tokens
+                popped.append(self.pop())
+            else:
+                self.jobs.rotate(-1)
+        return popped
+
 
 class WorkQueue(Generic[T]):
     """Bounded, with two priorities. Safe to share between threads.
@@ -162,6 +173,17 @@ class WorkQueue(Generic[T]):
             return []
         with self._changed:
             return self._taken(self._interactive)
+
+    def take_short(self) -> list[Job[T]]:
+        """Return interactive requests of a turn at most, past those that have more by themselves, without waiting."""
+        if not self._interactive.jobs:  # without the lock, as above
+            return []
+        with self._changed:
+            jobs = self._interactive.pop_within(self._tokens_of_a_turn)
+            if jobs:
+                self._tell(False, self._interactive.is_nearly_full(self._limits))
+            self._changed.notify_all()
+            return jobs
 
     def interactive_came_within(self, seconds: float) -> bool:
         """Return whether an interactive request came so lately that another may be expected."""

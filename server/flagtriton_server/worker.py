@@ -55,6 +55,7 @@ class Worker(Generic[T]):
         self._run = run
         self._log_error = log_error
         self._lets_pass = False
+        self._passes = False
         self._first: Callable[[], None] = lambda: None
         self._begun: Future[None] = Future()
         self._thread = threading.Thread(target=self._work, name="flagtriton", daemon=True)
@@ -94,6 +95,17 @@ class Worker(Generic[T]):
                 self._answer(jobs)
         finally:
             self._lets_pass = True
+
+    def let_short_pass(self) -> None:
+        """Run interactive requests that wait and are no longer than a turn, whatever work it is that calls this."""
+        if self._passes:
+            return
+        self._passes = True
+        try:
+            if jobs := self._queue.take_short():
+                self._answer(jobs)
+        finally:
+            self._passes = False
 
     def _work(self) -> None:
         try:

@@ -158,9 +158,9 @@ def test_a_query_that_repeats_is_tokenised_once(monkeypatch: pytest.MonkeyPatch)
     seen: list[str] = []
     bare_ids = tokenizer.bare_ids
 
-    def spy(texts: list[str]) -> list[list[int]]:
+    def spy(texts: list[str], *limits: Any) -> list[list[int]]:
         seen.extend(texts)
-        return bare_ids(texts)
+        return bare_ids(texts, *limits)
 
     monkeypatch.setattr(tokenizer, "bare_ids", spy)
     assert rows(tokenizer, batch(*pairs, prompt="ask")) == expected

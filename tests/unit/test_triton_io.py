@@ -202,24 +202,12 @@ def test_an_error_of_the_step_itself_is_not_hidden(triton_io: Any) -> None:
         triton_io.respond([FakeRequest([1])], number, run)
 
 
-def texts(triton_io: Any, rows: list[bytes], max_bytes: int = 100, max_total_bytes: int = 1000) -> list[str]:
-    return triton_io.texts(FakeRequest(rows), TEXT, max_bytes=max_bytes, max_total_bytes=max_total_bytes)
+def texts(triton_io: Any, rows: list[bytes], max_total_bytes: int = 1000) -> list[str]:
+    return triton_io.texts(FakeRequest(rows), TEXT, max_total_bytes=max_total_bytes)
 
 
 def test_texts_are_decoded_from_utf8(triton_io: Any) -> None:
     assert texts(triton_io, ["naïve".encode(), "人工".encode(), b""]) == ["naïve", "人工", ""]
-
-
-def test_a_text_may_have_as_many_bytes_as_the_model_takes(triton_io: Any) -> None:
-    assert texts(triton_io, ["人工".encode(), b"x"], max_bytes=6) == ["人工", "x"]
-
-
-def test_a_longer_text_is_refused_by_its_number_and_what_is_to_be_done(triton_io: Any) -> None:
-    with pytest.raises(RequestError) as refused:
-        texts(triton_io, [b"a", "人工x".encode(), b"x" * 99], max_bytes=6)
-    assert str(refused.value) == (
-        "text 1 has 7 bytes; this model takes 6: cut it, or deploy the model with a greater --max-text-bytes"
-    )
 
 
 def test_texts_may_have_as_many_bytes_together_as_the_model_takes(triton_io: Any) -> None:
@@ -233,12 +221,12 @@ def test_more_bytes_together_are_refused_with_what_is_to_be_done(triton_io: Any)
 
 
 def test_no_texts_are_not_too_long(triton_io: Any) -> None:
-    assert texts(triton_io, [], max_bytes=1, max_total_bytes=1) == []
+    assert texts(triton_io, [], max_total_bytes=1) == []
 
 
 def test_what_is_too_long_is_not_decoded(triton_io: Any) -> None:
     with pytest.raises(RequestError, match="has 7 bytes"):
-        texts(triton_io, [b"\xff" * 7], max_bytes=6)
+        texts(triton_io, [b"\xff" * 7], max_total_bytes=6)
 
 
 def test_invalid_utf8_names_its_row_byte_and_position(triton_io: Any) -> None:
