@@ -6,20 +6,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.transport.base import InferenceReply
+from flagtriton.forks import across_forks
 
 __all__ = ["Dispatcher", "Rows", "Send"]
+
+T = TypeVar("T")
 
 Rows: TypeAlias = NDArray[np.int64]
 """The indices of the texts that travel in one request."""
 
-Send: TypeAlias = Callable[[Rows, threading.Event], InferenceReply]
-"""Sends one request and returns its reply; stops retrying once the event is set."""
+Send: TypeAlias = Callable[[Rows, threading.Event], T]
+"""Sends one request and returns what came back; stops retrying once the event is set."""
 
 
 class Dispatcher:
@@ -31,6 +33,11 @@ class Dispatcher:
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
+        self.after_fork_in_child()
+        across_forks(self)
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: a forked process has none of its parent's threads, and maybe a lock that one of them held."""
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
 
@@ -38,7 +45,7 @@ class Dispatcher:
         """Pickle the size; the copy has threads of its own."""
         return type(self), (self._concurrency,)
 
-    def replies(self, send: Send, requests: Sequence[Rows]) -> Generator[tuple[Rows, InferenceReply], None, None]:
+    def replies(self, send: Send[T], requests: Sequence[Rows]) -> Generator[tuple[Rows, T], None, None]:
         """Yield each request with its reply, in the order of arrival.
 
         When the generator is closed, or a request fails, those not yet sent never are.

@@ -4,13 +4,16 @@
     FlagTritonError
     ├── DeploymentMismatchError   (ValueError)       the caller asked for what the deployment does not do
     ├── InvalidRequestError       (ValueError)       the server refused an input or option
+    │   └── RequestTooLargeError                     a limit on requests, of a server's or a gateway's
     ├── ModelNotServedError       (LookupError and   no deployment of that name
     │                              ValueError)
     ├── AccessDeniedError         (PermissionError)  a header or certificate is missing or wrong
     ├── ServerUnavailableError    (ConnectionError)  unreachable, still loading, or overloaded; retries are used up
+    │   └── WrongServerError                         another protocol, another server, an untrusted certificate
     ├── RequestTimeoutError       (TimeoutError)     no answer within `timeout_s` or `request_timeout_s`
     ├── ServerError               (RuntimeError)     the server failed on a request it had accepted
     ├── ClosedError               (RuntimeError)     the object was used after its `close()`
+    ├── ForkedProcessError        (RuntimeError)     gRPC cannot work in this process, as it was forked
     └── MissingExtraError         (ImportError)      a package is needed that this installation lacks
 
 Each is also the built-in exception that a caller of FlagEmbedding would already be catching.
@@ -25,17 +28,28 @@ __all__ = [
     "DeploymentMismatchError",
     "DeploymentWarning",
     "FlagTritonError",
+    "ForkedProcessError",
     "InvalidRequestError",
     "MissingExtraError",
     "ModelNotServedError",
     "RequestTimeoutError",
+    "RequestTooLargeError",
     "ServerError",
     "ServerUnavailableError",
+    "WrongServerError",
 ]
 
 
 class FlagTritonError(Exception):
-    """The root of the tree."""
+    """The root of the tree.
+
+    Attributes:
+        said: what the server said, without the model and the URL; empty where it said nothing.
+        index: of the caller's text or pair that the error is about; None where it is not about one.
+    """
+
+    said: str = ""
+    index: int | None = None
 
 
 class DeploymentMismatchError(FlagTritonError, ValueError):
@@ -44,6 +58,10 @@ class DeploymentMismatchError(FlagTritonError, ValueError):
 
 class InvalidRequestError(FlagTritonError, ValueError):
     """The server refused an input or an option; sending it again would not help."""
+
+
+class RequestTooLargeError(InvalidRequestError):
+    """A request is larger than a server, or a gateway before it, takes. It was divided as far as that goes."""
 
 
 class ModelNotServedError(FlagTritonError, LookupError, ValueError):
@@ -64,6 +82,10 @@ class ServerUnavailableError(FlagTritonError, ConnectionError):
     retry_after_s: float | None = None
 
 
+class WrongServerError(ServerUnavailableError):
+    """What answers at the URL is not what the URL says; asking again would not help."""
+
+
 class RequestTimeoutError(FlagTritonError, TimeoutError):
     """No answer came to one request within `request_timeout_s` seconds, or to all of a call within `timeout_s`."""
 
@@ -74,6 +96,10 @@ class ServerError(FlagTritonError, RuntimeError):
 
 class ClosedError(FlagTritonError, RuntimeError):
     """An object was used after its `close()`."""
+
+
+class ForkedProcessError(FlagTritonError, RuntimeError):
+    """This process was forked from one in which gRPC was at work, and gRPC cannot work in it."""
 
 
 class MissingExtraError(FlagTritonError, ImportError):

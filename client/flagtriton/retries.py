@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from flagtriton.errors import RequestTimeoutError, ServerUnavailableError
+from flagtriton.errors import RequestTimeoutError, ServerUnavailableError, WrongServerError
 from flagtriton.transport.base import Deadline
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class RetryPolicy:
                 *([] if self.retries is None else [tenacity.stop_after_attempt(self.retries + 1)]),
             ),
             wait=self._wait_s,
-            retry=tenacity.retry_if_exception_type((ServerUnavailableError, RequestTimeoutError)),
+            retry=tenacity.retry_if_exception(_may_pass),
             reraise=True,
         )
         return retrying(function)
@@ -76,3 +76,8 @@ class RetryPolicy:
             return error.retry_after_s * random.uniform(1, _AT_MOST_LATER)
         most = min(self.first_wait_s * 2 ** min(state.attempt_number - 1, 30), self.longest_wait_s)
         return random.uniform(0, most)
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Return whether the same request may be answered later."""
+    return isinstance(error, (ServerUnavailableError, RequestTimeoutError)) and not isinstance(error, WrongServerError)

@@ -26,6 +26,7 @@ from flagtriton.options import EmbedOptions, OptionValue, ScoreOptions
 from flagtriton.parameters import ParameterError, read_parameters
 from flagtriton.protocol import DEPLOYMENT_KEYS, TEXT, Deployment, Tensor
 from flagtriton.rerank_options import RerankOptions
+from flagtriton.sending import sent_in_parts
 from flagtriton.texts import text_sizes, text_tensor
 from flagtriton.transport import Deadline, InferenceReply, Transport
 
@@ -162,6 +163,9 @@ class ServedModel:
     ) -> Generator[tuple[Rows, InferenceReply], None, None]:
         """Yield every request with its reply as they come, the texts of row r being entry r of each input.
 
+        A request that is too large for the server, or for a gateway before it, comes in several parts. An error that
+        is about one text names the caller's index, which is its row here.
+
         Args:
             requests: which rows travel together.
             inputs: the texts of each input tensor.
@@ -175,13 +179,15 @@ class ServedModel:
         wanted = [output.name for output in outputs]
         deadline = Deadline.after(self.settings.timeout_s)
 
-        def send(rows: Rows, stopped: threading.Event | None = None) -> InferenceReply:
+        def send(rows: Rows, stopped: threading.Event | None = None) -> list[tuple[Rows, InferenceReply]]:
             tensors = {spec.name: text_tensor([texts[row] for row in rows]) for spec, texts in inputs.items()}
-            return self.infer(tensors, wanted, parameters, stopped, deadline)
+            return sent_in_parts(
+                rows, tensors, lambda tensors: self.infer(tensors, wanted, parameters, stopped, deadline), unit
+            )
 
         shown = self.settings.show_progress if show_progress is None else show_progress
         if len(requests) == 1 and not shown:
-            yield requests[0], send(requests[0])
+            yield from send(requests[0])
             return
         from tqdm.auto import tqdm
 
@@ -191,8 +197,8 @@ class ServedModel:
             tqdm(total=total, desc=self.name, unit=unit, delay=delay, disable=shown is False) as bar,
             closing(self.dispatcher.replies(send, requests)) as replies,
         ):
-            for rows, reply in replies:
-                yield rows, reply
+            for rows, parts in replies:
+                yield from parts
                 bar.update(len(rows))
 
     def _said(self, options: EmbedOptions | RerankOptions | ScoreOptions) -> dict[str, OptionValue]:

@@ -22,7 +22,6 @@ __all__ = [
     "ServerAddress",
     "Transport",
     "queue_time_us",
-    "refused_by_dead_step",
 ]
 
 InferenceReply: TypeAlias = dict[str, NDArray[Any]]
@@ -161,14 +160,6 @@ class Transport(Protocol):
 def queue_time_us(timeout_s: float) -> int:
     """Return for how many µs a request may wait in a queue whose client waits so long for it."""
     return int(min(timeout_s, _LONGEST_S) * 1e6)
-
-
-def refused_by_dead_step(message: str) -> bool:
-    """Return whether an error of Triton's says that a model's process has died, which a supervisor will mend.
-
-    Triton gives such errors no code that tells.
-    """
-    return "Stub process '" in message and "is not healthy" in message
 
 
 @dataclass(frozen=True)

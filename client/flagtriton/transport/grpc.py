@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
 import tritonclient.grpc as triton
@@ -21,10 +22,14 @@ from flagtriton.transport.base import (
     ModelConfig,
     ServerAddress,
     queue_time_us,
-    refused_by_dead_step,
 )
+from flagtriton.transport.channels import Channels
+from flagtriton.transport.diagnosis import wrong_server
+from flagtriton.transport.refusals import is_too_large, refusal, refused_by_dead_step
 
 __all__ = ["GrpcTransport"]
+
+T = TypeVar("T")
 
 _ERRORS: dict[str, type[errors.FlagTritonError]] = {
     "StatusCode.INVALID_ARGUMENT": errors.InvalidRequestError,
@@ -53,18 +58,8 @@ class GrpcTransport:
         self._headers = {name.lower(): value for name, value in headers.items()}
         self._tls = tls
         self._timeout_s = timeout_s
-        certificates = tls or TLS()
-        client = triton.InferenceServerClient(
-            address.host_and_port,
-            ssl=tls is not None,
-            root_certificates=certificates.root_certificates,
-            private_key=certificates.private_key,
-            certificate_chain=certificates.certificate_chain,
-            channel_args=_channel_options(address),
-        )
-        # Closed at exit before modules are torn down: tritonclient's own `__del__` would then fail noisily.
-        self._open = [client]
-        self._finalizer = weakref.finalize(self, _close, self._open)
+        self._has_answered = False
+        self._channels = Channels(partial(_open_client, address, tls))
 
     def __reduce__(self) -> tuple[type[GrpcTransport], tuple[Any, ...]]:
         """Pickle what a new connection needs."""
@@ -85,42 +80,73 @@ class GrpcTransport:
     ) -> InferenceReply:
         """Run one request."""
         allowed_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
-        with self._translated(model):
-            result = self._client.infer(
+        tensors = [_input_tensor(name, array) for name, array in inputs.items()]
+        wanted = [triton.InferRequestedOutput(name) for name in outputs]
+
+        def ask(client: triton.InferenceServerClient, left_s: float) -> Any:  # noqa: ANN401 - tritonclient's result
+            return client.infer(
                 model,
-                [_input_tensor(name, array) for name, array in inputs.items()],
-                outputs=[triton.InferRequestedOutput(name) for name in outputs],
+                tensors,
+                outputs=wanted,
                 parameters=dict(parameters),
                 headers=self._headers,
-                client_timeout=allowed_s,
-                timeout=queue_time_us(allowed_s),
+                client_timeout=left_s,
+                timeout=queue_time_us(left_s),
             )
+
+        result = self._answer(model, ask, allowed_s)
         return {name: result.as_numpy(name) for name in outputs}
 
     def model_config(self, model: str) -> ModelConfig:
         """Return a model's configuration."""
-        with self._translated(model):
-            reply = self._client.get_model_config(
-                model, headers=self._headers, as_json=True, client_timeout=self._timeout_s
-            )
+        reply = self._answer(
+            model,
+            lambda client, left_s: client.get_model_config(
+                model, headers=self._headers, as_json=True, client_timeout=left_s
+            ),
+            self._timeout_s,
+        )
         return ModelConfig.from_json(model, reply["config"])
 
     def ready_models(self) -> list[str]:
         """Return the names of all models that are ready."""
-        with self._translated(""):
-            # Not the repository's index, for which a server may want a secret.
-            statistics = self._client.get_inference_statistics(headers=self._headers, client_timeout=self._timeout_s)
+        # Not the repository's index, for which a server may want a secret.
+        statistics = self._answer(
+            "",
+            lambda client, left_s: client.get_inference_statistics(headers=self._headers, client_timeout=left_s),
+            self._timeout_s,
+        )
         return [model.name for model in statistics.model_stats]
 
     def close(self) -> None:
         """Close the channel."""
-        self._finalizer()
+        self._channels.close()
 
-    @property
-    def _client(self) -> triton.InferenceServerClient:
-        if not self._open:
-            raise errors.ClosedError(f"the connection to {self.address} is closed")
-        return self._open[0]
+    def _answer(self, model: str, ask: Callable[[triton.InferenceServerClient, float], T], allowed_s: float) -> T:
+        """Return what the server answers; a call that a fork cut off is made again."""
+        began = time.monotonic()
+        left_s = allowed_s
+        while True:
+            if self._channels.is_closed:
+                raise errors.ClosedError(f"the connection to {self.address} is closed")
+            with self._channels.client() as opened:
+                try:
+                    with self._translated(model):
+                        answer = ask(opened.client, left_s)
+                except errors.RequestTimeoutError:
+                    if opened.answered_at < began:  # nothing came on it meanwhile: its connection may be dead
+                        self._channels.replace(opened)
+                    raise
+                except errors.FlagTritonError as error:
+                    left_s = began + allowed_s - time.monotonic()
+                    if opened.is_cut_off and left_s > 0:
+                        continue
+                    if not isinstance(error, errors.ServerUnavailableError):
+                        self._has_answered = True
+                    raise
+                opened.answered_at = time.monotonic()
+                self._has_answered = True
+                return answer
 
     @contextmanager
     def _translated(self, model: str) -> Iterator[None]:
@@ -128,15 +154,23 @@ class GrpcTransport:
             yield
         except InferenceServerException as error:
             kind = _ERRORS.get(error.status(), errors.ServerError)
-            if refused_by_dead_step(str(error.message())):
+            message = str(error.message())
+            if refused_by_dead_step(message):
                 kind = errors.ServerUnavailableError
-            subject = f"model {model!r} at {self.address}" if model else self.address
-            translated = kind(f"{subject}: {error.message()}")
+            if is_too_large(error.status() or "", message):
+                kind = errors.RequestTooLargeError
+            translated = refusal(kind, model, self._address, message)
             if isinstance(translated, errors.ServerUnavailableError):
                 translated.retry_after_s = _retry_after_s(error.__context__)
-            raise translated from error
+            raise self._diagnosed(translated) from error
         except ValueError as error:  # protobuf's, of a number that does not fit
             raise errors.InvalidRequestError(f"the request does not fit gRPC: {error}") from error
+
+    def _diagnosed(self, error: errors.FlagTritonError) -> errors.FlagTritonError:
+        """Return an error that says so if the URL is wrong; a server that has answered before is only away."""
+        if self._has_answered or not isinstance(error, (errors.ServerUnavailableError, errors.RequestTimeoutError)):
+            return error
+        return wrong_server(self._address, self._tls) or error
 
 
 def _retry_after_s(error: BaseException | None) -> float | None:
@@ -151,9 +185,16 @@ def _retry_after_s(error: BaseException | None) -> float | None:
     return None
 
 
-def _close(clients: list[triton.InferenceServerClient]) -> None:
-    while clients:
-        clients.pop().close()
+def _open_client(address: ServerAddress, tls: TLS | None) -> triton.InferenceServerClient:
+    certificates = tls or TLS()
+    return triton.InferenceServerClient(
+        address.host_and_port,
+        ssl=tls is not None,
+        root_certificates=certificates.root_certificates,
+        private_key=certificates.private_key,
+        certificate_chain=certificates.certificate_chain,
+        channel_args=_channel_options(address),
+    )
 
 
 def _channel_options(address: ServerAddress) -> list[tuple[str, int | str]]:
@@ -164,6 +205,15 @@ def _channel_options(address: ServerAddress) -> list[tuple[str, int | str]]:
         # By default a channel tries a lost server again after up to 2 minutes, and fails every call till then.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.min_reconnect_backoff_ms", 5_000),  # a node that drops packets is given up after that
+        # A new channel has a connection of its own, not the one that its predecessor was given up for.
+        ("grpc.use_local_subchannel_pool", 1),
+        # Two pings at most while a call waits for its answer, which every server takes at its defaults, and none
+        # without a call. With them the kernel gives up a connection on which what was sent is not acknowledged.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 0),
+        ("grpc.http2.max_pings_without_data", 2),
     ]
     if address.is_loopback:
         options.append(("grpc.enable_http_proxy", 0))
