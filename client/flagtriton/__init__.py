@@ -17,12 +17,15 @@ from flagtriton.errors import (
     DeploymentMismatchError,
     DeploymentWarning,
     FlagTritonError,
+    ForkedProcessError,
     InvalidRequestError,
     MissingExtraError,
     ModelNotServedError,
     RequestTimeoutError,
+    RequestTooLargeError,
     ServerError,
     ServerUnavailableError,
+    WrongServerError,
 )
 from flagtriton.icl import FlagICLModel
 from flagtriton.layered_rerankers import LayerWiseFlagLLMReranker, LightWeightFlagLLMReranker
@@ -53,6 +56,7 @@ __all__ = [
     "FlagPseudoMoEModel",
     "FlagReranker",
     "FlagTritonError",
+    "ForkedProcessError",
     "InvalidRequestError",
     "LayerWiseFlagLLMReranker",
     "LightWeightFlagLLMReranker",
@@ -60,9 +64,11 @@ __all__ = [
     "MissingExtraError",
     "ModelNotServedError",
     "RequestTimeoutError",
+    "RequestTooLargeError",
     "RerankerModelClass",
     "ServerError",
     "ServerUnavailableError",
+    "WrongServerError",
     "support_model_list",
     "support_native_bge_model_list",
 ]

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.errors import FlagTritonError
 
-__all__ = ["KINDS", "at_position", "renumber", "row_of"]
+__all__ = ["KINDS", "at_position", "renumber", "row_of", "with_rows"]
 
 KINDS = ("text", "query", "passage", "pair", "row")
 """What a message calls a text, or a pair of them; the names of the input tensors are among these."""
@@ -41,6 +42,19 @@ def row_of(message: str) -> int | None:
     return None if found is None else int(found[2])
 
 
+def with_rows(message: str, rows: Sequence[int] | NDArray[np.integer[Any]]) -> str:
+    """Return a message with another number in place of the row that it is about, if it is about one.
+
+    Args:
+        message: about row r.
+        rows: what entry r puts there.
+    """
+    row = row_of(message)
+    if row is None or row >= len(rows):
+        return message
+    return _POSITION.sub(lambda found: f"{at_position(found[1], int(rows[row]))} ", message, count=1)
+
+
 def renumber(error: FlagTritonError, rows: Sequence[int] | NDArray[np.int64]) -> None:
     """Put the caller's index in place of the request's in the message of an error, and into its `index`.
 
@@ -53,5 +67,5 @@ def renumber(error: FlagTritonError, rows: Sequence[int] | NDArray[np.int64]) ->
         return
     error.index = int(rows[row])
     subject = str(error).removesuffix(error.said)
-    error.said = _POSITION.sub(lambda found: f"{at_position(found[1], int(rows[row]))} ", error.said, count=1)
+    error.said = with_rows(error.said, rows)
     error.args = (subject + error.said,)

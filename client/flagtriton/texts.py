@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flagtriton.containers import refuse_container
+
 __all__ = ["as_pair_list", "as_text_list", "check_encodable", "shown", "text_sizes", "text_tensor"]
 
 
 def as_text_list(texts: str | Iterable[str], argument: str) -> tuple[list[str], bool]:
     """Return the texts as a list, and whether a lone `str` came.
 
-    Lists, tuples, arrays, pandas Series and generators of `str` are accepted.
+    Lists, tuples, arrays of one axis, pandas and polars Series and generators of `str` are accepted. Tables, sets and
+    dicts are not.
 
     Args:
         texts: one text, or several.
@@ -28,6 +31,7 @@ def as_text_list(texts: str | Iterable[str], argument: str) -> tuple[list[str], 
     if isinstance(texts, str):
         check_encodable(texts, argument)
         return [texts], True
+    refuse_container(texts, argument, "a str or a list of str", 'one column, as in df["text"]')
     if isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable):
         raise TypeError(f"{argument} is a {type(texts).__name__}; expected a str or a list of str")
     listed = list(texts)
@@ -51,6 +55,7 @@ def as_pair_list(pairs: Iterable[Sequence[str]] | Sequence[str], argument: str) 
         TypeError: something else came; a pair is named by its index.
         ValueError: a text holds a lone surrogate.
     """
+    refuse_container(pairs, argument, "pairs of str", 'two columns, as in list(zip(df["query"], df["passage"]))')
     if isinstance(pairs, (str, bytes, Mapping)) or not isinstance(pairs, Iterable):
         raise TypeError(f"{argument} is {shown(pairs)} ({type(pairs).__name__}); expected pairs of str")
     listed: list[Any] = list(pairs)

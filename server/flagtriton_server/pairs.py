@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.options import ScoreOptions
+from flagtriton.positions import with_rows
 from flagtriton.protocol import (
     INPUT_IDS,
     PASSAGE_IDS,
@@ -24,6 +25,7 @@ from flagtriton.protocol import (
     QUERY_ROWS,
     Tensor,
 )
+from flagtriton_server.rejection import RequestError
 from flagtriton_server.text_cutting import UNBOUNDED, TextSize
 from flagtriton_server.tokenization import TextBatch
 
@@ -78,6 +80,11 @@ class PairBatch:
             TextBatch(self.queries.texts, query_length, refuse, "query", size=self.size),
             TextBatch(self.passages.texts, passage_length, refuse, "passage", size=self.size),
         ]
+
+    def refusal(self, side: int, error: RequestError) -> RequestError:
+        """Return an error about one of the distinct texts of a side, 0 or 1, as one about its first pair."""
+        distinct = (self.queries, self.passages)[side]
+        return RequestError(with_rows(str(error), distinct.first_rows), error.code)
 
     def answer(self, queries: dict[Tensor, NDArray[Any]], passages: dict[Tensor, NDArray[Any]]) -> dict[Tensor, Any]:
         """Return the ids of both sides, and the row where each pair's are, for what `text_batches` became."""

@@ -215,9 +215,9 @@ class TritonPythonModel:
 
     def _answer(self, work: _Work, encoded: list[dict[Tensor, NDArray[np.int32]] | RequestError]) -> _Answer:
         accepted = []
-        for answer in encoded:
+        for side, answer in enumerate(encoded):
             if isinstance(answer, RequestError):
-                return answer
+                return work.refusal(side, answer) if isinstance(work, PairBatch) else answer
             accepted.append(answer)
         try:
             if isinstance(work, QueryBatch):

@@ -19,6 +19,9 @@ BUILT_IN = {
     errors.RequestTimeoutError: TimeoutError,
     errors.ServerError: RuntimeError,
     errors.ClosedError: RuntimeError,
+    errors.ForkedProcessError: RuntimeError,
+    errors.RequestTooLargeError: ValueError,
+    errors.WrongServerError: ConnectionError,
     errors.MissingExtraError: ImportError,
 }
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import pickle
 import socket
+import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from http.client import BadStatusLine, IncompleteRead
 from typing import Any
 from unittest.mock import Mock
 
-import gevent
 import grpc
 import numpy as np
 import pytest
-from geventhttpclient.response import HTTPConnectionClosed
 from google.protobuf.json_format import MessageToDict
 from tritonclient.grpc import model_config_pb2
 from tritonclient.utils import InferenceServerException
@@ -42,7 +42,7 @@ HTTP_ERRORS = {
     403: errors.AccessDeniedError,
     404: errors.ModelNotServedError,
     408: errors.RequestTimeoutError,
-    413: errors.InvalidRequestError,
+    413: errors.RequestTooLargeError,
     429: errors.ServerUnavailableError,
     500: errors.ServerError,
     501: errors.ServerError,
@@ -70,7 +70,9 @@ def failing(monkeypatch: pytest.MonkeyPatch, wire: str, failure: BaseException) 
             raise failure
 
         infer = get_model_config = get_inference_statistics = fail
-        retry_after_s = None
+
+        def within(self, timeout_s: float) -> Any:
+            return nullcontext()
 
         def close(self) -> None:
             pass
@@ -270,9 +272,10 @@ def test_no_http_status_leaves_the_tree(code: int | None, call: str, monkeypatch
         (ConnectionRefusedError(111, "Connection refused"), errors.ServerUnavailableError),
         (ConnectionResetError(104, "reset"), errors.ServerUnavailableError),
         (socket.gaierror(-2, "Name or service not known"), errors.ServerUnavailableError),
-        (HTTPConnectionClosed("closed"), errors.ServerUnavailableError),
+        (BadStatusLine("?"), errors.ServerUnavailableError),
+        (IncompleteRead(b"half"), errors.ServerUnavailableError),
+        (ssl.SSLError(1, "no TLS"), errors.ServerUnavailableError),
         (TimeoutError("timed out"), errors.RequestTimeoutError),
-        (gevent.Timeout(1), errors.RequestTimeoutError),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else value.__name__,
 )
@@ -317,6 +320,9 @@ class Recorder:
 
     def as_numpy(self, name: str) -> np.ndarray:
         return np.array([[len(name)]])
+
+    def within(self, timeout_s: float) -> Any:
+        return nullcontext()
 
     def close(self) -> None:
         pass

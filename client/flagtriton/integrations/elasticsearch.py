@@ -5,6 +5,7 @@ Makes plain dicts, so it needs no client. ColBERT vectors are left out: the engi
 
 Limits of both engines, which are Lucene's: weights are stored with 9 significant bits (a relative error up to 0.4 %); a
 query takes at least 1,024 distinct tokens, more only where the server's `max_clause_count` is higher (see `heaviest`).
+A text without weights, such as an empty one, makes a query that finds no document.
 Sources: Elasticsearch's documentation, pages "Sparse vector field type", "Rank features field type", "Sparse vector
 query", "Rank feature query" and "Dense vector field type"; OpenSearch's, pages "Neural sparse search using raw
 vectors", "Neural sparse query", "Neural sparse ANN search" and "k-NN vector".
@@ -85,6 +86,8 @@ def sparse_vector_query(field: str, lexical_weights: Mapping[str, float], boost:
         ValueError: a key holds a dot, or a weight is not a positive number.
     """
     vector = features(lexical_weights)
+    if not vector:
+        return _nothing()
     return {"sparse_vector": {"field": field, "query_vector": vector, "prune": False, "boost": boost}}
 
 
@@ -98,6 +101,8 @@ def rank_features_query(field: str, lexical_weights: Mapping[str, float], boost:
         {"rank_feature": {"field": f"{field}.{token}", "linear": {}, "boost": weight}}
         for token, weight in features(lexical_weights).items()
     ]
+    if not clauses:  # such a query would find every document
+        return _nothing()
     return {"bool": {"should": clauses, "minimum_should_match": 1, "boost": boost}}
 
 
@@ -107,7 +112,10 @@ def neural_sparse_query(field: str, lexical_weights: Mapping[str, float], boost:
     Raises:
         ValueError: a key holds a dot, or a weight is not a positive number.
     """
-    return {"neural_sparse": {field: {"query_tokens": features(lexical_weights), "boost": boost}}}
+    tokens = features(lexical_weights)
+    if not tokens:
+        return _nothing()
+    return {"neural_sparse": {field: {"query_tokens": tokens, "boost": boost}}}
 
 
 def mapping(
@@ -161,6 +169,11 @@ def opensearch_index(
     if sparse:
         properties[names.lexical_weights] = {"type": "rank_features"}
     return {"settings": {"index": {"knn": dense_size is not None}}, "mappings": {"properties": _some(properties)}}
+
+
+def _nothing() -> dict[str, Any]:
+    """Return the query of either engine that finds no document."""
+    return {"match_none": {}}
 
 
 def _some(properties: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 """The gRPC channel of a transport: replaced where it went silent, closed while its process forks.
 
 gRPC's threads and sockets do not survive a fork: a child that touches them hangs, and takes its parent's answers. So
-there is no open channel while a process forks. Calls that are under way are cut off, and made again on a new channel.
+there is no open channel while a process forks: it waits for the calls that are under way, and parent and child open
+channels of their own when they next need one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -26,14 +28,17 @@ __all__ = ["Channels", "OpenClient"]
 _PROCESS = os.getpid()
 """The process that imported gRPC."""
 
-_CUT_OFF_S = 5.0
-"""How long a fork waits for the threads whose calls it cut off."""
+_CALLS_END_S = 5.0
+"""How long a fork waits for calls that are under way; where they take longer, the child cannot use gRPC."""
 
 _PROBE_S = 2.0
 _CANNOT_WORK = (
-    "gRPC does not work in this process: it was forked while a gRPC channel was open that is none of flagtriton's. Set "
-    "GRPC_ENABLE_FORK_SUPPORT=1 before the program starts, use the http:// port, or start processes by spawn"
+    "gRPC does not work in this process: it was forked while another gRPC channel was open, or a call was under way "
+    f"that took over {_CALLS_END_S:g} s. Use Triton's http:// port, start processes by spawn, or set "
+    "GRPC_ENABLE_FORK_SUPPORT=1 before the program starts"
 )
+
+_SETTLE_S = 0.1
 
 
 @dataclass(eq=False)
@@ -44,14 +49,12 @@ class OpenClient:
         process: the one that opened it.
         calls: under way on it.
         answered_at: when an answer last came on it, by the monotonic clock.
-        is_cut_off: it was closed before its calls were done.
     """
 
     client: triton.InferenceServerClient
     process: int = field(default_factory=os.getpid)
     calls: int = 0
     answered_at: float = 0.0
-    is_cut_off: bool = False
 
 
 class Channels:
@@ -108,14 +111,14 @@ class Channels:
         self._finalizer()
 
     def before_fork(self) -> None:
-        """Cut calls off, and let none begin until the process has forked."""
+        """Let no call begin, wait for those that are under way, and close the channel if they end soon."""
         with self._changed:
             self._forks += 1
-            cut_off = list(self._current)
-            for opened in cut_off:
-                opened.is_cut_off = True
-            _close(self._current)
-            self._changed.wait_for(lambda: not any(opened.calls for opened in cut_off), _CUT_OFF_S)
+            opened = list(self._current)
+            if self._changed.wait_for(lambda: not any(each.calls for each in opened), _CALLS_END_S):
+                _close(self._current)
+        if opened:  # gRPC ends its threads by and by, and a lock that one holds now would be held in the child for ever
+            time.sleep(_SETTLE_S)
 
     def after_fork_in_parent(self) -> None:
         """Let calls begin."""
@@ -124,9 +127,11 @@ class Channels:
             self._changed.notify_all()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew."""
+        """Begin anew; gRPC cannot, where calls were under way."""
         self._changed = threading.Condition()
         self._forks = 0
+        if self._current:
+            _WORKS_IN[os.getpid()] = False
 
     def _usable(self) -> OpenClient:
         if self._current and self._current[0].process != os.getpid():  # forked without Python's knowledge

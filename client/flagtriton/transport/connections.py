@@ -184,12 +184,10 @@ class Connections:
             answer = HttpAnswer(response.status, answered, _decoded(response.read(), answered))
             is_reusable = whole and not response.will_close
         finally:
-            if not is_reusable:
+            if is_reusable and len(self._idle) < _MOST_IDLE and self._finalizer.alive:
+                self._idle.append(_Kept(connection))
+            else:
                 connection.close()
-        if len(self._idle) < _MOST_IDLE and self._finalizer.alive:
-            self._idle.append(_Kept(connection))
-        else:
-            connection.close()
         return answer
 
 

@@ -123,30 +123,21 @@ class GrpcTransport:
         self._channels.close()
 
     def _answer(self, model: str, ask: Callable[[triton.InferenceServerClient, float], T], allowed_s: float) -> T:
-        """Return what the server answers; a call that a fork cut off is made again."""
+        """Return what the server answers."""
+        if self._channels.is_closed:
+            raise errors.ClosedError(f"the connection to {self.address} is closed")
         began = time.monotonic()
-        left_s = allowed_s
-        while True:
-            if self._channels.is_closed:
-                raise errors.ClosedError(f"the connection to {self.address} is closed")
-            with self._channels.client() as opened:
-                try:
-                    with self._translated(model):
-                        answer = ask(opened.client, left_s)
-                except errors.RequestTimeoutError:
-                    if opened.answered_at < began:  # nothing came on it meanwhile: its connection may be dead
-                        self._channels.replace(opened)
-                    raise
-                except errors.FlagTritonError as error:
-                    left_s = began + allowed_s - time.monotonic()
-                    if opened.is_cut_off and left_s > 0:
-                        continue
-                    if not isinstance(error, errors.ServerUnavailableError):
-                        self._has_answered = True
-                    raise
-                opened.answered_at = time.monotonic()
-                self._has_answered = True
-                return answer
+        with self._channels.client() as opened:
+            try:
+                with self._translated(model):
+                    answer = ask(opened.client, allowed_s)
+            except errors.RequestTimeoutError:
+                if opened.answered_at < began:  # nothing came on it meanwhile: its connection may be dead
+                    self._channels.replace(opened)
+                raise
+            opened.answered_at = time.monotonic()
+        self._has_answered = True
+        return answer
 
     @contextmanager
     def _translated(self, model: str) -> Iterator[None]:
@@ -168,7 +159,9 @@ class GrpcTransport:
 
     def _diagnosed(self, error: errors.FlagTritonError) -> errors.FlagTritonError:
         """Return an error that says so if the URL is wrong; a server that has answered before is only away."""
-        if self._has_answered or not isinstance(error, (errors.ServerUnavailableError, errors.RequestTimeoutError)):
+        if not isinstance(error, (errors.ServerUnavailableError, errors.RequestTimeoutError)):
+            self._has_answered = True
+        if self._has_answered:
             return error
         return wrong_server(self._address, self._tls) or error
 
