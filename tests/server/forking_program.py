@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program with an object that was made before it forks, for tests: `python -m tests.server.forking_program URL HOW`."""
+"""A program whose object was made before it forks: `python -m tests.server.forking_program URL HOW`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program of greenlets, for tests: other ones run while a call waits. `python -m tests.server.greenlets_program URL`."""
+"""A program of greenlets: others run while a call waits. `python -m tests.server.greenlets_program URL`."""
 
 from __future__ import annotations
 

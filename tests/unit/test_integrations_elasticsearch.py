@@ -190,3 +190,9 @@ def test_opensearchs_client_sends_the_query(
 ) -> None:
     opensearch.search(index="texts", body={"query": query("sparse", WEIGHTS)})
     assert server.last_body == {"query": expected}
+
+
+@pytest.mark.parametrize("query", [sparse_vector_query, rank_features_query, neural_sparse_query])
+@pytest.mark.parametrize("weights", [{}, {"5": 1e-40}], ids=["none", "too small to store"])
+def test_a_text_without_weights_makes_a_query_that_finds_nothing(query: Any, weights: dict[str, float]) -> None:
+    assert query("sparse", weights) == {"match_none": {}}

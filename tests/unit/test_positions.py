@@ -1,74 +1,92 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.positions`: how many tokens a position table holds, and which row each token reads."""
+"""Which text a refusal is about, by the caller's index."""
 
 from __future__ import annotations
 
-import numpy as np
+import ast
+from pathlib import Path
+
 import pytest
 
-from flagtriton_server.positions import counts_positions_behind_padding, packed_positions, position_capacity
+import flagtriton_server
+from flagtriton.errors import InvalidRequestError
+from flagtriton.positions import KINDS, at_position, renumber, row_of, with_rows
+from flagtriton.transport.base import ServerAddress
+from flagtriton.transport.refusals import refusal
+
+SERVER = Path(flagtriton_server.__file__).parent
+NUMBERS = {"index", "row"}
+"""What the server's modules call the place of a text in its request."""
 
 
-def test_bert_has_a_token_for_each_row_of_its_table() -> None:
-    assert position_capacity({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}) == 512
+def refused(message: str) -> InvalidRequestError:
+    return refusal(InvalidRequestError, "m", ServerAddress.parse("grpc://h:1"), message)
 
 
-@pytest.mark.parametrize("model_type", ["roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet"])
-def test_robertas_family_starts_behind_the_padding_id(model_type: str) -> None:
-    # pad id 1: rows 0 and 1 are never used, and 514 - 2 = 512
-    assert position_capacity({"model_type": model_type, "max_position_embeddings": 514, "pad_token_id": 1}) == 512
+def messages_with_a_position() -> list[tuple[str, str]]:
+    """Return the module and the message of each error of the server's that names a place, its parts written as `0`."""
+    found = []
+    for path in SERVER.glob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "RequestError" and call.args:
+                parts = getattr(call.args[0], "values", [])
+                names = {ast.unparse(part.value) for part in parts if isinstance(part, ast.FormattedValue)}
+                if names & (NUMBERS | {"cut[0]"}):
+                    written = [part.value if isinstance(part, ast.Constant) else _shown(part) for part in parts]
+                    found.append((path.name, "".join(map(str, written))))
+    return found
 
 
-def test_the_padding_id_decides_how_many_rows_are_lost() -> None:
-    # pad id 0: only row 0 is never used
-    assert position_capacity({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 0}) == 513
+def _shown(part: ast.expr) -> str:
+    name = ast.unparse(part.value)  # type: ignore[attr-defined]
+    return "text" if name in ("kind", "batch.kind", "spec.name") else "0"
 
 
-@pytest.mark.parametrize("config", [{}, {"pad_token_id": None}])
-def test_a_padding_id_that_is_not_given_is_one(config: dict[str, None]) -> None:
-    assert position_capacity({"model_type": "xlm-roberta", "max_position_embeddings": 514, **config}) == 512
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_message_that_begins_with_a_position_is_about_that_row(kind: str) -> None:
+    assert row_of(f"{at_position(kind, 12)} has 5 tokens") == 12
 
 
-@pytest.mark.parametrize("rows", [None, -1, 0, "512"])
-def test_a_table_without_a_size_sets_no_limit(rows: object) -> None:
-    assert position_capacity({"model_type": "bert", "max_position_embeddings": rows}) is None
+@pytest.mark.parametrize("message", ["option 'x' is 3 ", "texts 3 are", "text three is", "text 3", "a text 3 is", ""])
+def test_another_message_is_about_no_row(message: str) -> None:
+    assert row_of(message) is None
 
 
-def test_a_configuration_that_names_no_table_sets_no_limit() -> None:
-    assert position_capacity({"model_type": "t5"}) is None
+def test_a_kind_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="'line'; expected one of text, query"):
+        at_position("line", 1)
 
 
-def positions(texts: list[list[int]], padding_id: int | None) -> list[list[int]]:
-    lengths = np.array([len(text) for text in texts])
-    packed = packed_positions(np.concatenate(texts).astype(np.int64), lengths, padding_id)
-    return [part.tolist() for part in np.split(packed, np.cumsum(lengths)[:-1])]
+def test_the_callers_index_stands_in_place_of_the_row() -> None:
+    error = refused("pair 1 has 7 tokens; text 1 is another")
+    renumber(error, [40, 17, 3])
+    assert str(error) == "model 'm' at grpc://h:1: pair 17 has 7 tokens; text 1 is another"
+    assert error.index == 17
 
 
-def test_every_text_counts_from_zero() -> None:
-    assert positions([[5, 6, 7], [5], [8, 9]], padding_id=None) == [[0, 1, 2], [0], [0, 1]]
+def test_it_is_put_there_once() -> None:
+    error = refused("text 1 is bad")
+    renumber(error, [2, 1])
+    renumber(error, [5, 6])
+    assert (error.said, error.index) == ("text 1 is bad", 1)
 
 
-def test_robertas_texts_each_count_from_behind_the_padding_id() -> None:
-    assert positions([[5, 6, 7], [5], [8, 9]], padding_id=1) == [[2, 3, 4], [2], [2, 3]]
+def test_a_row_beyond_the_request_is_left_as_it_is() -> None:
+    assert with_rows("text 9 is bad", [1, 2]) == "text 9 is bad"
 
 
-def test_a_padding_id_inside_a_text_is_passed_over_and_gets_that_id_for_its_position() -> None:
-    # transformers' create_position_ids_from_input_ids: cumsum of (id != 1), times (id != 1), plus 1
-    assert positions([[5, 1, 7], [1, 8], [9, 1]], padding_id=1) == [[2, 1, 3], [1, 2], [2, 1]]
+def test_triton_names_the_ensemble_that_was_named_already() -> None:
+    error = refused("in ensemble 'm', text 0 is bad")
+    renumber(error, [3])
+    assert str(error) == "model 'm' at grpc://h:1: text 3 is bad"
 
 
-def test_a_text_of_padding_ids_alone_has_no_other_position() -> None:
-    assert positions([[1, 1], [5]], padding_id=1) == [[1, 1], [2]]
+def test_the_server_has_messages_with_positions() -> None:
+    assert {"triton_io.py", "pair_tokens.py", "prompted_pairs.py", "in_context.py"} <= {
+        module for module, _ in messages_with_a_position()
+    }
 
 
-def test_where_padding_ids_have_positions_they_count_like_any_token() -> None:
-    assert positions([[5, 0, 7], [0, 8]], padding_id=None) == [[0, 1, 2], [0, 1]]
-
-
-def test_the_padding_id_is_where_counting_begins() -> None:
-    assert positions([[5, 6]], padding_id=0) == [[1, 2]]
-
-
-@pytest.mark.parametrize(("model_type", "behind"), [("xlm-roberta", True), ("camembert", True), ("bert", False)])
-def test_only_robertas_family_counts_behind_the_padding_id(model_type: str, behind: bool) -> None:
-    assert counts_positions_behind_padding({"model_type": model_type}) is behind
+@pytest.mark.parametrize(("module", "message"), messages_with_a_position())
+def test_each_of_the_servers_messages_with_a_position_begins_with_it(module: str, message: str) -> None:
+    assert row_of(message) == 0
