@@ -11,12 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 
 from flagtriton_server.sentencepiece_model import model_message
+from flagtriton_server.tokenizer_conversion import QWEN2_WORDS
 
 __all__ = [
     "TEXTS",
@@ -179,6 +180,10 @@ def make_decoder(
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if family == "qwen2":  # as transformers 5 builds it whatever tokenizer.json says, so that both read the same
+        words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated")
+        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.NFC(), pre_tokenizers.Sequence([words, bytes_])
     tokenizer.decoder = ByteLevelDecoder()
     special = ["<pad>", "<s>", "</s>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()

@@ -16,12 +16,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from flagtriton_server.sentencepiece_conversion import SENTENCEPIECE
 from flagtriton_server.tokenizer_files import TokenizerFiles
 
-__all__ = ["convert_vocabulary"]
+__all__ = ["QWEN2_WORDS", "convert_vocabulary"]
 
 Names: TypeAlias = Mapping[str, str]
 """The special tokens' texts, by name: `cls_token`, …"""
 
-_QWEN2_PATTERN: Final = (
+QWEN2_WORDS: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """Qwen2's words: contractions, letters with one mark before them, single digits, punctuation, white space."""
@@ -107,7 +107,7 @@ def _gpt2(files: TokenizerFiles, names: Names) -> Tokenizer:
 def _qwen2(files: TokenizerFiles, names: Names) -> Tokenizer:
     backend = _byte_level(files, use_regex=False)
     backend.normalizer = normalizers.NFC()
-    words = pre_tokenizers.Split(Regex(_QWEN2_PATTERN), behavior="isolated", invert=False)
+    words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated", invert=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, backend.pre_tokenizer])
     return backend
 
