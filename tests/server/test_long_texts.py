@@ -120,7 +120,7 @@ def resident_bytes(process: int) -> int:
 @pytest.mark.parametrize("name", NAMES)
 def test_short_queries_overtake_texts_of_a_mebibyte(served: Deployments, name: str, load: str) -> None:
     url = served.server.options.grpc_url.removeprefix("grpc://")
-    process = stub_processes(served.server.process.pid)[f"{name}_tokenizer", "1"]
+    (process,) = stub_processes(served.server.process.pid)[f"{name}_tokenizer", "1"]
     with triton.InferenceServerClient(url) as client:
         expected = answer(client, name, ["the lazy dog"], 16).as_numpy("dense_vecs")
         before, times = resident_bytes(process), []

@@ -154,9 +154,9 @@ def sentence_piece_bpe(normalizer: Any, pre_tokenizer: Any = None) -> Tokenizer:
     config = json.loads(words.to_str())
     listed = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     listed += [piece for piece in config["model"]["vocab"] if piece[0] < "ก" or piece[0] == "▁"]
+    listed = listed[:380]
     config["model"] |= {
         "vocab": {piece: index for index, piece in enumerate(listed)},
-        "merges": [merge for merge in config["model"]["merges"] if "".join(merge) in listed],
         "unk_token": "<unk>",
         "fuse_unk": True,
         "byte_fallback": True,
