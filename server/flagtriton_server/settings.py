@@ -63,7 +63,8 @@ class TokenizerSettings:
         send_unweighted_ids: tell the steps behind which special tokens bear no lexical weight.
         joins_pairs: requests bring pairs that become one row each, as a reranker reads them.
         positions: tokens of a whole row, prompt included; None is `max_length`.
-        max_text_bytes: of one text, UTF-8; a longer one is refused, as tokenising it would keep all others waiting.
+        max_text_bytes: tokenised of one text at most, UTF-8; a longer one is refused unless these settle all of its
+            tokens that are kept.
         max_request_bytes: of a request's texts together.
         send_prompt_length: say how many of a text's first tokens are a prompt's; else see `protocol.Deployment`.
         queue_requests: how many may wait, of each priority.

@@ -84,7 +84,11 @@ def cli() -> None:
     help="Tokens of one forward pass.  [default: 4096 on the CPU, 65536 on a GPU]",
 )
 @click.option(
-    "--max-text-bytes", type=click.IntRange(1), default=1 << 20, show_default=True, help="Of a text; more is refused."
+    "--max-text-bytes",
+    type=click.IntRange(1),
+    default=1 << 20,
+    show_default=True,
+    help="Tokenised of a text at most; a longer one is refused unless it can be cut there.",
 )
 @click.option("--max-request-bytes", type=click.IntRange(1), default=16 << 20, show_default=True, help="Of all texts.")
 @click.option(
