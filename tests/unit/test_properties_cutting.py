@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from flagtriton.protocol import INPUT_IDS
 from flagtriton_server import text_cutting
 from flagtriton_server.token_boundaries import boundary_rule
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
@@ -76,7 +77,7 @@ def test_a_request_gets_what_the_library_makes_of_its_texts(narrow: None, kind: 
         expected = library.encode_batch(texts)
         before = tokenizer.truncated_count
         (answer,) = tokenizer.encode([TextBatch(texts, max_length)])
-        rows = [[token for token in row if token >= 0] for row in answer["input_ids"].tolist()]  # type: ignore[index]
+        rows = [[token for token in row if token >= 0] for row in answer[INPUT_IDS].tolist()]  # type: ignore[index]
         assert rows == [encoding.ids for encoding in expected]
         assert tokenizer.truncated_count - before == sum(bool(encoding.overflowing) for encoding in expected)
 
@@ -106,8 +107,9 @@ def test_the_tokens_of_both_parts_of_a_text_are_those_of_the_whole(kind: str) ->
     holds()
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "bytes without regex"])
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in ("bytes without regex", "unigram unsplit")])
 def test_an_ordinary_text_can_be_cut_before_each_of_its_words(name: str) -> None:
+    # those two have pieces that run across words, or may have learned some
     rule = boundary_rule(KINDS[name]())
     text = "the quick brown fox jumps over the lazy dog"
     assert rule is not None
