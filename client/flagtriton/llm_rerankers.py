@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, ClassVar
 
 from flagtriton.abs_reranker import AbsReranker, Pairs, Scores
@@ -116,7 +117,10 @@ class FlagLLMReranker(AbsReranker):
 
     def _refuse_another_adapter(self) -> None:
         asked, served = self.peft_path, self.served.deployment.peft
-        if asked is not None and (served is None or checkpoint_name(asked) != checkpoint_name(served)):
+        if asked is None:
+            return
+        names = {checkpoint_name(asked), checkpoint_name(os.path.realpath(asked))}  # a link, and what it leads to
+        if served is None or checkpoint_name(served) not in names:
             self.close()
             again = f"flagtriton add {self.served.deployment.checkpoint} --task rerank --repository REPOSITORY --force"
             raise DeploymentMismatchError(

@@ -18,8 +18,11 @@ __all__ = ["all_finite", "check_answers", "check_finite", "check_loaded", "finit
 
 
 def all_finite(values: Tensor) -> bool:
-    """Return whether no value is nan or an infinity: one pass without a mask of their size."""
-    if not values.numel():
+    """Return whether no value is nan or an infinity: one pass without a mask of their size.
+
+    Of a weight that lies elsewhere until it is needed, on the `meta` device, nothing is known: it passes.
+    """
+    if not values.numel() or values.is_meta:
         return True
     least, greatest = torch.aminmax(values.detach())  # both nan where any value is
     return math.isfinite(least) and math.isfinite(greatest)

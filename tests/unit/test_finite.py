@@ -74,6 +74,10 @@ def test_of_no_values_all_are_finite() -> None:
     assert all_finite(torch.empty(0, 4))
 
 
+def test_a_weight_that_lies_elsewhere_passes() -> None:
+    assert all_finite(torch.empty(2, 2, device="meta"))
+
+
 def test_what_is_not_finite_is_named() -> None:
     with pytest.raises(NotFiniteError, match=r"^scores are not finite$"):
         check_finite(np.array([1.0, np.nan]), "scores")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -265,6 +266,14 @@ def test_compute_score_keeps_flagembeddings_batch_size() -> None:
 def test_the_adapter_that_is_served_may_be_named(adapter: str) -> None:
     assert reranker(fake=served(peft="maker/lora"), peft_path=adapter).peft_path == adapter
     assert reranker(fake=served(peft="maker/lora")).peft_path is None
+
+
+def test_a_link_to_the_adapter_that_is_served_is_that_adapter(tmp_path: Path) -> None:
+    (tmp_path / "store-0f3c").mkdir()
+    (tmp_path / "my-lora").symlink_to("store-0f3c")
+    for asked in ("my-lora", "store-0f3c"):
+        path = str(tmp_path / asked)
+        assert reranker(fake=served(peft=str(tmp_path / "store-0f3c")), peft_path=path).peft_path == path
 
 
 @pytest.mark.parametrize(("peft", "shown"), [(None, "no adapter"), ("maker/other", "maker/other")])
