@@ -44,7 +44,7 @@ def two_sets_of_weights(checkpoint: str | Path, base: str) -> str:
     """Return what is said of a folder that holds a model's weights and a PEFT adapter of a base."""
     return (
         f"{checkpoint} holds the weights of a model and a PEFT adapter of {base}; transformers would apply the adapter "
-        f"only where peft is installed. Move {ADAPTER} and adapter_model.* to a folder of their own, and name that "
+        f"only where peft is installed. Move {ADAPTER} and adapter_model.* to a separate folder, and name that "
         "with --peft if the adapter is not merged into the weights yet"
     )
 

@@ -39,7 +39,7 @@ def settle_class(facts: CheckpointFacts, options: AddOptions, ask: Ask | None) -
     Args:
         facts: of the checkpoint.
         options: the user's.
-        ask: how to ask the user; None where nobody is there.
+        ask: how to ask the user; None without a terminal.
     """
     either = facts.model_class == _PLAIN and facts.class_by_files and options.model_class is None
     if not either or (options.task or facts.task) != "embed":
