@@ -248,3 +248,14 @@ def test_a_prompt_that_is_cut_itself_leaves_what_sentence_transformers_leaves(
     served = StepChain(steps, folder)
     for name in PROMPTS:
         assert_close(served.encode(SENT, prompt_name=name), reference(folder, SENT, prompt_name=name))
+
+
+def test_the_real_minilm_is_cut_at_its_256_tokens_unless_a_request_says(steps: SimpleNamespace, minilm: Path) -> None:
+    from FlagEmbedding import FlagModel
+
+    texts = [*SENT, " ".join([LONG] * 8)]
+    served = StepChain(steps, minilm)
+    assert served.answer(texts[-1:])["token_count"].tolist() == [[256]]
+    assert_close(served.encode(texts), reference(minilm, texts))
+    flag = FlagModel(str(minilm), pooling_method="mean", use_fp16=False, devices="cpu")
+    assert_close(served.encode(texts, max_length=512), flag.encode(texts))
