@@ -196,3 +196,33 @@ def test_over_http_a_page_in_place_of_an_answer_is_the_servers_failure(call: str
 def test_over_http_a_server_that_hangs_up_is_unavailable() -> None:
     with answering(lambda _: None) as url:
         assert isinstance(error_at(url), errors.ServerUnavailableError)
+
+
+# What is too large.
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Received message larger than max (5000000 vs. 4194304)",
+        "SERVER: Received message larger than max (5000000 vs. 4194304)",
+        "CLIENT: Sent message larger than max (5000000 vs. 4194304)",
+        "grpc: received message larger than max (5000000 vs. 4194304)",
+        "trying to send message larger than max (5000000 vs. 4194304)",
+        "gRPC message exceeds maximum size 4194304: 5000000",
+    ],
+)
+def test_over_grpc_a_message_over_a_limit_is_a_request_too_large(message: str) -> None:
+    error = grpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED, message, {})
+    assert type(error) is errors.RequestTooLargeError
+
+
+def test_over_grpc_our_own_proxys_limit_is_one_too() -> None:
+    said = "the request is larger than 100k, which is what the proxy takes; send fewer or shorter texts"
+    assert type(grpc_error(grpc.StatusCode.INVALID_ARGUMENT, said, {})) is errors.RequestTooLargeError
+
+
+def test_over_grpc_what_the_model_named_itself_is_said_once() -> None:
+    error = grpc_error(grpc.StatusCode.INVALID_ARGUMENT, "in ensemble 'm', option 'x' is 3", {})
+    assert str(error).endswith(": option 'x' is 3")
+    assert str(error).startswith("model 'm' at grpc://")

@@ -85,7 +85,7 @@ def _distrust(address: ServerAddress, place: SplitResult, tls: TLS) -> str | Non
             return None
     except ssl.SSLCertVerificationError as error:
         return (
-            f"the server's certificate is not trusted ({error.verify_message}): name its authority by "
+            f"certificate verify failed: {error.verify_message}; name its authority by "
             "ssl=flagtriton.TLS(root_certificates=…), or the host as the certificate does"
         )
 

@@ -20,19 +20,22 @@ _WORDS = 120
 _UNSEEN = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _TOO_LARGE = re.compile(
     r"(received|sent|send) message larger than max|message exceeds maximum size|http2 header with status: 413|"
-    r"payload too large|request entity too large",
+    r"payload too large|request entity too large|larger than .{1,20}, which is what the proxy takes",
     re.IGNORECASE,
 )
-"""What gRPC's implementations (C, Java, Go) say of a message over a limit; they have one code for it and for others."""
+"""What gRPC in C, Java and Go, and the nginx of docs/proxy.md, say of a message over a limit: there is no code for it."""
+
+_CODES_OF_TOO_LARGE = ("StatusCode.RESOURCE_EXHAUSTED", "StatusCode.INVALID_ARGUMENT", "StatusCode.UNKNOWN")
 
 
 def refusal(kind: type[E], model: str, address: ServerAddress, message: str) -> E:
     """Return an error of some kind that names the model, unless that is empty, the server, and what was said.
 
-    Triton begins what a step of an ensemble said with the ensemble's name, which is not said twice.
+    Triton begins what a step of an ensemble said with the ensemble's name, which is not said twice, and what it says
+    itself with a request's number, which the SDK's have not.
     """
     subject = f"model {model!r} at {address}" if model else str(address)
-    said = message.removeprefix(f"in ensemble '{model}', ")
+    said = message.removeprefix("[request id: <id_unknown>] ").removeprefix(f"in ensemble '{model}', ")
     error = kind(f"{subject}: {said}")
     error.said = said
     return error
@@ -48,7 +51,7 @@ def refused_by_dead_step(message: str) -> bool:
 
 def is_too_large(status: str, message: str) -> bool:
     """Return whether a gRPC error says that a message is over a limit, rather than that there are too many."""
-    return status in ("StatusCode.RESOURCE_EXHAUSTED", "StatusCode.UNKNOWN") and bool(_TOO_LARGE.search(message))
+    return status in _CODES_OF_TOO_LARGE and bool(_TOO_LARGE.search(message))
 
 
 def tritons_message(body: bytes) -> str | None:
