@@ -23,7 +23,7 @@ _TOO_LARGE = re.compile(
     r"payload too large|request entity too large|larger than .{1,20}, which is what the proxy takes",
     re.IGNORECASE,
 )
-"""What gRPC in C, Java and Go, and the nginx of docs/proxy.md, say of a message over a limit: there is no code for it."""
+"""What gRPC in C, Java and Go, and the nginx of docs/proxy.md, say of a message over a limit: no code is for it."""
 
 _CODES_OF_TOO_LARGE = ("StatusCode.RESOURCE_EXHAUSTED", "StatusCode.INVALID_ARGUMENT", "StatusCode.UNKNOWN")
 
