@@ -11,6 +11,7 @@ import pytest
 from flagtriton.options import ScoreOptions
 from flagtriton.protocol import INPUT_IDS, PASSAGE_IDS, PASSAGE_ROWS, QUERY_IDS, QUERY_ROWS, TOKEN_COUNT
 from flagtriton_server.pairs import DistinctTexts, PairBatch
+from flagtriton_server.rejection import RequestError
 from flagtriton_server.tokenization import TextBatch
 from tests.unit.triton_stand_in import ids
 
@@ -79,3 +80,10 @@ def test_each_side_is_answered_with_its_ids_and_rows() -> None:
         QUERY_ROWS.name: [[0], [0]],
         PASSAGE_ROWS.name: [[0], [1]],
     }
+
+
+@pytest.mark.parametrize(("side", "kind", "row"), [(0, "query", 2), (1, "passage", 1)])
+def test_a_refusal_of_a_distinct_text_is_about_the_first_pair_that_has_it(side: int, kind: str, row: int) -> None:
+    work = batch([("q", "a"), ("q", "b"), ("r", "a"), ("r", "b")])
+    refusal = work.refusal(side, RequestError(f"{kind} 1 has more than 8 tokens", "INVALID_ARG"))
+    assert (str(refusal), refusal.code) == (f"{kind} {row} has more than 8 tokens", "INVALID_ARG")
