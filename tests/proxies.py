@@ -6,11 +6,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPSConnection
@@ -22,8 +20,9 @@ import trustme
 
 from flagtriton import TLS
 from flagtriton_tools.serving import ServeOptions, free_ports
+from tests.waiting import listens, wait_for
 
-__all__ = ["CAN_RUN", "TOKENS", "Proxy", "Reply", "ask", "running_proxy", "wait_for"]
+__all__ = ["CAN_RUN", "TOKENS", "Proxy", "Reply", "ask", "running_proxy"]
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"  # where Debian has nginx, and not every user looks
 _NGINX = shutil.which("nginx", path=_PATH) or "nginx"
@@ -109,7 +108,7 @@ def running_proxy(folder: Path, upstream: ServeOptions, **settings: str) -> Iter
     command = [_NGINX, "-p", folder, "-c", "flagtriton.conf", "-g", f"daemon off; {user}"]
     with (folder / "error.log").open("w") as log, subprocess.Popen(command, stderr=log) as process:
         try:
-            wait_for(lambda: process.poll() is not None or _listens(https_port))
+            wait_for(lambda: process.poll() is not None or listens(https_port))
             assert process.poll() is None, (folder / "error.log").read_text()
             yield proxy
         finally:
@@ -124,13 +123,6 @@ def ask(connection: HTTPConnection, method: str, path: str, **headers: str) -> R
         return Reply(reply.status, reply.headers, json.loads(reply.read() or "null"))
 
 
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
-
-
 def _write_certificates(folder: Path) -> None:
     authority, another = trustme.CA(), trustme.CA()
     server = authority.issue_cert("localhost")
@@ -139,8 +131,3 @@ def _write_certificates(folder: Path) -> None:
     authority.cert_pem.write_to_path(folder / "authority.pem")
     authority.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(folder / "client.pem")
     another.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(folder / "stranger.pem")
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

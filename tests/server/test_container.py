@@ -22,6 +22,7 @@ import pytest
 from flagtriton import FlagModel
 from flagtriton_tools.serving import free_ports
 from tests.faults.serving import ended
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.server
 
@@ -111,7 +112,7 @@ def test_a_container_adds_serves_is_healthy_and_drains(bert: Path, tmp_path: Pat
     with container(tmp_path, f"{bert} --name tiny --pooling mean --precision fp32") as running:
         assert running.health_check() != 0
         running.wait_until_ready()
-        assert running.health_check() == 0
+        wait_for(lambda: running.health_check() == 0)  # its file is written after /healthz says so
         assert running.health("livez") == 200
         with FlagModel("tiny", url=f"grpc://127.0.0.1:{running.ports['grpc']}", pooling_method="mean") as model:
             assert model.encode(["a text", "another"]).shape[0] == 2

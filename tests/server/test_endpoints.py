@@ -17,8 +17,8 @@ from flagtriton import FlagModel
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build
 from flagtriton_tools.repository import add_models
-from flagtriton_tools.top.scrape import scrape
 from tests.faults.serving import TINY, Serving, serving
+from tests.waiting import told_scrape, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -48,12 +48,11 @@ def answered(servers: list[Serving]) -> np.ndarray:
 
 
 def _requests(server: Serving) -> float:
-    return scrape(server.metrics_url).sum("flagtriton_requests_total", step="encoder", code="ok", deployment=TINY)
+    return told_scrape(server.metrics_url).sum("flagtriton_requests_total", step="encoder", code="ok", deployment=TINY)
 
 
 def shares_within(servers: list[Serving], seconds: float) -> np.ndarray:
     """Return which part of the requests each server answered within some seconds, known to the second, from now."""
-    time.sleep(1.5)  # steps tell their numbers once a second
     before = answered(servers)
     time.sleep(seconds)
     grown = answered(servers) - before
@@ -81,13 +80,10 @@ def test_one_of_three_servers_dies_under_load_and_comes_back(servers: list[Servi
                 even = shares_within(servers, 5)
                 before = len(sent)
                 servers[1].tritonserver.kill()
-                without = time.monotonic()
-                while servers[1].health()["ready"]:
-                    assert time.monotonic() < without + 10
-                    time.sleep(0.05)
+                wait_for(lambda: not servers[1].health()["ready"])
                 servers[1].wait_until_ready()
                 assert len(sent) > before  # the others went on meanwhile
-                time.sleep(8)  # it rests for 3 s at most, and its channel for 2 s, before the next try
+                wait_for(lambda: shares_within(servers, 2).min() > 0.2)  # it rests for some seconds before the next try
                 again = shares_within(servers, 5)
             finally:
                 over.set()
@@ -104,7 +100,6 @@ def test_servers_over_both_wires_answer_as_one(servers: list[Serving]) -> None:
     with FlagModel(TINY, url=servers[2].grpc_url, use_fp16=False) as alone, FlagModel(TINY, url=urls) as model:
         before = answered(servers[:2])
         assert np.abs(model.encode(TEXTS, batch_size=4) - alone.encode(TEXTS)).max() <= BOUND
-        time.sleep(1.5)
     assert (answered(servers[:2]) > before).all()
 
 

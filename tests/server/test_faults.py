@@ -13,6 +13,7 @@ import pytest
 
 from tests.faults.scenarios import drain_under_load, kill_server, kill_stubs
 from tests.faults.serving import DEMO, RERANKER, TINY, Serving, make_repository, serving
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.server
 
@@ -64,7 +65,7 @@ def test_one_call_outlives_a_killed_server(server: Serving) -> None:
     assert seen["largest_difference"] <= 1e-6
     assert "tritonserver ended by itself with code 137" in server.said.read_text()
     server.wait_until_ready()
-    assert (server.said.parent / "healthy").is_file()
+    wait_for((server.said.parent / "healthy").is_file)  # written after /healthz says so
 
 
 def test_every_request_that_was_accepted_is_answered_before_the_server_ends(server: Serving) -> None:

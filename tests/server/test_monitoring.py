@@ -26,6 +26,7 @@ from flagtriton_tools.top.rates import rates_between
 from flagtriton_tools.top.scrape import Scrape, scrape
 from tests.faults.serving import DEMO, RERANKER, TINY, Serving, make_repository, serving
 from tests.prometheus import CAN_RUN, FOLDER, Prometheus, promtool, running_prometheus
+from tests.waiting import told_scrape
 
 pytestmark = [
     pytest.mark.server,
@@ -93,8 +94,7 @@ def text_input() -> Any:
 
 
 def said_by(server: Serving) -> Scrape:
-    time.sleep(1.5)  # steps tell their numbers once a second
-    return scrape(server.metrics_url)
+    return told_scrape(server.metrics_url)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ from flagtriton_tools.main import main
 from flagtriton_tools.serving import free_ports
 from flagtriton_tools.supervision import steps_of
 from tests.checkpoints import TEXTS, make_bert
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.server
 
@@ -128,11 +128,14 @@ def platform(staged: tuple[dict[str, bytes], Any, Path]) -> Iterator[Platform]:
     ]
     environment = {**os.environ, **binary.environment, "PATH": python_of_its_own()}
     environment["SAGEMAKER_TRITON_DEFAULT_MODEL_NAME"] = NAME
-    with (folder / "log").open("w") as log:
+    with (folder / "log").open("w") as written:
         command = [str(binary.binary), *binary.arguments, *flags]
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=work)
+        server = subprocess.Popen(command, env=environment, stdout=written, stderr=written, cwd=work)
     try:
-        wait_until_ready(server, f"http://127.0.0.1:{http}/v2/health/ready", folder / "log")
+        log = folder / "log"
+        # SageMaker's port opens some time after the ordinary one says that all is ready.
+        for url in (f"http://127.0.0.1:{http}/v2/health/ready", f"http://127.0.0.1:{sagemaker}/ping"):
+            wait_for(lambda url=url: is_ready(server, url, log), 300, lambda: log.read_text()[-3000:])  # type: ignore[misc]
         environments = [stub.environ()["VIRTUAL_ENV"] for stub in psutil.Process(server.pid).children()]
         yield Platform(f"http://127.0.0.1:{http}", f"http://127.0.0.1:{sagemaker}", vectors, environments)
     finally:
@@ -140,16 +143,13 @@ def platform(staged: tuple[dict[str, bytes], Any, Path]) -> Iterator[Platform]:
         server.wait(60)
 
 
-def wait_until_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        assert server.poll() is None, log.read_text()[-3000:]
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(log.read_text()[-3000:])
+def is_ready(server: subprocess.Popen[bytes], url: str, log: Path) -> bool:
+    assert server.poll() is None, log.read_text()[-3000:]
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def infer_request() -> tuple[bytes, int | None]:

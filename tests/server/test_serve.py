@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from flagtriton_tools.repository import add_models
 from flagtriton_tools.serving import ServeOptions, free_ports
 from tests.checkpoints import TEXTS
 from tests.conftest import obey_ctrl_c, serve_options
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.server
 
@@ -75,13 +75,6 @@ def processes_of(repository: Path) -> list[str]:
     return found
 
 
-def wait_for(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.05)
-
-
 def read_until(process: subprocess.Popen[str], word: str) -> str:
     assert process.stderr is not None
     lines = []
@@ -101,7 +94,7 @@ def test_a_signal_stops_the_server_in_order(number: int, repository: Path, tmp_p
         assert FlagModel("tiny", url=options.grpc_url, use_fp16=False).encode(TEXTS).shape == (len(TEXTS), 48)
         process.send_signal(number)
         assert process.wait(60) == 0
-    wait_for(lambda: not processes_of(repository), 5)
+    wait_for(lambda: not processes_of(repository))
 
 
 def test_a_signal_during_the_start_leaves_nothing_behind(repository: Path, tmp_path: Path) -> None:
@@ -109,7 +102,7 @@ def test_a_signal_during_the_start_leaves_nothing_behind(repository: Path, tmp_p
         wait_for(lambda: any("stub" in command for command in processes_of(repository)))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 128 + signal.SIGINT
-    wait_for(lambda: not processes_of(repository), 5)
+    wait_for(lambda: not processes_of(repository))
 
 
 def test_a_killed_command_takes_its_server_along(repository: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from flagtriton_tools.stubs import stub_processes
 from flagtriton_tools.versions import add_version, remove_version, switch_version
 from tests.checkpoints import TEXTS, make_bert, make_xlm_roberta
 from tests.conftest import serve_options
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.server
 
@@ -99,13 +100,6 @@ class Traffic:
             if known.shape != vectors.shape or not np.allclose(known, vectors, atol=1e-5):
                 self.failed.append(f"version {version} answered otherwise than before")
             self.answered[version] = self.answered.get(version, 0) + 1
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
