@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ STRANGER = 54321
 
 AS_STRANGER = (
     *("setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"),
-    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),  # pytest's folders are their owner's alone
+    *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),  # the interpreter may be root's alone
     *("env", "-u", "HOME", "-u", "XDG_STATE_HOME"),
 )
 FLAGS = Path("/dev/shm")
@@ -43,6 +44,14 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("XDG_STATE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """Yield a folder that everybody may read, which pytest's are not."""
+    with tempfile.TemporaryDirectory(prefix="flagtriton-test-", dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def add(checkpoint: Path, repository: Path, *more: str) -> None:
@@ -96,8 +105,8 @@ def test_odd_paths_in_the_c_locale_are_served(bert: Path, tmp_path: Path) -> Non
     subprocess.run([*AS_STRANGER, sys.executable, "-c", ""], capture_output=True, check=False).returncode != 0,
     reason="no right to become another user",
 )
-def test_a_user_without_a_home_serves_beside_another_users_flag_files(tmp_path: Path) -> None:
-    add(make_bert(tmp_path / "bert"), tmp_path / "repository")
+def test_a_user_without_a_home_serves_beside_another_users_flag_files(public: Path) -> None:
+    add(make_bert(public / "bert"), public / "repository")
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     space = Path("/proc/self/ns/pid").stat().st_ino
@@ -106,7 +115,7 @@ def test_a_user_without_a_home_serves_beside_another_users_flag_files(tmp_path: 
         file.touch(0o600)
     home = Path(f"/tmp/flagtriton-{STRANGER}")
     try:
-        with serving(tmp_path / "repository", tmp_path / "said", under=AS_STRANGER) as options:
+        with serving(public / "repository", public / "said", under=AS_STRANGER) as options:
             assert len(vectors(options)) == len(TEXTS)
             assert list(FLAGS.glob(f"flagtriton_busy_{STRANGER}_*"))
             assert (home / f"admin-{options.http_port}.secret").stat().st_mode & 0o777 == 0o600

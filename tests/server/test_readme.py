@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,48 @@ def test_the_readmes_example_prints_what_its_comments_say(served: Served) -> Non
     promised = re.findall(r"^print\(.*\)  # (.*)$", block, re.MULTILINE)
     assert len(promised) == 2
     assert output_of(block, served) == promised
+
+
+NUMBER = re.compile(r"(-?\d+\.\d+)…")
+"""A number of which the documents show the first digits."""
+
+
+def generate_examples(document: str) -> list[tuple[str, str, str]]:
+    """Return a document's requests to `generate` whose replies it shows: the model, the body and the reply."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(r"^\$ curl \S+ localhost:8000/v2/models/(\S+)/generate -d '(.*)'\n(\{.*\})$", text, re.MULTILINE)
+
+
+def assert_begins_like(reply: str, shown: str) -> None:
+    """Check that a reply has the fields that a document shows, in that order, and the digits that it shows."""
+    whole = json.loads(NUMBER.sub(r"\1", shown).replace(",…]", "]"))
+    answered = json.loads(reply)
+    assert list(answered) == list(whole)
+    for name, value in whole.items():
+        if isinstance(value, list):
+            assert len(answered[name]) > len(value)
+            assert answered[name][: len(value)] == pytest.approx(value, abs=0.01)  # digits are cut, not rounded
+        elif isinstance(value, float):
+            assert answered[name] == pytest.approx(value, abs=0.01)
+        else:
+            assert answered[name] == value
+
+
+def test_the_readmes_request_to_generate_gets_the_reply_that_it_shows(served: Served) -> None:
+    [(model, body, shown)] = generate_examples("README.md")
+    request = urllib.request.Request(f"{served.http_url}/v2/models/{model}/generate", body.encode())
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        assert_begins_like(reply.read().decode(), shown)
+
+
+def test_m3s_request_to_generate_gets_the_fields_that_its_page_shows(served: Served) -> None:
+    [(model, body, shown)] = generate_examples("docs/bge-m3.md")
+    request = urllib.request.Request(
+        f"{served.http_url}/v2/models/{model.replace('bge-m3', 'm3')}/generate", body.encode()
+    )
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        answered = json.load(reply)
+    assert list(answered) == list(json.loads(NUMBER.sub(r"\1", shown)))  # the numbers are the published checkpoint's
 
 
 def test_m3s_example_for_the_sdk_runs(served: Served) -> None:
