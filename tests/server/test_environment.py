@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,14 @@ def serving(
     assert code == 0, said.read_text("utf-8")
 
 
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=10):
+            return True
+    except urllib.error.HTTPError:
+        return False
+
+
 def vectors(options: ServeOptions) -> np.ndarray:
     with FlagModel("tiny", url=options.grpc_url, use_fp16=False) as model:
         return model.encode(TEXTS)
@@ -146,8 +155,7 @@ def test_loads_are_told_and_commands_say_what_is_left_to_do(
         ]
         health, _, metrics = lines[-2].partition(", ")
         for address in (health.removeprefix("health: "), metrics.removeprefix("metrics: ")):
-            with urllib.request.urlopen(address, timeout=10) as reply:
-                assert reply.status == 200
+            wait_for(lambda address=address: answers(address))  # healthz: once each deployment has been asked
         add(bert, repository, "--force", "--max-length", "64")
         assert capsys.readouterr().err.endswith(f"the running server takes it with: flagtriton load tiny {at}\n")
         assert main(["load", "tiny", "--url", options.http_url]) == 0
