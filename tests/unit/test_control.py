@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from flagtriton_tools import control
 from flagtriton_tools.admin import ModelState
-from flagtriton_tools.control import load_deployment, unload_deployment
+from flagtriton_tools.control import load_deployment, progress, unload_deployment
 from flagtriton_tools.errors import ToolError
 from tests.unit.fake_triton import FakeAdmin, FakeClock, FakeTriton, deployment
 
@@ -185,3 +187,27 @@ def test_what_is_not_loaded_cannot_be_unloaded(triton: FakeTriton, admin: FakeAd
         unload_deployment(admin, name)
     assert str(refused.value) == f"{name} is not loaded at http://triton:8000"
     assert triton.calls == []
+
+
+# What is told meanwhile.
+
+
+def test_what_takes_long_is_told_every_few_seconds(triton: FakeTriton, admin: FakeAdmin) -> None:
+    triton.states["plain_encoder"] = ModelState("plain_encoder", "LOADING")
+    lines: list[str] = []
+    told = threading.Event()
+
+    def show(line: str) -> None:
+        lines.append(line)
+        told.set()
+
+    with progress(admin, "plain", show, every_s=0.01):
+        assert told.wait(30)
+    assert lines[0] == "loading plain, 0 s: 3 of 4 models ready, waiting for plain_encoder"
+
+
+def test_what_is_quick_is_not_told(admin: FakeAdmin) -> None:
+    lines: list[str] = []
+    with progress(admin, "plain", lines.append, every_s=600):
+        load_deployment(admin, "plain")
+    assert lines == []

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from flagtriton_tools import kinds
 from flagtriton_tools import main as command_line
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.main import main
@@ -40,6 +41,27 @@ def test_what_is_added_is_listed_until_it_is_removed(
     assert main(["remove", "tiny", "--repository", repository]) == 0
     assert main(["list", "--repository", repository]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_the_list_says_what_auto_comes_to(
+    checkpoint: str, repository: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "best_cpu_precision", lambda: "bf16")  # as on a processor with AMX
+    for name, *options in (("on-cpu",), ("on-gpu", "--device", "gpu:0"), ("said", "--precision", "fp32")):
+        assert main(["add", checkpoint, "--repository", repository, "--name", name, *options]) == 0
+    capsys.readouterr()
+    assert main(["list", "--repository", repository]) == 0
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "auto (bf16)" in rows["on-cpu"]
+    assert "auto (fp16)" in rows["on-gpu"]
+    assert "fp32" in rows["said"] and "auto" not in rows["said"]
+    assert main(["list", "--json", "--repository", repository]) == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {each["name"]: (each["precision"], each["resolved_precision"]) for each in listed} == {
+        "on-cpu": ("auto", "bf16"),
+        "on-gpu": ("auto", "fp16"),
+        "said": ("fp32", "fp32"),
+    }
 
 
 def test_adding_says_what_will_be_served_and_how(

@@ -192,5 +192,23 @@ def test_a_row_s_cells() -> None:
         assert cell in line
 
 
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
+def test_columns_that_do_not_fit_are_left_out_and_named(width: int) -> None:
+    rows = [rates(ok=40, fast=40, texts=80, cut=20, waiting=200)]
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table_of(rows, "http://localhost:8002", width))
+    lines = console.export_text().splitlines()
+    title, header, row = " ".join(lines[:-2]), lines[-2], lines[-1]
+    assert {"requests/s", "refused/s", "p99", "busy"} <= set(header.split())  # which tell whether all is well
+    assert {"bge-m3", "20.0"} <= set(row.split())  # none is broken over two lines or cut
+    assert "…" not in header + row
+    for column in ("cut", "padding", "p50", "tokens/s"):
+        assert (column in header.split()) != (column in title.replace(",", "").split())
+
+
+def test_a_wide_terminal_has_all_columns() -> None:
+    assert "no room" not in table_text([rates(ok=40, fast=40)])
+
+
 def test_a_server_without_deployments_says_so() -> None:
     assert "serves no deployment" in table_text([])

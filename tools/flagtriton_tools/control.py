@@ -18,7 +18,6 @@ __all__ = ["load_deployment", "progress", "unload_deployment"]
 
 _REQUESTS_END_WITHIN_S = 60.0
 _PROCESSES_END_WITHIN_S = 20.0
-_PROGRESS_EVERY_S = 5.0
 
 
 def load_deployment(admin: Admin, name: str) -> list[str]:
@@ -54,9 +53,7 @@ def load_deployment(admin: Admin, name: str) -> list[str]:
 
 
 @contextmanager
-def progress(
-    admin: Admin, name: str, show: Callable[[str], object], every_s: float = _PROGRESS_EVERY_S
-) -> Iterator[None]:
+def progress(admin: Admin, name: str, show: Callable[[str], object], every_s: float) -> Iterator[None]:
     """Show every few seconds, while the block runs, what of a deployment is still being loaded.
 
     Args:

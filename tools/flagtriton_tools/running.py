@@ -35,7 +35,8 @@ def announced(options: ServeOptions) -> Iterator[None]:
         yield
     finally:
         if file is not None:
-            file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.unlink()
 
 
 def servers_of(repository: Path) -> list[str]:

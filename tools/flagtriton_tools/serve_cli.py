@@ -120,7 +120,8 @@ def load_command(name: str, url: str, secret_file: Path | None, ca_file: str | N
     flagtriton load bge-m3 --url https://triton:8443 --secret-file secret
     """
     admin = Admin(url, find_secret(url, secret_file), ca_file=ca_file)
-    with _MESSAGES.status(f"loading {escape(name)} …") as status, progress(admin, name, _shown_on(status)):
+    every_s = 1.0 if _MESSAGES.is_terminal else 30.0  # in a log each is a line
+    with _MESSAGES.status(f"loading {escape(name)} …") as status, progress(admin, name, _shown_on(status), every_s):
         models = load_deployment(admin, name)
     _MESSAGES.print(f"loaded {escape(', '.join(models))}")
 
