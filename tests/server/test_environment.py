@@ -162,12 +162,14 @@ def test_loads_are_told_and_commands_say_what_is_left_to_do(
         told("loaded: tiny, changed, as a client asked")
         assert main(["unload", "tiny", "--url", options.http_url]) == 0
         told("unloaded: tiny, as a client asked")
+        config = repository / "tiny_encoder" / "config.pbtxt"
+        whole = config.read_text("utf-8")
+        config.write_text(whole.replace(str(bert), str(tmp_path / "gone")), "utf-8")
+        assert main(["load", "tiny", "--url", options.http_url]) == 2
+        wait_for(lambda: "not loaded: tiny_encoder: " in said.read_text("utf-8"), what=lambda: said.read_text("utf-8"))
+        config.write_text(whole, "utf-8")
         assert main(["load", "tiny", "--url", options.http_url]) == 0
         told("loaded: tiny, as a client asked")
-        config = repository / "tiny_encoder" / "config.pbtxt"
-        config.write_text(config.read_text("utf-8").replace(str(bert), str(tmp_path / "gone")), "utf-8")
-        assert main(["load", "tiny", "--url", options.http_url]) == 2
-        wait_for(lambda: "not loaded: tiny_encoder: " in said.read_text("utf-8"))
         capsys.readouterr()
         assert main(["remove", "tiny", "--repository", str(repository)]) == 0
         still = f"tiny is still served at {options.http_url}; end that with: flagtriton unload tiny {at}\n"

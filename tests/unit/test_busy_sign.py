@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from flagtriton_server import busy_sign
-from flagtriton_server.busy_sign import BusySign, sign_path
+from flagtriton_server.busy_sign import BusySign, remove_signs, sign_path
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +102,59 @@ def test_signs_of_servers_that_have_ended_are_removed(folder: Path) -> None:
     BusySign(ours)
     BusySign(sign_path("other_encoder", "1"))
     assert (theirs.exists(), other.exists(), ours.exists()) == (False, True, True)
+
+
+def test_the_last_to_leave_removes_the_file(folder: Path) -> None:
+    path = sign_path("tiny_encoder", "1")
+    encoder, tokenizer = BusySign(path), BusySign(path)
+    encoder.close()
+    assert path.exists()
+    tokenizer.tell(False, True)
+    encoder.close()  # once more, for nothing
+    assert path.exists()
+    again = BusySign(path)  # an encoder that is loaded anew finds the tokenizer's
+    assert again.is_up(False)
+    again.close()
+    tokenizer.close()
+    assert list(folder.iterdir()) == []
+
+
+def test_one_that_has_left_speaks_to_itself(folder: Path) -> None:
+    sign = BusySign(folder / "sign")
+    sign.tell(True, True)
+    sign.close()
+    assert (sign.is_up(True), sign.is_up(False)) == (True, False)
+
+
+def test_another_users_file_is_done_without_and_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sign_path("tiny_encoder", "1")
+    stale = folder / f"{busy_sign._here()}999999999_1_tiny"
+    stale.touch()
+
+    def refused(*_: object, **__: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(busy_sign.os, "open", refused)
+        patched.setattr(Path, "unlink", refused)  # as in the sticky /dev/shm
+        sign = BusySign(path)
+        sign.tell(False, True)
+        assert sign.is_up(False)
+        sign.close()
+    assert stale.exists()
+    assert not path.exists()
+
+
+def test_each_user_has_files_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = sign_path("tiny_encoder", "1")
+    monkeypatch.setattr(busy_sign.os, "getuid", lambda: 12345)
+    assert sign_path("tiny_encoder", "1") != ours
+
+
+def test_a_killed_servers_files_are_removed_with_it(folder: Path) -> None:
+    ours = sign_path("tiny_encoder", "1")
+    BusySign(ours)
+    other = ours.with_name(ours.name.replace(f"_{os.getppid()}_", f"_{os.getppid()}0_"))
+    other.touch()
+    remove_signs(os.getppid())
+    assert (ours.exists(), other.exists()) == (False, True)
