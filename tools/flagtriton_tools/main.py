@@ -32,6 +32,7 @@ from flagtriton_tools.plan.cli import plan_command
 from flagtriton_tools.repository import Entry, add_models, entries, remove_deployment
 from flagtriton_tools.running import how_to_load, how_to_serve, still_served
 from flagtriton_tools.serve_cli import load_command, serve_command, unload_command
+from flagtriton_tools.terminal import print_anything
 from flagtriton_tools.top.cli import top_command
 from flagtriton_tools.verify.cli import verify_command, verify_repository
 from flagtriton_tools.versions import add_version, remove_version, switch_version
@@ -302,6 +303,7 @@ for _command in (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for what the user can mend, or the server's own."""
+    print_anything()
     try:
         code = cli.main(arguments, prog_name="flagtriton", standalone_mode=False)
     except ToolError as error:
