@@ -63,7 +63,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pat
         "vocab-txt": (laid_out(folder / "vocab-txt", "bert-vocab-txt", "bert"), IN_ENCODER),
         "dense": (
             make_sentence_transformer(
-                folder / "dense", make_bert, pooling=("max", "weightedmean"), behind=(dense(96, 16), ("Normalize", {}))
+                folder / "dense", make_bert, pooling=("max", "weightedmean"), behind=(dense(96, 16),)
             ),
             {},
         ),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.options import EmbedOptions
+from flagtriton.options import EmbedOptions, OptionValue
 from flagtriton.protocol import (
     COLBERT_LENGTHS,
     COLBERT_VECS,
@@ -47,10 +47,17 @@ class ServedDeployment:
         """What it says of itself."""
         return self.model.deployment
 
+    def _parameters(self, options: EmbedOptions) -> dict[str, OptionValue]:
+        """Return a request's parameters, with those said whose default may be another at this deployment."""
+        said: dict[str, OptionValue] = {"normalize": True}
+        if options.input_type is None and self.deployment.default_prompt_name is not None:
+            said["prompt_name"] = ""
+        return {**options.to_parameters(), **said}
+
     def token_ids(self, texts: Sequence[str], options: EmbedOptions) -> list[list[int]]:
         """Return the ids of each text as its tokenizer step makes them."""
         step = self.model.companion(f"{self.model.name}_tokenizer")
-        (rows,) = _ask(step, {TEXT: texts}, [INPUT_IDS], options.to_parameters())
+        (rows,) = _ask(step, {TEXT: texts}, [INPUT_IDS], self._parameters(options))
         return _without_filling(rows)
 
     def pair_ids(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
@@ -61,17 +68,17 @@ class ServedDeployment:
 
     def dense(self, texts: Sequence[str], options: EmbedOptions) -> NDArray[np.float32]:
         """Return the dense vectors, `[B, D]`."""
-        (vectors,) = _ask(self.model, {TEXT: texts}, [DENSE_VECS], options.to_parameters())
+        (vectors,) = _ask(self.model, {TEXT: texts}, [DENSE_VECS], self._parameters(options))
         return np.concatenate(vectors)
 
     def token_counts(self, texts: Sequence[str], options: EmbedOptions) -> list[int]:
         """Return how many tokens of each text were encoded."""
-        (counts,) = _ask(self.model, {TEXT: texts}, [TOKEN_COUNT], options.to_parameters())
+        (counts,) = _ask(self.model, {TEXT: texts}, [TOKEN_COUNT], self._parameters(options))
         return [int(count) for part in counts for count in part[:, 0]]
 
     def lexical(self, texts: Sequence[str], options: EmbedOptions) -> list[dict[int, float]]:
         """Return each text's lexical weights by token id."""
-        parts = _ask(self.model, {TEXT: texts}, [SPARSE_IDS, SPARSE_WEIGHTS], options.to_parameters())
+        parts = _ask(self.model, {TEXT: texts}, [SPARSE_IDS, SPARSE_WEIGHTS], self._parameters(options))
         return [
             {int(token): float(weight) for token, weight in zip(ids, weights, strict=True) if token != PAST_END}
             for part in zip(*parts, strict=True)
@@ -80,7 +87,7 @@ class ServedDeployment:
 
     def colbert(self, texts: Sequence[str], options: EmbedOptions) -> list[NDArray[np.float32]]:
         """Return each text's ColBERT vectors, `[T - 1, C]`."""
-        parts = _ask(self.model, {TEXT: texts}, [COLBERT_VECS, COLBERT_LENGTHS], options.to_parameters())
+        parts = _ask(self.model, {TEXT: texts}, [COLBERT_VECS, COLBERT_LENGTHS], self._parameters(options))
         return [
             vectors[: int(length[0])].astype(np.float32)
             for part in zip(*parts, strict=True)
