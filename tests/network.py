@@ -35,21 +35,39 @@ def silent_proxy(upstream_port: int) -> Iterator[SilentProxy]:
     """Yield a proxy before a server of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         proxy = SilentProxy(listener.getsockname()[1])
+        sockets: list[socket.socket] = []
+        threads: list[threading.Thread] = []
+
+        def run(target: Callable[..., object], *arguments: object) -> None:
+            threads.append(threading.Thread(target=target, args=arguments, daemon=True))
+            threads[-1].start()
 
         def accept() -> None:
             with suppress(OSError):
                 while True:
                     client, _ = listener.accept()
+                    sockets.append(client)
                     proxy.accepted += 1
                     silenced = threading.Event()
                     proxy._silenced.append(silenced)
                     server = socket.create_connection(("127.0.0.1", upstream_port))
+                    sockets.append(server)
                     for pair in ((client, server), (server, client)):
-                        threading.Thread(target=_pass_on, args=(*pair, silenced), daemon=True).start()
+                        run(_pass_on, *pair, silenced)
 
-        threading.Thread(target=accept, daemon=True).start()
-        yield proxy
-        listener.shutdown(socket.SHUT_RDWR)
+        run(accept)
+        try:
+            yield proxy
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            threads[0].join()
+            for end in sockets:
+                with suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            for thread in threads:
+                thread.join()
+            for end in sockets:
+                end.close()
 
 
 def _pass_on(source: socket.socket, target: socket.socket, silenced: threading.Event) -> None:
