@@ -46,6 +46,9 @@ TEXTS = [
 """What the tokenizers are trained on, and what most tests send."""
 
 _SEED = 20
+_RERANKER_SEED = 22
+"""Of the seeds tried, the one whose heads score pairs most differently."""
+
 _VOCABULARY = 400
 
 
@@ -134,14 +137,12 @@ def make_m3(folder: Path, *, positions: int = 512, colbert_dim: int = 48) -> Pat
 
 def make_reranker(folder: Path, make: Callable[[Path], Path], *, labels: int = 1) -> Path:
     """Write an encoder's checkpoint as `make` does, with a classification head; return its folder."""
-    import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     make(folder)
     config = AutoConfig.from_pretrained(folder)
     config.num_labels = labels
-    torch.manual_seed(_SEED)
-    return _save(AutoModelForSequenceClassification.from_config(config), folder)
+    return _save(AutoModelForSequenceClassification.from_config(config), folder, seed=_RERANKER_SEED)
 
 
 _DECODERS: dict[str, dict[str, Any]] = {
@@ -234,10 +235,10 @@ def _save_tokenizer(tokenizer: Tokenizer, wrapper: Any, folder: Path, max_length
     (folder / "raw.json").unlink()
 
 
-def _save(model, folder: Path) -> Path:  # noqa: ANN001 - a transformers model
+def _save(model, folder: Path, seed: int = _SEED) -> Path:  # noqa: ANN001 - a transformers model
     import torch
 
-    torch.manual_seed(_SEED)
+    torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
