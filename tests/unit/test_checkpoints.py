@@ -134,7 +134,7 @@ def test_the_reference_has_the_same_rerankers() -> None:
     assert list(ours.items()) == list(expected.items())
 
 
-HUB = "/root/.cache/huggingface/hub/models--BAAI--bge-en-icl"
+HUB = "/home/ana/.cache/huggingface/hub/models--BAAI--bge-en-icl"
 REVISION = "5617a9f61b028005a4858fdac845db406aefb181"
 
 
@@ -163,8 +163,8 @@ def test_a_snapshot_in_the_hubs_cache_goes_by_its_repositorys_name(given: str, n
 @pytest.mark.parametrize(
     ("given", "name"),
     [
-        ("/root/.cache/modelscope/hub/models/BAAI/bge-m3", "bge-m3"),
-        ("/root/.cache/modelscope/hub/BAAI/bge-large-zh-v1___5", "bge-large-zh-v1.5"),
+        ("/home/ana/.cache/modelscope/hub/models/BAAI/bge-m3", "bge-m3"),
+        ("/home/ana/.cache/modelscope/hub/BAAI/bge-large-zh-v1___5", "bge-large-zh-v1.5"),
         ("bge-large-zh-v1___5", "bge-large-zh-v1.5"),
         ("hub/Qwen/Qwen3-Embedding-0___6B/", "Qwen3-Embedding-0.6B"),
         ("hub/iic/gte-Qwen1___5-7B-instruct/checkpoint-500", "gte-Qwen1.5-7B-instruct"),
