@@ -130,9 +130,22 @@ def make_m3(folder: Path, *, positions: int = 512, colbert_dim: int = 48) -> Pat
     width = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
     generator = torch.Generator().manual_seed(_SEED)
     for name, rows in {"sparse_linear": 1, "colbert_linear": colbert_dim}.items():
-        weight, bias = torch.randn(rows, width, generator=generator), torch.randn(rows, generator=generator)
-        torch.save({"weight": weight * 0.2, "bias": bias * 0.1}, folder / f"{name}.pt")
+        weight, bias = torch.randn(rows, width, generator=generator) * 0.2, torch.randn(rows, generator=generator) * 0.1
+        if name == "sparse_linear":
+            bias = -_projections(folder, weight).median(dim=0).values  # half of the tokens have a lexical weight
+        torch.save({"weight": weight, "bias": bias}, folder / f"{name}.pt")
     return folder
+
+
+def _projections(folder: Path, weight: Any) -> Any:
+    """Return what a head without a bias makes of all tokens of `TEXTS`, `[N, rows]`."""
+    import torch
+    from transformers import AutoModel
+
+    model, backend = AutoModel.from_pretrained(folder).eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    with torch.inference_mode():
+        states = [model(torch.tensor([backend.encode(text).ids])).last_hidden_state[0] for text in TEXTS]
+        return torch.cat(states) @ weight.T
 
 
 def make_reranker(folder: Path, make: Callable[[Path], Path], *, labels: int = 1) -> Path:

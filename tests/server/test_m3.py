@@ -267,7 +267,7 @@ def test_query_and_passage_counts_that_differ_are_refused(served: Served) -> Non
         ),
         ("m3_score", "query_max_length", 9000, "option 'query_max_length' is 9000; expected a whole number from 2"),
         ("m3_score", "truncate", "SOME", "option 'truncate' is 'SOME'"),
-        ("m3", "weights", "1,1,1", "unknown option 'weights'; this model has bulk, input_type"),
+        ("m3", "weights", "1,1,1", "unknown option 'weights'; this model has bulk, colbert_dtype, input_type"),
         ("m3", "truncate_dim", 0, "option 'truncate_dim' is 0"),
     ],
 )
