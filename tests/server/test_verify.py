@@ -186,7 +186,7 @@ def test_a_text_with_a_token_that_the_model_lacks_is_refused_by_name(wire: str, 
 def test_a_token_that_the_model_lacks_is_in_the_log_with_both_numbers(server: ServeOptions) -> None:
     assert server.log_file is not None
     log = server.log_file.read_text(encoding="utf-8")
-    assert "the tokenizer has 1 tokens without an embedding, '[EXTRA]'" in log
+    assert "the tokenizer has 1 token without an embedding, '[EXTRA]'" in log
 
 
 def test_a_deployment_that_is_not_served_is_told_in_one_sentence(server: ServeOptions) -> None:
