@@ -121,6 +121,8 @@ def _of_deployment(before: Scrape, after: Scrape, deployment: str, now: float) -
     within = _within(before, after, own)
     passes, places = encoder(MICRO_BATCHES), encoder(MICRO_BATCH_TOKENS) + encoder(PADDING_TOKENS)
     waiting, limit = (_sum(after, metric, own) for metric in (WAITING_REQUESTS, WAITING_REQUESTS_LIMIT))
+    # Steps tell their numbers once a second, so an interval may hold some of the time before it.
+    busy = max((encoder(BUSY, **labels) / count for labels, count in processes), default=0.0)
     return Rates(
         deployment,
         tuple(sorted(silent)),
@@ -134,7 +136,7 @@ def _of_deployment(before: Scrape, after: Scrape, deployment: str, now: float) -
         _ratio(encoder(QUEUE_SECONDS), encoder(REQUESTS_TAKEN)),
         waiting,
         2 * limit,  # of each priority
-        max((encoder(BUSY, **labels) / count for labels, count in processes), default=0.0) / seconds,
+        min(1.0, busy / seconds),
         _ratio(encoder(MICRO_BATCH_TOKENS), passes),
         _ratio(encoder(PADDING_TOKENS), places),
         _ratio(grown(TRUNCATED_TEXTS), grown(TEXTS)),
