@@ -6,18 +6,17 @@ No pickle's code is run. They compute in float32 whatever the encoder does: one 
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flagtriton_server.checkpoint_lookup import FileFinder, file_finder
+from flagtriton_server.damaged_files import UNREADABLE
 from flagtriton_server.embedder_definition import NORMALIZE, DenseModule, dense_module
 
 __all__ = ["ACTIVATIONS", "DenseLayer", "ModuleChain", "load_chain"]
@@ -46,18 +45,6 @@ ACTIVATIONS = frozenset(
     ]
 )
 """torch's activations of one component each that have neither weights nor arguments they need."""
-
-_UNREADABLE = (
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-)
 
 _Step: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -159,7 +146,7 @@ def _read(file: Path) -> object:
         if file.suffix == ".safetensors":
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ValueError(f"{file} cannot be read as tensors alone: {error}") from error
 
 

@@ -4,34 +4,20 @@
 from __future__ import annotations
 
 import json
-import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from flagtriton_server.blocks import FusedLinear
+from flagtriton_server.damaged_files import UNREADABLE
 from flagtriton_server.finite import check_loaded
 from flagtriton_server.forward import Precision
 from flagtriton_server.packing import packed_length
 from flagtriton_server.settings import ColbertSettings, HeadSettings, ScorerSettings
 
 __all__ = ["Head", "load_colbert_head", "load_head", "load_sparse_head"]
-
-_UNREADABLE = (
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-)
-"""What reading a damaged file may raise: the unpickler trusts what it reads, and stumbles in many ways."""
 
 _ROWS_A_BLOCK = 256
 """Rows go through a head in blocks of this many, so that a processor's kernels are made for 16 numbers of rows only."""
@@ -109,7 +95,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             return load_file(file)
         return torch.load(file, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ValueError(f"{file} cannot be read as tensors alone: {error}") from error
 
 

@@ -56,11 +56,14 @@ class TokenizerFiles:
         """
         model_config = _path(checkpoint, "config.json", revision, required=True)
         tokenizer_json = _path(checkpoint, TOKENIZER_JSON, revision)
-        names = () if tokenizer_json and not _reads_more(checkpoint, revision) else VOCABULARY_FILES
+        config = _json(_path(checkpoint, "tokenizer_config.json", revision))
+        # What add_prefix_space means hangs on the other vocabulary files.
+        reads_more = tokenizer_json is None or config.get("add_prefix_space") is not None
+        names = VOCABULARY_FILES if reads_more else ()
         found = {name: _path(checkpoint, name, revision) for name in names}
         return cls(
             checkpoint,
-            config=_json(_path(checkpoint, "tokenizer_config.json", revision)),
+            config=config,
             model_config=_json(model_config),
             special_tokens_map=_json(_path(checkpoint, "special_tokens_map.json", revision)),
             added_tokens=_json(_path(checkpoint, "added_tokens.json", revision)),
@@ -95,11 +98,6 @@ class TokenizerFiles:
     def saved_by_5(self) -> bool:
         """Whether transformers 5 wrote them, whose `tokenizer.json` has all flags applied already."""
         return "backend" in self.config
-
-
-def _reads_more(checkpoint: str, revision: str | None) -> bool:
-    """Return whether `tokenizer_config.json` has a flag whose meaning hangs on the other vocabulary files."""
-    return _json(_path(checkpoint, "tokenizer_config.json", revision)).get("add_prefix_space") is not None
 
 
 def _path(checkpoint: str, name: str, revision: str | None, *, required: bool = False) -> Path | None:
