@@ -132,7 +132,7 @@ def make_m3(folder: Path, *, positions: int = 512, colbert_dim: int = 48) -> Pat
     for name, rows in {"sparse_linear": 1, "colbert_linear": colbert_dim}.items():
         weight, bias = torch.randn(rows, width, generator=generator) * 0.2, torch.randn(rows, generator=generator) * 0.1
         if name == "sparse_linear":
-            bias = -_projections(folder, weight).median(dim=0).values  # half of the tokens have a lexical weight
+            bias = -_clear_middle(_projections(folder, weight))  # about half of the tokens have a lexical weight
         torch.save({"weight": weight, "bias": bias}, folder / f"{name}.pt")
     return folder
 
@@ -146,6 +146,14 @@ def _projections(folder: Path, weight: Any) -> Any:
     with torch.inference_mode():
         states = [model(torch.tensor([backend.encode(text).ids])).last_hidden_state[0] for text in TEXTS]
         return torch.cat(states) @ weight.T
+
+
+def _clear_middle(projections: Any) -> Any:
+    """Return a value in the middle of these, `[N, 1]`, in the widest gap there: no rounding moves one across it."""
+    ordered = projections.flatten().sort().values
+    middle = ordered[len(ordered) * 4 // 10 : len(ordered) * 6 // 10]
+    below = middle.diff().argmax()
+    return (middle[below : below + 1] + middle[below + 1 : below + 2]) / 2
 
 
 def make_reranker(folder: Path, make: Callable[[Path], Path], *, labels: int = 1) -> Path:

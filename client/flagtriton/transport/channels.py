@@ -2,8 +2,8 @@
 """The gRPC channel of a transport: replaced where it went silent, closed while its process forks.
 
 gRPC's threads and sockets do not survive a fork: a child that touches them hangs, and takes its parent's answers. So
-there is no open channel while a process forks: it waits for the calls that are under way, and parent and child open
-channels of their own when they next need one.
+there is no open channel while a process forks: it waits for the calls that are under way, cuts off and sends again
+what takes too long, and parent and child open channels of their own when they next need one.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ _PROCESS = os.getpid()
 """The process that imported gRPC."""
 
 _CALLS_END_S = 5.0
-"""How long a fork waits for calls that are under way; where they take longer, the child cannot use gRPC."""
+"""How long a fork waits for calls that are under way; those that take longer are cut off, to be sent again."""
+
+_CUT_OFF_S = 2.0
+"""How long a fork waits for calls that it cut off to notice; they do so at once unless their threads cannot run."""
 
 _PROBE_S = 2.0
 _CANNOT_WORK = (
-    "gRPC does not work in this process: it was forked while another gRPC channel was open, or a call was under way "
-    f"that took over {_CALLS_END_S:g} s. Use Triton's http:// port, start processes by spawn, or set "
-    "GRPC_ENABLE_FORK_SUPPORT=1 before the program starts"
+    "gRPC does not work in this process: it was forked while a gRPC channel was open that is not flagtriton's. Use "
+    "Triton's http:// port, start processes by spawn, or set GRPC_ENABLE_FORK_SUPPORT=1 before the program starts"
 )
 
 _SETTLE_S = 0.1
@@ -49,12 +51,14 @@ class OpenClient:
         process: the one that opened it.
         calls: under way on it.
         answered_at: when an answer last came on it, by the monotonic clock.
+        is_cut_off: whether a fork closed it in the middle of its calls, which are then to be sent again.
     """
 
     client: triton.InferenceServerClient
     process: int = field(default_factory=os.getpid)
     calls: int = 0
     answered_at: float = 0.0
+    is_cut_off: bool = False
 
 
 class Channels:
@@ -111,12 +115,19 @@ class Channels:
         self._finalizer()
 
     def before_fork(self) -> None:
-        """Let no call begin, wait for those that are under way, and close the channel if they end soon."""
+        """Let no call begin, wait for those that are under way, and close the channel."""
         with self._changed:
             self._forks += 1
             opened = list(self._current)
-            if self._changed.wait_for(lambda: not any(each.calls for each in opened), _CALLS_END_S):
-                _close(self._current)
+
+            def are_over() -> bool:
+                return not any(each.calls for each in opened)
+
+            if not self._changed.wait_for(are_over, _CALLS_END_S):
+                for each in opened:
+                    each.is_cut_off = True
+            _close(self._current)
+            self._changed.wait_for(are_over, _CUT_OFF_S)
         if opened:  # gRPC ends its threads by and by, and a lock that one holds now would be held in the child for ever
             time.sleep(_SETTLE_S)
 
@@ -127,11 +138,9 @@ class Channels:
             self._changed.notify_all()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew; gRPC cannot, where calls were under way."""
+        """Begin anew."""
         self._changed = threading.Condition()
         self._forks = 0
-        if self._current:
-            _WORKS_IN[os.getpid()] = False
 
     def _usable(self) -> OpenClient:
         if self._current and self._current[0].process != os.getpid():  # forked without Python's knowledge

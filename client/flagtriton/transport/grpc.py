@@ -42,6 +42,9 @@ _ERRORS: dict[str, type[errors.FlagTritonError]] = {
     "StatusCode.PERMISSION_DENIED": errors.AccessDeniedError,
 }
 
+_LEAST_S = 1e-3
+"""The deadline of a call whose time is over; gRPC takes none of zero."""
+
 
 class GrpcTransport:
     """A `Transport` over gRPC.
@@ -123,21 +126,27 @@ class GrpcTransport:
         self._channels.close()
 
     def _answer(self, model: str, ask: Callable[[triton.InferenceServerClient, float], T], allowed_s: float) -> T:
-        """Return what the server answers."""
-        if self._channels.is_closed:
-            raise errors.ClosedError(f"the connection to {self.address} is closed")
-        began = time.monotonic()
-        with self._channels.client() as opened:
-            try:
-                with self._translated(model):
-                    answer = ask(opened.client, allowed_s)
-            except errors.RequestTimeoutError:
-                if opened.answered_at < began:  # nothing came on it meanwhile: its connection may be dead
-                    self._channels.replace(opened)
-                raise
-            opened.answered_at = time.monotonic()
-        self._has_answered = True
-        return answer
+        """Return what the server answers; ask again what a fork of this process cut off, in the time that is left."""
+        ends = time.monotonic() + allowed_s
+        while True:
+            if self._channels.is_closed:
+                raise errors.ClosedError(f"the connection to {self.address} is closed")
+            with self._channels.client() as opened:
+                began = time.monotonic()
+                try:
+                    with self._translated(model):
+                        answer = ask(opened.client, max(ends - began, _LEAST_S))
+                except errors.RequestTimeoutError:
+                    if opened.answered_at < began:  # nothing came on it meanwhile: its connection may be dead
+                        self._channels.replace(opened)
+                    raise
+                except errors.FlagTritonError:
+                    if opened.is_cut_off:
+                        continue
+                    raise
+                opened.answered_at = time.monotonic()
+            self._has_answered = True
+            return answer
 
     @contextmanager
     def _translated(self, model: str) -> Iterator[None]:
