@@ -9,6 +9,7 @@ instances are at work is handed over when the next one comes, or else half a sec
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
 from flagtriton_server import triton_io
@@ -48,6 +49,7 @@ class QueuedStep(Generic[T]):
         read: one request to what `run` works on; may raise `RequestError` or `OptionError`.
         run: the work on several requests, one answer each.
         watch: told of every request; begins and ends with the step.
+        is_long: whether a request takes so long to read that others would wait for that.
         may_enter: whether a request, bulk or not, has a chance; one that has none is refused.
         tell: told of a priority, bulk or not, when it is nearly full, True, and when some of it has been taken.
     """
@@ -61,10 +63,13 @@ class QueuedStep(Generic[T]):
         run: Callable[[list[T]], Sequence[Any]],
         *,
         watch: StepWatch,
+        is_long: Callable[[PbRequest], bool] = lambda request: False,
         may_enter: Callable[[bool], bool] = lambda bulk: True,
         tell: Callable[[bool, bool], object] = lambda bulk, full: None,
     ) -> None:
         self._read = read
+        self._is_long = is_long
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="flagtriton-reader")  # has no thread before it is used
         self._may_enter = may_enter
         self._tokens_ahead = _TURNS_AHEAD * tokens_of_a_turn if instances > 1 else None
         self._queue: WorkQueue[T] = WorkQueue(limits, tokens_of_a_turn, tell)
@@ -79,7 +84,7 @@ class QueuedStep(Generic[T]):
 
     def execute(self, requests: Sequence[PbRequest]) -> list[PbResponse | None]:
         """Return what Triton's `execute` is to: an answer for each request that is refused at once, else None."""
-        responses = triton_io.respond_later(requests, self._read, self._submit, self._watch.refused)
+        responses = [self._respond(request) for request in requests]
         if self._tokens_ahead is not None:
             self._queue.wait_until_below(self._tokens_ahead, _PAUSE_S)
         return responses
@@ -94,8 +99,16 @@ class QueuedStep(Generic[T]):
 
     def finalize(self) -> None:
         """End once all requests are answered."""
+        self._reader.shutdown()
         self._worker.stop()
         self._watch.stop()
+
+    def _respond(self, request: PbRequest) -> PbResponse | None:
+        if self._is_long(request):
+            submit, refused = self._submit, self._watch.refused
+            return triton_io.respond_elsewhere(request, self._reader, self._read, submit, refused)
+        (response,) = triton_io.respond_later([request], self._read, self._submit, self._watch.refused)
+        return response
 
     def _submit(self, work: T, reply: Reply) -> None:
         if not self._may_enter(reply.bulk):

@@ -27,10 +27,10 @@ _LEAST_WINDOW: Final = 256
 _CANDIDATES: Final = 256
 """Places that are looked at from the end of a window; if none is a boundary, the window grows."""
 
-_PORTION: Final = 32_768
-"""Characters that are tokenised within some 20 ms, after which others may pass."""
+_PORTION: Final = 8_192
+"""Characters that are tokenised within some 10 ms, after which others may pass."""
 
-_AT_ONCE: Final = 2 * _PORTION
+_AT_ONCE: Final = 8 * _PORTION
 """Characters of one text that are; more are left to another thread."""
 
 _WAIT_S: Final = 0.005
@@ -122,7 +122,7 @@ class TextCutter:
         return sum(min(len(text), most) for text in texts)
 
     def portions(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:
-        """Yield the texts in portions that take some 20 ms each, between which others may pass."""
+        """Yield the texts in portions that take some 10 ms each, between which others may pass."""
         begun, characters = 0, 0
         if sum(map(len, texts)) > _PORTION:
             for index, text in enumerate(texts):

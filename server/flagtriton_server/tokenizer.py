@@ -59,6 +59,12 @@ _TOKENS_OF_A_TURN = 8_192
 
 _CHARACTERS_OF_A_TOKEN = 4
 
+_SWITCH_S = 5e-4
+"""How long a thread of this process that decodes a long text keeps the others waiting, each time."""
+
+_BYTES_AT_ONCE = 262_144
+"""What one request may bring to be decoded while others wait, within some 1 ms."""
+
 
 @dataclass(frozen=True)
 class _Request:
@@ -97,6 +103,7 @@ class TritonPythonModel:
             "min_length": max(1, self._tokenizer.special_count),
             "max_length": self._settings.max_length,
         }
+        sys.setswitchinterval(_SWITCH_S)
         self._watch = StepWatch(args, encodes=False)
         self._sign = BusySign(sign_path(args["model_name"], args["model_version"]))
         self._queued = QueuedStep(
@@ -106,6 +113,7 @@ class TritonPythonModel:
             self._read,
             self._run,
             watch=self._watch,
+            is_long=_is_long,
             may_enter=lambda bulk: not self._sign.is_up(bulk),
         )
         self._truncated_told = 0
@@ -251,6 +259,11 @@ class TritonPythonModel:
         except RequestError as error:
             return error
         return answer
+
+
+def _is_long(request: PbRequest) -> bool:
+    rows = [triton_io.array(request, side) for side in (TEXT, QUERY, PASSAGE) if triton_io.has(request, side)]
+    return sum(len(text) for texts in rows for text in texts.reshape(-1)) > _BYTES_AT_ONCE
 
 
 def _do_without_torch() -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
@@ -37,6 +39,7 @@ __all__ = [
     "options",
     "rerank_options",
     "respond",
+    "respond_elsewhere",
     "respond_later",
     "score_options",
     "texts",
@@ -123,6 +126,23 @@ def respond_later(
         What `execute` is to return: for what has been handed over, None.
     """
     return [_submitted(request, read, submit, refused) for request in requests]
+
+
+def respond_elsewhere(
+    request: PbRequest,
+    thread: Executor,
+    read: Callable[[Any], T],
+    submit: Callable[[T, Reply], None],
+    refused: Callable[[bool, Exception, str], None],
+) -> PbResponse | None:
+    """Do as `respond_later` with one request, which is read by another thread as that takes long."""
+    try:
+        reply = Reply(request)
+    except RequestError as error:
+        refused(False, error, _id_of(request))
+        return _response(error)
+    thread.submit(_read_and_submitted, request, reply, read, submit, refused)
+    return None
 
 
 def texts(request: PbRequest, spec: TensorSpec, *, max_total_bytes: int) -> list[str]:
@@ -246,12 +266,37 @@ def _submitted(
     if isinstance(item, Exception):
         refused(False, item, _id_of(request))
         return _response(item)
+    _hand_over(item, reply, submit, refused)
+    return None
+
+
+def _read_and_submitted(
+    request: PbRequest,
+    reply: Reply,
+    read: Callable[[Any], T],
+    submit: Callable[[T, Reply], None],
+    refused: Callable[[bool, Exception, str], None],
+) -> None:
+    try:
+        item = _read_one(request, read)
+    except Exception as error:  # whatever it is, its client must be told
+        log_error(traceback.format_exc())
+        item = RequestError(f"the request could not be read: {type(error).__name__}, see the log", "INTERNAL")
+    if isinstance(item, Exception):
+        refused(reply.bulk, item, reply.request_id)
+        reply.send(item)
+    else:
+        _hand_over(item, reply, submit, refused)
+
+
+def _hand_over(
+    item: T, reply: Reply, submit: Callable[[T, Reply], None], refused: Callable[[bool, Exception, str], None]
+) -> None:
     try:
         submit(item, reply)
     except RequestError as error:
         refused(reply.bulk, error, reply.request_id)
         reply.send(error)
-    return None
 
 
 def _id_of(request: PbRequest) -> str:

@@ -41,9 +41,9 @@ LOADS = {"letters": ([LETTERS] * 4, 3), "documents": ([MEBIBYTE_OF_IT] * 16, 256
 
 NAMES = ["bert", "xlm-roberta", "llama"]
 QUERIES = 150
-MOST_S = 2.0
-"""Of the 99th percentile, seconds. The goal is 0.1 on an idle machine; a query waited 5 to 17 s for whole texts, and
-six times as many processes as cores beside it make 0.9 of it."""
+MOST_S = 1.0
+"""Of the 99th percentile, seconds. The goal is 0.1 on an idle machine, which docs/benchmarks.md shows; a query waited 5
+to 17 s for whole texts, and as many processes beside it as CI may have multiply the 0.1."""
 
 MOST_GROWTH = 200 * MEBIBYTE
 
@@ -76,11 +76,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployments]:
         yield Deployments(server, checkpoints)
 
 
-def answer(client: triton.InferenceServerClient, name: str, texts: list[str], max_length: int) -> triton.InferResult:
+def tensor_of(texts: list[str]) -> triton.InferInput:
     values = text_tensor(texts)
     tensor = triton.InferInput("text", list(values.shape), "BYTES")
     tensor.set_data_from_numpy(values)
-    return client.infer(name, [tensor], parameters={"max_length": max_length}, client_timeout=120)
+    return tensor
+
+
+def answer(client: triton.InferenceServerClient, name: str, texts: list[str], max_length: int) -> triton.InferResult:
+    return client.infer(name, [tensor_of(texts)], parameters={"max_length": max_length}, client_timeout=120)
 
 
 class Load:
@@ -106,10 +110,12 @@ class Load:
 
 
 def send_again_and_again(url: str, name: str, load: str, told: Connection) -> None:
+    texts, max_length = LOADS[load]
+    tensor = tensor_of(texts)
     with triton.InferenceServerClient(url) as client:
         sent = 0
         while not told.poll():
-            answer(client, name, *LOADS[load])
+            client.infer(name, [tensor], parameters={"max_length": max_length}, client_timeout=120)
             sent += 1
             if sent == 1:
                 told.send("begun")

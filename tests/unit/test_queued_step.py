@@ -131,6 +131,65 @@ def test_bulk_requests_go_behind_interactive_ones_that_come_later(queued_step: A
     assert step.turns == [["first"], ["b"], ["c"], ["a"]]
 
 
+def is_long(asked: Request) -> bool:
+    return str(asked.tensors["name"].item()).startswith("long")
+
+
+@pytest.fixture
+def slow_reading(step: Step, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let the reading of long requests wait until this is set."""
+    may_read, read = threading.Event(), step.read
+
+    def read_slowly(asked: Request) -> Work:
+        assert not is_long(asked) or may_read.wait(30)
+        return read(asked)
+
+    monkeypatch.setattr(step, "read", read_slowly)
+    return may_read
+
+
+def test_a_request_is_answered_while_a_long_one_is_read(
+    queued_step: Any, step: Step, slow_reading: threading.Event
+) -> None:
+    queued = started(queued_step, step, is_long=is_long)
+    long, short = request("long", 3), request("short", 4)
+    assert queued.execute([long, short]) == [None, None]
+    step.open()
+    assert tokens_of(short) == 4
+    slow_reading.set()
+    assert tokens_of(long) == 3
+    queued.finalize()
+
+
+def test_a_step_ends_once_what_it_reads_is_answered(
+    queued_step: Any, step: Step, slow_reading: threading.Event
+) -> None:
+    queued = started(queued_step, step, is_long=is_long)
+    long = request("long", 3)
+    queued.execute([long])
+    ending, _ = in_thread(queued.finalize)
+    slow_reading.set()
+    step.open()
+    assert tokens_of(long) == 3
+    assert ended(ending)
+
+
+def test_a_long_request_is_refused_as_a_short_one_is(queued_step: Any, step: Step) -> None:
+    queued = busy(queued_step, step, is_long=is_long)
+    bad, too_many = request("long", -1), request("long", MOST_TOKENS + 1)
+    wrong = Request({"name": np.array("long")})
+    waiting = request("long", 1)
+    assert queued.execute([bad, wrong, waiting, too_many]) == [None] * 4
+    assert error_of(bad) == ("fewer than no tokens", TritonError.INVALID_ARG)
+    assert error_of(wrong) == ("the request could not be read: KeyError, see the log", TritonError.INTERNAL)
+    assert error_of(too_many)[1] == TritonError.UNAVAILABLE
+    (unreadable,) = queued.execute([Request(waiting.tensors, "{")])
+    assert unreadable.error.args[1] == TritonError.INVALID_ARG
+    step.open()
+    assert tokens_of(waiting) == 1
+    queued.finalize()
+
+
 @pytest.mark.parametrize("tokens", [(1,) * (MOST_REQUESTS + 1), (20, 20, 20, 1)], ids=["requests", "tokens"])
 def test_a_request_that_finds_no_room_is_refused_and_the_others_are_answered(
     queued_step: Any, step: Step, tokens: tuple[int, ...]
