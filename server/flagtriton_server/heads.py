@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flagtriton_server.blocks import FusedLinear
+from flagtriton_server.checkpoint_lookup import FilesUnavailableError, file_finder
 from flagtriton_server.damaged_files import UNREADABLE
 from flagtriton_server.finite import check_loaded
 from flagtriton_server.forward import Precision
@@ -119,23 +121,13 @@ def _checked(file: Path, content: object, expected: tuple[int | None, int | None
 
 def _first_file(settings: HeadSettings, names: list[str]) -> Path:
     """Return the first of several files that the checkpoint has, fetched from the hub where it lies there."""
-    folder = Path(settings.checkpoint)
+    find = file_finder(settings.checkpoint, settings.revision)
     for name in names:
-        file = folder / name if folder.is_dir() else _from_hub(settings, name)
-        if file is not None and file.is_file():
-            return file
+        with suppress(FilesUnavailableError):
+            if (file := find(name)) is not None:
+                return file
     raise ValueError(
         f"{settings.checkpoint} has neither {' nor '.join(names)} that could be found or fetched, without which it is "
         "no BGE-M3; copy it beside the weights, or serve dense vectors alone: "
         "flagtriton add … --model-class encoder-only-base"
     )
-
-
-def _from_hub(settings: HeadSettings, name: str) -> Path | None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        return Path(hf_hub_download(settings.checkpoint, name, revision=settings.revision))
-    except EntryNotFoundError:
-        return None

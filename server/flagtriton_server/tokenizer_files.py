@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from flagtriton_server.checkpoint_lookup import FileFinder, FilesUnavailableError, file_finder
+
 __all__ = ["TOKENIZER_JSON", "VOCABULARY_FILES", "TokenizerFiles"]
 
 TOKENIZER_JSON: Final = "tokenizer.json"
@@ -51,22 +53,26 @@ class TokenizerFiles:
         """Return the tokenizer files of a local folder or hub name.
 
         Raises:
-            OSError: the folder or hub name does not exist, or has no `config.json`.
+            OSError: the folder or hub name does not exist or has no `config.json`, or the hub's cache has neither that
+                nor the files that all tokenizers are read from, and the hub does not answer.
             ValueError: a file is no JSON object.
         """
-        model_config = _path(checkpoint, "config.json", revision, required=True)
-        tokenizer_json = _path(checkpoint, TOKENIZER_JSON, revision)
-        config = _json(_path(checkpoint, "tokenizer_config.json", revision))
+        find = file_finder(checkpoint, revision)
+        model_config = find("config.json")
+        if model_config is None:
+            raise OSError(f"{checkpoint} has no config.json, so it is no checkpoint; name the folder that has one")
+        tokenizer_json = find(TOKENIZER_JSON)
+        config = _json(find("tokenizer_config.json"))
         # What add_prefix_space means hangs on the other vocabulary files.
         reads_more = tokenizer_json is None or config.get("add_prefix_space") is not None
         names = VOCABULARY_FILES if reads_more else ()
-        found = {name: _path(checkpoint, name, revision) for name in names}
+        found = {name: _found(find, name) for name in names}
         return cls(
             checkpoint,
             config=config,
             model_config=_json(model_config),
-            special_tokens_map=_json(_path(checkpoint, "special_tokens_map.json", revision)),
-            added_tokens=_json(_path(checkpoint, "added_tokens.json", revision)),
+            special_tokens_map=_json(_found(find, "special_tokens_map.json")),
+            added_tokens=_json(_found(find, "added_tokens.json")),
             tokenizer_json=tokenizer_json,
             vocabulary={name: path for name, path in found.items() if path is not None},
         )
@@ -100,18 +106,12 @@ class TokenizerFiles:
         return "backend" in self.config
 
 
-def _path(checkpoint: str, name: str, revision: str | None, *, required: bool = False) -> Path | None:
-    folder = Path(checkpoint)
-    if folder.is_dir():
-        path = folder / name
-        if required and not path.is_file():
-            raise OSError(f"{folder} has no {name}, so it is no checkpoint; name the folder that has one")
-        return path if path.is_file() else None
-    from transformers.utils import cached_file
-
-    missing_is_error = {"_raise_exceptions_for_missing_entries": required}
-    found = cached_file(checkpoint, name, revision=revision or "main", **missing_is_error)
-    return None if found is None else Path(found)
+def _found(find: FileFinder, name: str) -> Path | None:
+    """Return a file that few checkpoints have, which a cache that others filled may not tell of."""
+    try:
+        return find(name)
+    except FilesUnavailableError:
+        return None
 
 
 def _json(path: Path | None) -> dict[str, Any]:

@@ -161,9 +161,9 @@ class TestUnderLoad:
 
     def test_recorded_numbers_are_those_of_the_load(self, prometheus: Prometheus) -> None:
         assert [value for _, value in prometheus.query("flagtriton_ready")] == [1]
-        by_deployment = {
-            labels["deployment"]: value for labels, value in prometheus.wait_for("deployment:flagtriton_tokens:rate1m")
-        }
+        rate = "deployment:flagtriton_tokens:rate1m"
+        prometheus.wait_for(f"count({rate} > 0) == {len(ALL)}")  # a rate is 0 before its first rise is seen
+        by_deployment = {labels["deployment"]: value for labels, value in prometheus.query(rate)}
         assert set(by_deployment) == ALL
         assert by_deployment[DEMO] > by_deployment[TINY] > 0
         cut = {

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from flagtriton.protocol import Deployment
 from flagtriton_server.adapters import merge_adapter
+from flagtriton_server.checkpoint_lookup import file_finder
 from flagtriton_server.dense import load_chain
 from flagtriton_server.tokenizer_backend import LoadedTokenizer, load_tokenizer
 from flagtriton_server.tokenizer_classes import OWN_CODE_WITH_FLAGS
@@ -120,9 +121,9 @@ class PlainModel:
 
     def head(self, name: str) -> dict[str, torch.Tensor]:
         """Return the weight and bias of one of BGE-M3's heads."""
-        from transformers.utils import cached_file
-
-        path = cached_file(self._checkpoint, f"{name}.pt", revision=self._source["revision"])
+        path = file_finder(self._checkpoint, self._source["revision"])(f"{name}.pt")
+        if path is None:
+            raise OSError(f"{self._checkpoint} has no {name}.pt, which a BGE-M3 has")
         head: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         return {key: value.float() for key, value in head.items()}
 
