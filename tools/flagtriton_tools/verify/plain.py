@@ -121,7 +121,7 @@ class PlainModel:
 
     def head(self, name: str) -> dict[str, torch.Tensor]:
         """Return the weight and bias of one of BGE-M3's heads."""
-        path = file_finder(self._checkpoint, self._source["revision"])(f"{name}.pt")
+        path = file_finder(self._checkpoint, self._deployment.revision)(f"{name}.pt")
         if path is None:
             raise OSError(f"{self._checkpoint} has no {name}.pt, which a BGE-M3 has")
         head: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
