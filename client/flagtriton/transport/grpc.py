@@ -127,7 +127,7 @@ class GrpcTransport:
 
     def _answer(self, model: str, ask: Callable[[triton.InferenceServerClient, float], T], allowed_s: float) -> T:
         """Return what the server answers; ask again what a fork of this process cut off, in the time that is left."""
-        ends = time.monotonic() + allowed_s
+        ends, left_s = time.monotonic() + allowed_s, allowed_s
         while True:
             if self._channels.is_closed:
                 raise errors.ClosedError(f"the connection to {self.address} is closed")
@@ -135,13 +135,14 @@ class GrpcTransport:
                 began = time.monotonic()
                 try:
                     with self._translated(model):
-                        answer = ask(opened.client, max(ends - began, _LEAST_S))
+                        answer = ask(opened.client, left_s)
                 except errors.RequestTimeoutError:
                     if opened.answered_at < began:  # nothing came on it meanwhile: its connection may be dead
                         self._channels.replace(opened)
                     raise
                 except errors.FlagTritonError:
                     if opened.is_cut_off:
+                        left_s = max(ends - time.monotonic(), _LEAST_S)
                         continue
                     raise
                 opened.answered_at = time.monotonic()
