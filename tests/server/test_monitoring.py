@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -26,7 +27,7 @@ from flagtriton_tools.top.rates import rates_between
 from flagtriton_tools.top.scrape import Scrape, scrape
 from tests.faults.serving import DEMO, RERANKER, TINY, Serving, make_repository, serving
 from tests.prometheus import CAN_RUN, FOLDER, Prometheus, promtool, running_prometheus
-from tests.waiting import told_scrape
+from tests.waiting import told_scrape, wait_for
 
 pytestmark = [
     pytest.mark.server,
@@ -143,6 +144,12 @@ NOTHING = {"Are GPUs at work?", "Is there GPU memory left?", "What is refused?",
 """Panels that stay empty: there is no GPU, and nothing goes wrong."""
 
 
+def are_numbers(prometheus: Prometheus, query: str) -> bool:
+    """Return whether a query gives anything, and numbers alone: a rate takes two scrapes, and a share a rate."""
+    found = prometheus.query(query)
+    return bool(found) and all(0 <= value < float("inf") for _, value in found)
+
+
 @pytest.mark.usefixtures("load")
 class TestUnderLoad:
     """While callers go on."""
@@ -151,11 +158,10 @@ class TestUnderLoad:
         for panel in json.loads(DASHBOARD.read_text())["panels"]:
             for target in panel.get("targets", ()):
                 query = target["expr"].replace("$deployment", ".*")
-                # A rate takes two scrapes of a series, a recorded one is written only then.
-                found = prometheus.query(query) if panel["title"] in NOTHING else prometheus.wait_for(query)
-                assert bool(found) == (panel["title"] not in NOTHING), query
-                for labels, value in found:
-                    assert 0 <= value < float("inf"), (query, labels, value)
+                if panel["title"] in NOTHING:
+                    assert not prometheus.query(query), query
+                else:
+                    wait_for(partial(are_numbers, prometheus, query), what=partial(prometheus.query, query))
 
     def test_recorded_numbers_are_those_of_the_load(self, prometheus: Prometheus) -> None:
         assert [value for _, value in prometheus.query("flagtriton_ready")] == [1]
