@@ -15,8 +15,9 @@ __all__ = ["check_files", "check_tokenizer", "two_sets_of_weights"]
 
 _LFS_POINTER = b"version https://git-lfs"
 _MOST_HEADER = 100_000_000  # bytes, as the safetensors library allows
-_ENCODERS = frozenset(["bert", "camembert", "roberta", "xlm-roberta"])
-"""Architectures that are trained with the padding id of their own tokenizer."""
+_COUNT_FROM_PADDING = frozenset(["camembert", "roberta", "xlm-roberta"])
+"""Architectures whose positions hang on the padding id. BERT's do not: multilingual-e5-small has XLM-RoBERTa's
+tokenizer, which pads with 1, and BERT's default `pad_token_id` of 0."""
 
 
 def check_files(checkpoint: str) -> None:
@@ -74,8 +75,7 @@ def check_tokenizer(checkpoint: str, config: Mapping[str, Any], *, vocab_size: i
         pad_token_id: the tokenizer's.
 
     Raises:
-        ValueError: it has more tokens than the model, or another padding id, which an encoder's positions and masks
-            hang on.
+        ValueError: it has more tokens than the model, or another padding id where positions hang on that.
     """
     rows = config.get("vocab_size")
     mend = "copy the tokenizer's files from the checkpoint that the model was made from"
@@ -85,7 +85,7 @@ def check_tokenizer(checkpoint: str, config: Mapping[str, Any], *, vocab_size: i
             f"{mend}"
         )
     own = config.get("pad_token_id")
-    if config.get("model_type") in _ENCODERS and None not in (own, pad_token_id) and own != pad_token_id:
+    if config.get("model_type") in _COUNT_FROM_PADDING and None not in (own, pad_token_id) and own != pad_token_id:
         raise ValueError(
             f"{checkpoint}: the tokenizer does not belong to the model: it pads with id {pad_token_id}, the model with "
             f"{own}; {mend}"

@@ -44,6 +44,7 @@ class LoadedEncoder:
         pad_token_id: what rows are filled up with.
         hidden_size: D.
         packed: texts go through it end to end; else padded to the longest beside them.
+        pads: texts of several lengths may be padded; else only texts of one length go through it together.
         pad_has_position: whether a padding id inside a text counts as a position; in RoBERTa's family it does not,
             and positions begin behind the padding id.
         knows_types: tokens of a pair's two parts have a type each.
@@ -60,6 +61,7 @@ class LoadedEncoder:
     pad_token_id: int
     hidden_size: int
     packed: bool = False
+    pads: bool = True
     pad_has_position: bool = True
     knows_types: bool = False
     shared_within: int = 0
@@ -86,7 +88,8 @@ def forward(
         token_types: `[N]` 0 or 1, BERT's of a pair; None is 0 for all.
     """
     if not encoder.packed:
-        return _forward_padded(encoder, input_ids, lengths, token_types)
+        run = _forward_padded if encoder.pads else _forward_by_length
+        return run(encoder, input_ids, lengths, token_types)
     if parents is None or (parents < 0).all():
         padding_id = None if encoder.pad_has_position else encoder.pad_token_id
         positions = packed_positions(input_ids, lengths, padding_id)
@@ -139,6 +142,20 @@ def _forward_padded(
         **encoder.arguments,
     ).last_hidden_state  # [M, T, D]
     return states.flatten(0, 1)[_to_device(places, encoder.device)]
+
+
+def _forward_by_length(
+    encoder: LoadedEncoder,
+    input_ids: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    token_types: NDArray[np.int64] | None,
+) -> Tensor:
+    """Do as `_forward_padded`, but in one pass for each length."""
+    changes = np.flatnonzero(np.diff(lengths)) + 1  # of the length, from one text to the next
+    tokens = np.cumsum(lengths)[changes - 1]
+    types = [None] * (len(changes) + 1) if token_types is None else np.split(token_types, tokens)
+    passes = zip(np.split(input_ids, tokens), np.split(lengths, changes), types, strict=True)
+    return torch.cat([_forward_padded(encoder, *arguments) for arguments in passes])
 
 
 def _typed(

@@ -14,11 +14,12 @@ from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.attention import ATTENTION_NAME, register_attention
 from flagtriton_server.blocks import fuse_bert_layers
 from flagtriton_server.checkpoint_files import check_files, two_sets_of_weights
+from flagtriton_server.configuration_check import check_configuration
 from flagtriton_server.finite import check_answers, check_loaded
 from flagtriton_server.forward import LoadedEncoder, Precision
 from flagtriton_server.full_precision import compute_in_full, with_exact_angles
 from flagtriton_server.packing import packed_lengths
-from flagtriton_server.path_trial import agree, one_answer, trial_answers
+from flagtriton_server.path_trial import agree, one_answer, padded_answers, trial_answers
 from flagtriton_server.placement import check_fit, loading_arguments, weights_bytes
 from flagtriton_server.positions import counts_positions_behind_padding, position_capacity
 from flagtriton_server.processor import best_cpu_precision
@@ -87,8 +88,10 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
     check_files(settings.checkpoint)
     source = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
     config = AutoConfig.from_pretrained(settings.checkpoint, **source)
-    config.use_cache = False  # a decoder would keep keys and values for tokens that never come
+    if not settings.trust_remote_code:
+        check_configuration(settings.checkpoint, config.to_dict(), settings.max_length)
     check_positions(settings.checkpoint, settings.max_length, config.to_dict())
+    _set_up(config)
     device = devices[0]
     precision = choose_precision(settings.precision, device)
     if precision.computed == torch.float32:
@@ -107,7 +110,7 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
     if not settings.pseudo_moe:  # whose class sends numbers in place of what is not finite
         check_answers(settings.checkpoint, one_answer(padded), padded.module, precision.name)
     if attention_path(config.model_type, settings.trust_remote_code) == "padded":
-        return padded
+        return _padding(padded, settings.checkpoint)
     expected = trial_answers(padded)
     packed = replace(padded, packed=True, pad_has_position=not counts_positions_behind_padding(config.to_dict()))
     register_attention()
@@ -123,7 +126,22 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
             )
         return packed
     _LOG.warning("%s: packed answers differ from padded ones, so texts are padded", settings.checkpoint)
-    return replace(padded, module=_load_module(settings, config, precision, devices))
+    return _padding(replace(padded, module=_load_module(settings, config, precision, devices)), settings.checkpoint)
+
+
+def _set_up(config: PretrainedConfig) -> None:
+    """Take out of a checkpoint's configuration how it was once run, which is no part of the model."""
+    config.use_cache = False  # a decoder would keep keys and values for tokens that never come
+    config.return_dict, config.output_hidden_states, config.output_attentions = True, False, False
+    config._attn_implementation = None  # transformers' own choice, not that of the machine it was trained on
+
+
+def _padding(padded: LoadedEncoder, checkpoint: str) -> LoadedEncoder:
+    """Return the encoder that pads texts only if it gives the same answers then."""
+    if agree(trial_answers(padded), padded_answers(padded), padded.precision.computed):
+        return padded
+    _LOG.warning("%s: padding changes its answers, so only texts of one length go through it together", checkpoint)
+    return replace(padded, pads=False)
 
 
 def _sharing(
@@ -163,6 +181,7 @@ def _load_module(
         config=config,
         dtype=precision.stored,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
         revision=settings.revision or "main",
         trust_remote_code=settings.trust_remote_code,
         **loading_arguments(devices),
@@ -170,14 +189,26 @@ def _load_module(
     if getattr(module, "_hf_peft_config_loaded", False):  # transformers has found one beside a hub name's weights
         raise ValueError(two_sets_of_weights(settings.checkpoint, "it"))
     check_weights(settings.checkpoint, report["missing_keys"], report["unexpected_keys"])
+    _check_shapes(settings.checkpoint, report["mismatched_keys"])
     if settings.scores:
         module = WithItsHead(module, config.num_labels, settings.checkpoint)
     if settings.peft is not None:
         module = merge_adapter(module, settings.peft)
     if not settings.trust_remote_code and getattr(module, "pooler", None) is not None:
-        module.pooler = None  # BERT's tanh layer over CLS, which no embedder reads
+        module.pooler = torch.nn.Identity()  # in place of BERT's tanh layer over CLS, which no embedder reads
     check_loaded(settings.checkpoint, module.named_parameters(), precision.name, precision.stored)
     return (module if len(devices) > 1 else module.to(device=devices[0], dtype=precision.computed)).eval()
+
+
+def _check_shapes(checkpoint: str, mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
+    """Raise `ValueError` where weights have another shape, the second of each entry, than `config.json` says."""
+    entries = sorted(mismatched)
+    if entries:
+        name, stored, expected = entries[0]
+        raise ValueError(
+            f"{checkpoint} has {name} of shape {list(stored)}, and by its config.json it has {list(expected)} "
+            f"({len(entries)} such weights); download both again, or copy config.json from where the weights were made"
+        )
 
 
 def check_positions(checkpoint: str, max_length: int, config: dict[str, Any]) -> None:

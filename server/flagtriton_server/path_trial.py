@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a model give the same answers for texts that lie end to end as for each by itself? Tried once, at load.
 
-And for texts that share a prefix, where it allows that.
+And for texts that are padded, where it knows no other way, and for those that share a prefix, where it allows that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from flagtriton_server.forward import LoadedEncoder, forward
 
-__all__ = ["agree", "one_answer", "trial_answers"]
+__all__ = ["agree", "one_answer", "padded_answers", "trial_answers"]
 
 _LENGTHS = np.array([13, 7, 7, 3], dtype=np.int64)
 _SHARED = 2
@@ -31,15 +31,26 @@ def trial_answers(encoder: LoadedEncoder, *, shared: bool = False) -> Tensor:
         encoder: to be tried.
         shared: the texts share their first tokens, which are computed once.
     """
-    generator = np.random.default_rng(0)
-    texts = np.split(generator.integers(0, encoder.vocab_size, int(_LENGTHS.sum())), np.cumsum(_LENGTHS)[:-1])
-    for text in texts[1:]:
-        text[:_SHARED] = texts[0][:_SHARED]
+    texts = _texts(encoder)
     if shared:
         return _behind_their_prefix(encoder, texts)
     if encoder.packed:
         return forward(encoder, np.concatenate(texts), _LENGTHS).float()
     return torch.cat([forward(encoder, text, np.array([len(text)])) for text in texts]).float()
+
+
+@torch.inference_mode()
+def padded_answers(encoder: LoadedEncoder) -> Tensor:
+    """Return what `trial_answers` does, of the same texts, padded to the longest."""
+    return forward(encoder, np.concatenate(_texts(encoder)), _LENGTHS).float()
+
+
+def _texts(encoder: LoadedEncoder) -> list[NDArray[np.int64]]:
+    generator = np.random.default_rng(0)
+    texts = np.split(generator.integers(0, encoder.vocab_size, int(_LENGTHS.sum())), np.cumsum(_LENGTHS)[:-1])
+    for text in texts[1:]:
+        text[:_SHARED] = texts[0][:_SHARED]
+    return texts
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ from flagtriton_server.layered_loading import load_decoder
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.settings import EncoderSettings, LayeredSettings
 from flagtriton_server.tokenization import TextTokenizer
-from tests.checkpoints import make_bert, make_xlm_roberta
+from tests.checkpoints import TEXTS, make_bert, make_xlm_roberta
 from tests.layered_checkpoints import make_layerwise
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 1340616616\n"
@@ -99,10 +99,22 @@ def test_a_checkpoints_own_tokenizer_is_loaded(whole: Path) -> None:
 
 def test_a_tokenizer_of_another_model_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     other = make_xlm_roberta(tmp_path / "other")
+    for file in checkpoint.glob("tokenizer*"):
+        shutil.copy(file, other / file.name)
+    with pytest.raises(ValueError, match="other: the tokenizer does not belong to the model: it (has|pads)"):
+        TextTokenizer.from_checkpoint(str(other), None, trust_remote_code=False)
+
+
+def test_bert_may_have_a_tokenizer_that_pads_with_another_id(checkpoint: Path, tmp_path: Path) -> None:
+    other = make_xlm_roberta(tmp_path / "other")
     for file in other.glob("tokenizer*"):
         shutil.copy(file, checkpoint / file.name)
-    with pytest.raises(ValueError, match=r"tiny: the tokenizer does not belong to the model: it (has|pads)"):
-        TextTokenizer.from_checkpoint(str(checkpoint), None, trust_remote_code=False)
+    file = checkpoint / "config.json"
+    rows = json.loads((other / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "vocab_size": rows}), encoding="utf-8")
+    tokenizer = TextTokenizer.from_checkpoint(str(checkpoint), None, trust_remote_code=False)
+    assert tokenizer.pad_id == 1
+    assert tokenizer.bare_ids(TEXTS) == TextTokenizer.from_checkpoint(str(other), None, False).bare_ids(TEXTS)
 
 
 def test_a_tokenizer_of_more_tokens_than_the_model_has_rows_is_refused(checkpoint: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from flagtriton_server import loading, processor
 from flagtriton_server.blocks import BertBlock
 from flagtriton_server.forward import LoadedEncoder, Precision
 from flagtriton_server.loading import choose_precision, load_encoder
+from flagtriton_server.path_trial import one_answer
 from flagtriton_server.settings import EncoderSettings
 from tests.checkpoints import make_bert
 
@@ -93,7 +95,7 @@ def test_a_module_is_loaded_for_inference_without_dropout(checkpoint: Path) -> N
 
 
 def test_the_layer_over_cls_that_no_embedder_reads_is_dropped(checkpoint: Path) -> None:
-    assert load(checkpoint).module.pooler is None
+    assert not [name for name, _ in load(checkpoint).module.named_parameters() if name.startswith("pooler")]
 
 
 every_precision = pytest.mark.parametrize(
@@ -154,6 +156,49 @@ def test_a_deployment_may_be_as_long_as_its_checkpoint(checkpoint: Path) -> None
 def test_a_deployment_longer_than_its_checkpoint_is_refused_with_the_remedy(checkpoint: Path) -> None:
     with pytest.raises(ValueError, match=r"positions for 512 tokens.*max_length is 513.*--max-length 512"):
         load(checkpoint, max_length=513)
+
+
+def with_configuration(checkpoint: Path, folder: Path, **changes: Any) -> Path:
+    """Write the same checkpoint with another configuration; return its folder."""
+    shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"return_dict": False},
+        {"output_hidden_states": True, "output_attentions": True},
+        {"attn_implementation": "flash_attention_2"},
+        {"_attn_implementation": "flash_attention_2"},
+        {"use_cache": True},
+    ],
+)
+def test_how_a_checkpoint_was_once_run_changes_nothing(
+    checkpoint: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    changed = load(with_configuration(checkpoint, tmp_path, **changes))
+    assert torch.equal(one_answer(changed), one_answer(load(checkpoint)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        (
+            {"vocab_size": 100},
+            r"word_embeddings\.weight of shape \[\d+, 48\], and by its config\.json it has \[100, 48\]",
+        ),
+        ({"intermediate_size": 64}, r"of shape \[96\], and by its config\.json it has \[64\] \(9 such weights\)"),
+        ({"position_embedding_type": "relative_key"}, r"'relative_key', which transformers 5 does not compute"),
+    ],
+)
+def test_a_configuration_that_is_not_the_weights_is_refused(
+    checkpoint: Path, tmp_path: Path, changes: dict[str, Any], refused: str
+) -> None:
+    with pytest.raises(ValueError, match=refused):
+        load(with_configuration(checkpoint, tmp_path, **changes))
 
 
 def test_a_folder_that_is_not_there_is_an_os_error(tmp_path: Path) -> None:

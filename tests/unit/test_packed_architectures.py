@@ -56,6 +56,22 @@ PADDED: dict[str, Callable[[], Any]] = {
     "mpnet": lambda: transformers.MPNetConfig(**ENCODER),
     "distilbert": lambda: transformers.DistilBertConfig(**DISTIL, max_position_embeddings=64),
 }
+BY_LENGTH: dict[str, Callable[[], Any]] = {
+    "convbert": lambda: transformers.ConvBertConfig(**ENCODER, embedding_size=32),
+    "mobilebert": lambda: transformers.MobileBertConfig(
+        **ENCODER, embedding_size=16, intra_bottleneck_size=16, true_hidden_size=16
+    ),
+    "nystromformer": lambda: transformers.NystromformerConfig(**ENCODER, segment_means_seq_len=64, num_landmarks=64),
+}
+"""Architectures in which a text sees the padding behind it."""
+
+WITH_A_POOLER: dict[str, Callable[[], Any]] = {
+    "squeezebert": lambda: transformers.SqueezeBertConfig(**ENCODER, embedding_size=32),
+    "layoutlm": lambda: transformers.LayoutLMConfig(**ENCODER),
+}
+"""Architectures that call their pooler without asking whether there is one."""
+
+PADDED |= WITH_A_POOLER
 
 
 def some_texts() -> list[list[int]]:
@@ -127,6 +143,20 @@ def test_a_text_padded_beside_others_is_answered_as_if_alone(architecture: str, 
     assert worst_error(served(encoder), by_transformers(tmp_path)) < TOLERANCE
 
 
+@pytest.mark.parametrize("architecture", BY_LENGTH)
+def test_a_text_that_would_see_padding_is_answered_as_if_alone(
+    architecture: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = load(save(BY_LENGTH[architecture](), tmp_path))
+    assert encoder.pads is False
+    assert f"{tmp_path}: padding changes its answers" in caplog.text
+    assert worst_error(served(encoder), by_transformers(tmp_path)) < TOLERANCE
+
+
+def test_a_text_whose_padding_changes_nothing_may_be_padded(tmp_path: Path) -> None:
+    assert load(save(PADDED["distilbert"](), tmp_path)).pads is True
+
+
 @pytest.mark.parametrize(
     ("architecture", "change"),
     [
@@ -187,14 +217,11 @@ def test_a_model_that_runs_end_to_end_is_loaded_without_a_warning(
     assert not [record for record in caplog.records if record.name.startswith("flagtriton")]
 
 
-def test_a_checkpoint_that_brings_its_own_code_is_padded_without_a_trial(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_that_brings_its_own_code_is_padded(tmp_path: Path) -> None:
     save(PACKED["bert"](), tmp_path)
-    monkeypatch.setattr(loading, "trial_answers", lambda _: pytest.fail("there is nothing to try"))
     settings = EncoderSettings(str(tmp_path), 60, token_budget=256, precision="fp32", trust_remote_code=True)
     encoder = load_encoder(settings, CPU)
-    assert encoder.packed is False
+    assert (encoder.packed, encoder.pads) == (False, True)
     assert worst_error(served(encoder), by_transformers(tmp_path)) < TOLERANCE
 
 
