@@ -122,6 +122,7 @@ class EmbedOptions:
         max_length: int,
         model_class: str | None = None,
         normalize: bool = True,
+        truncate_dim: int | None = None,
     ) -> EmbedOptions:
         """Return the options of a request.
 
@@ -131,6 +132,7 @@ class EmbedOptions:
             max_length: the greatest allowed: the deployment's.
             model_class: options that only other classes have are unknown; None knows all.
             normalize: what a request gets that does not say.
+            truncate_dim: likewise.
 
         Raises:
             OptionError: names the option, what came, and what is allowed.
@@ -153,7 +155,7 @@ class EmbedOptions:
         if "examples" in given:
             given["examples"] = tuple(json.loads(given["examples"]))
         _check_company(given)
-        return cls(**{"normalize": normalize, **given})
+        return cls(**{"normalize": normalize, "truncate_dim": truncate_dim, **given})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "ALL_COMPONENTS",
     "COLBERT_LENGTHS",
     "COLBERT_SCORE",
     "COLBERT_SPARSE_DENSE_SCORE",
@@ -148,6 +149,9 @@ TOKEN = Tensor("token", "BYTES", (1,))
 PAST_END = -1
 DEFAULT_MAX_LENGTH = 512
 
+ALL_COMPONENTS = 1 << 30
+"""A `truncate_dim` that cuts no vector, for deployments that cut where a request does not say."""
+
 
 DEPLOYMENT_KEYS = frozenset({"task", "model_class", "checkpoint"})
 """What tells a public ensemble's parameters from those of a step and of other people's models."""
@@ -169,7 +173,7 @@ class Deployment:
         shard: one instance is spread over all those GPUs, rather than one on each.
         attention: `packed` where texts go through the model end to end, `padded` where they are filled up to the
             longest beside them; None where the checkpoint was not at hand when it was added.
-        hidden_size: D, components of a vector that is sent; None where the checkpoint was not at hand when it was
+        hidden_size: D, components of a whole vector; None where the checkpoint was not at hand when it was
             added.
         colbert_dim: C, components of a ColBERT vector, of `encoder-only-m3`.
         colbert_dtype: `fp32` or `fp16`, in which the SDK has ColBERT vectors travel.
@@ -178,6 +182,7 @@ class Deployment:
         query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
         default_max_length: tokens of a text whose request does not say; None is `max_length`.
         normalize: whether vectors are normalised whose request does not say; None is true.
+        truncate_dim: components that are sent to requests that do not say; None is all.
         modules: what follows pooling, e.g. `Dense:2_Dense`; None is nothing.
         lower_case: texts are lower-cased before they are tokenised; None is false.
         include_prompt: a prompt's tokens are pooled, too; None is true.
@@ -209,6 +214,7 @@ class Deployment:
     passage_instruction_format: str = "{}{}"
     default_max_length: int | None = None
     normalize: bool | None = None
+    truncate_dim: int | None = None
     modules: str | None = None
     lower_case: bool | None = None
     include_prompt: bool | None = None

@@ -24,7 +24,7 @@ from flagtriton.errors import (
 )
 from flagtriton.options import EmbedOptions, OptionValue, ScoreOptions
 from flagtriton.parameters import ParameterError, read_parameters
-from flagtriton.protocol import DEPLOYMENT_KEYS, TEXT, Deployment, Tensor
+from flagtriton.protocol import ALL_COMPONENTS, DEPLOYMENT_KEYS, TEXT, Deployment, Tensor
 from flagtriton.rerank_options import RerankOptions
 from flagtriton.sending import sent_in_parts
 from flagtriton.texts import text_sizes, text_tensor
@@ -208,6 +208,8 @@ class ServedModel:
             return said
         if self.deployment.normalize is False:
             said["normalize"] = options.normalize
+        if self.deployment.truncate_dim is not None:
+            said["truncate_dim"] = options.truncate_dim or ALL_COMPONENTS
         if self.deployment.default_prompt_name is not None and options.prompt_name is None and not options.input_type:
             said["prompt_name"] = ""
         return said

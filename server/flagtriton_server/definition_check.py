@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from flagtriton_server.checkpoint_lookup import FilesUnavailableError, file_finder
+from flagtriton_server.definition_summary import former_summary_of, summary_of
 from flagtriton_server.embedder_definition import DefinitionError, EmbedderDefinition, listed_modules
 from flagtriton_server.transformer_settings import embedder_definition
 
@@ -25,7 +26,7 @@ _SERVED_ANYWAY = frozenset(["Transformer", "Pooling", "Normalize", "Dropout", "L
 
 def unread(pooling: str) -> str:
     """Return what is said of a deployment whose files could not be read when it was added."""
-    return _UNREAD + EmbedderDefinition(pooling).summary()
+    return _UNREAD + summary_of(EmbedderDefinition(pooling))
 
 
 def check_definition(checkpoint: str, revision: str | None, expected: str | None, name: str) -> None:
@@ -51,8 +52,9 @@ def check_definition(checkpoint: str, revision: str | None, expected: str | None
             dropped = [module.kind for module in modules if module.kind not in _SERVED_ANYWAY]
             found, fits = f"that {', '.join(dropped)} belong to it", not dropped
         else:
-            found = embedder_definition(find, modules).summary()
-            fits = found == expected.removeprefix(_UNREAD) or (not modules and expected.startswith(_UNREAD))
+            defined = embedder_definition(find, modules)
+            found, known = summary_of(defined), expected.removeprefix(_UNREAD)
+            fits = known in (found, former_summary_of(defined)) or (not modules and expected.startswith(_UNREAD))
     except FilesUnavailableError as error:
         if expected is None or not expected.startswith(_UNREAD):
             return  # they were read when it was added, or the model table counts

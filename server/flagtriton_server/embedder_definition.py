@@ -100,6 +100,7 @@ class EmbedderDefinition:
         include_prompt: a prompt's tokens are pooled, too.
         chain: what follows pooling, in its order, a last `Normalize` left out.
         normalize: the vectors are normalised in the end.
+        truncate_dim: so many first components are kept, behind all modules; None is all.
         lower_case: texts are lower-cased before they are tokenised.
         max_seq_length: tokens of a text that does not say otherwise; None is all the checkpoint has positions for.
         prompts: by name; pairs, so that this is hashable.
@@ -111,6 +112,7 @@ class EmbedderDefinition:
     include_prompt: bool = True
     chain: tuple[DenseModule | str, ...] = ()
     normalize: bool = True
+    truncate_dim: int | None = None
     lower_case: bool = False
     max_seq_length: int | None = None
     prompts: tuple[tuple[str, str], ...] = ()
@@ -138,21 +140,6 @@ class EmbedderDefinition:
                     raise DefinitionError(f"{part.path} expects {part.in_features} components, but {width} come")
                 width = part.out_features
         return width
-
-    def summary(self) -> str:
-        """Return all of it that matters to answers in words, the same for the same definition."""
-        named = ", ".join(sorted(name for name, text in self.prompts if text))
-        parts = {
-            "lower-cased": self.lower_case,
-            f"{self.max_seq_length} tokens": self.max_seq_length is not None,
-            f"{self.pooling} pooling": self.pooling is not None,
-            "without prompts' tokens": not self.include_prompt,
-            str(self.modules): self.modules is not None,
-            "normalised" if self.normalize else "not normalised": self.pooling is not None,
-            f"prompts {named}": bool(named),
-            f"default prompt {self.default_prompt_name}": self.default_prompt_name is not None,
-        }
-        return "; ".join(text for text, holds in parts.items() if holds) or "nothing"
 
 
 def read_json(find: FileFinder, name: str) -> Any:  # noqa: ANN401 - whatever the file holds

@@ -131,7 +131,9 @@ class TritonPythonModel:
         if not reads_options:
             return _EncodeRequest(input_ids, EmbedOptions())
         prompt_lengths = triton_io.array(request, PROMPT_LENGTH) if self._settings.skip_prompts else None
-        options = triton_io.embed_options(request, normalize=self._settings.normalize)
+        options = triton_io.embed_options(
+            request, normalize=self._settings.normalize, truncate_dim=self._settings.truncate_dim
+        )
         return _EncodeRequest(input_ids, options, prompt_lengths=prompt_lengths)
 
     def _run(self, work: list[_EncodeRequest]) -> list[_Answer]:

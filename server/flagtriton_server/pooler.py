@@ -44,7 +44,8 @@ class TritonPythonModel:
         settings = read_settings(PoolerSettings, args)
         self._pool = pooling_named(settings.pooling_method)
         self._chain = load_chain(settings.modules, settings.checkpoint, settings.revision)
-        self._normalize, self._skips_prompts = settings.normalize, settings.skip_prompts
+        self._normalize, self._truncate_dim = settings.normalize, settings.truncate_dim
+        self._skips_prompts = settings.skip_prompts
         self._pseudo_moe = settings.pseudo_moe
         self._sends_done = settings.sends_done
         self._one_row = settings.rows != "all"
@@ -61,7 +62,7 @@ class TritonPythonModel:
             lengths = np.ones_like(lengths)  # a text without tokens has its row, too, of zeros
         states = from_bytes(triton_io.array(request, HIDDEN_STATES), lengths, self._precision.computed)
         prompt_lengths = triton_io.array(request, PROMPT_LENGTH).reshape(-1) if self._skips_prompts else None
-        options = triton_io.embed_options(request, normalize=self._normalize)
+        options = triton_io.embed_options(request, normalize=self._normalize, truncate_dim=self._truncate_dim)
         return _PoolRequest(states, lengths, options, prompt_lengths)
 
     @torch.inference_mode()

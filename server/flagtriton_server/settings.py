@@ -117,7 +117,7 @@ class EncoderSettings:
         queue_tokens: of all their texts.
         queue_timeout_s: how long one waits.
         definition: what sentence-transformers' files said when it was added; `definition_check` describes it.
-        modules: what follows pooling where texts are pooled here; this and the next two are `PoolerSettings`'.
+        modules: what follows pooling where texts are pooled here; this and the next three are `PoolerSettings`'.
     """
 
     checkpoint: str
@@ -139,6 +139,7 @@ class EncoderSettings:
     definition: str | None = None
     modules: str | None = None
     normalize: bool | None = None
+    truncate_dim: int | None = None
     skip_prompts: bool | None = None
 
 
@@ -175,6 +176,7 @@ class PoolerSettings:
         modules: what follows pooling, separated by commas: `Dense:` and the module's folder, or `Normalize`.
         checkpoint: local folder or hub name that has these folders.
         normalize: whether vectors are normalised whose request does not say; None is true.
+        truncate_dim: how many components such a request gets; None is all.
         skip_prompts: a prompt's tokens are not pooled; None is false.
     """
 
@@ -188,6 +190,7 @@ class PoolerSettings:
     checkpoint: str | None = None
     revision: str | None = None
     normalize: bool | None = None
+    truncate_dim: int | None = None
     skip_prompts: bool | None = None
 
 

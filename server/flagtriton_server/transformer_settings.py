@@ -12,6 +12,7 @@ from typing import Any
 
 from flagtriton_server.checkpoint_lookup import FileFinder
 from flagtriton_server.embedder_definition import (
+    NORMALIZE,
     DefinitionError,
     EmbedderDefinition,
     ListedModule,
@@ -64,7 +65,7 @@ def embedder_definition(find: FileFinder, modules: list[ListedModule]) -> Embedd
     """
     if not modules:
         return EmbedderDefinition()
-    return with_prompts(find, _with_transformer(find, pooled_chain(find, modules)))
+    return with_prompts(find, _with_cut(find, _with_transformer(find, pooled_chain(find, modules))))
 
 
 def with_prompts(find: FileFinder, defined: EmbedderDefinition) -> EmbedderDefinition:
@@ -84,6 +85,20 @@ def with_prompts(find: FileFinder, defined: EmbedderDefinition) -> EmbedderDefin
         raise DefinitionError(f"{_PROMPTS_FILE} has default_prompt_name {default!r}, which is none of its prompts")
     pairs = tuple((name, text or "") for name, text in prompts.items())
     return replace(defined, prompts=pairs, default_prompt_name=default)
+
+
+def _with_cut(find: FileFinder, defined: EmbedderDefinition) -> EmbedderDefinition:
+    """Return a definition with the file's `truncate_dim`: it cuts behind a last `Normalize`, not before it."""
+    content = read_json(find, _PROMPTS_FILE)
+    kept = content.get("truncate_dim") if isinstance(content, dict) else None
+    if kept is None:
+        return defined
+    if isinstance(kept, bool) or not isinstance(kept, int) or kept < 1:
+        raise DefinitionError(
+            f"{_PROMPTS_FILE} has truncate_dim {kept!r}; expected a whole number of at least 1, or null for all"
+        )
+    chain = (*defined.chain, NORMALIZE) if defined.normalize else defined.chain
+    return replace(defined, chain=chain, normalize=False, truncate_dim=kept)
 
 
 def _with_transformer(find: FileFinder, defined: EmbedderDefinition) -> EmbedderDefinition:

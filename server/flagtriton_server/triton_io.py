@@ -199,18 +199,25 @@ def options(request: PbRequest) -> dict[str, Any]:
         raise RequestError(f"the request's parameters cannot be read: {error}; send UTF-8") from error
 
 
-def embed_options(request: PbRequest, *, normalize: bool | None = None) -> EmbedOptions:
+def embed_options(
+    request: PbRequest, *, normalize: bool | None = None, truncate_dim: int | None = None
+) -> EmbedOptions:
     """Return the options of a request that the tokenizer step has read before, and checked the lengths of.
 
     Args:
         request: as it came.
         normalize: whether its vectors are normalised if it does not say; None is true.
+        truncate_dim: how many of their components it gets if it does not say; None is all.
 
     Raises:
         OptionError: it came straight to this step, with an option that is not allowed.
     """
     return EmbedOptions.from_parameters(
-        options(request), min_length=1, max_length=_NO_LIMIT, normalize=normalize is not False
+        options(request),
+        min_length=1,
+        max_length=_NO_LIMIT,
+        normalize=normalize is not False,
+        truncate_dim=truncate_dim,
     )
 
 

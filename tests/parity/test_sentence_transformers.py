@@ -110,6 +110,21 @@ def test_every_chain_behind_the_pooling(
 
 
 @pytest.mark.parametrize("pool_in_encoder", [False, True], ids=["pooler", "encoder"])
+@pytest.mark.parametrize("behind", [[NORMALIZE], [dense(48, 32), NORMALIZE], []], ids=["normalised", "dense", "raw"])
+def test_vectors_are_cut_behind_their_modules(
+    behind: list[Any], pool_in_encoder: bool, steps: SimpleNamespace, tmp_path: Path
+) -> None:
+    folder = make_sentence_transformer(tmp_path / "m", make_bert, behind=behind, prompts={"truncate_dim": 16})
+    expected = reference(folder, SENT)
+    assert expected.shape == (len(SENT), 16)
+    for each in (folder, resaved(folder, tmp_path / "newer")):
+        served = StepChain(steps, each, pool_in_encoder=pool_in_encoder)
+        assert_close(served.encode(SENT), expected)
+        assert_close(served.encode(SENT, truncate_dim=20), reference(folder, SENT, truncate_dim=20))
+        assert_close(served.encode(SENT, normalize=True), reference(folder, SENT, normalize_embeddings=True))
+
+
+@pytest.mark.parametrize("pool_in_encoder", [False, True], ids=["pooler", "encoder"])
 def test_padded_texts_too(pool_in_encoder: bool, steps: SimpleNamespace, tmp_path: Path) -> None:
     folder = make_sentence_transformer(tmp_path / "d", distilbert, pooling=["mean", "max"], behind=[dense(96, 12)])
     served = StepChain(steps, folder, pool_in_encoder=pool_in_encoder)

@@ -9,6 +9,7 @@ import pytest
 
 from flagtriton import FlagModel
 from flagtriton.options import OptionValue
+from flagtriton.protocol import ALL_COMPONENTS
 from tests.unit.fakes import DIMENSION, METHODS, embedder, fake_server, texts_of
 
 
@@ -284,3 +285,9 @@ def test_components_are_counted_behind_the_deployments_modules() -> None:
     assert (
         sent_options("encode", {"hidden_size": 32, "modules": "Dense:2_Dense"}, truncate_dim=-8)["truncate_dim"] == 24
     )
+
+
+def test_components_that_the_deployment_would_cut_are_asked_for() -> None:
+    deployed = {"hidden_size": 32, "truncate_dim": 16}
+    assert sent_options("encode", deployed)["truncate_dim"] == ALL_COMPONENTS
+    assert sent_options("encode", deployed, truncate_dim=8)["truncate_dim"] == 8

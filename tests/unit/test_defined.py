@@ -14,6 +14,7 @@ from flagtriton.protocol import Deployment
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.finishing import finishing_said
 from flagtriton_tools.main import main
 from flagtriton_tools.repository import entries
 from tests.checkpoints import make_bert, make_decoder, make_m3, make_reranker
@@ -240,3 +241,17 @@ def test_adding_says_what_follows_pooling(tmp_path: Path, capsys: pytest.Capture
     assert said in capsys.readouterr().err
     assert main(["add", str(folder), "--repository", repository, "--force", "--no-modules", "--pooling", "cls"]) == 0
     assert entries(Path(repository))[0].deployment.definition == "ignored"
+
+
+def test_a_number_of_components_is_the_default_of_requests(tmp_path: Path) -> None:
+    folder = make_sentence_transformer(tmp_path / "m", make_bert, prompts={"truncate_dim": 16})
+    found = served(folder)
+    assert (found.truncate_dim, found.hidden_size, found.normalize) == (16, 48, False)
+    assert "16 components unless a request asks for more, " in finishing_said(found)
+    assert served(folder, modules=False).truncate_dim is None
+
+
+def test_m3_does_not_cut_its_vectors_by_default(tmp_path: Path) -> None:
+    folder = make_sentence_transformer(tmp_path / "m3", make_m3, pooling=["cls"], prompts={"truncate_dim": 16})
+    with pytest.raises(ToolError, match="has truncate_dim 16 behind its pooling, for which encoder-only-m3 has no"):
+        served(folder)

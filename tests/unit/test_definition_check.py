@@ -125,3 +125,24 @@ def test_a_damaged_list_of_modules_is_not_passed_over(expected: str | None, labs
     (labse / "modules.json").write_text("[{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"say: modules\.json cannot be read as JSON"):
         checked(labse, expected)
+
+
+def with_prompts(folder: Path, query: str, **more: Any) -> Path:
+    told = {"prompts": {"query": query, "document": ""}, **more}
+    return make_sentence_transformer(folder, make_bert, prompts=told)
+
+
+def test_a_prompt_whose_text_has_changed_is_refused_with_the_text(tmp_path: Path) -> None:
+    folder = with_prompts(tmp_path / "m", "query: ")
+    expected = expected_of(folder)
+    checked(folder, expected)
+    write(folder / "config_sentence_transformers.json", {"prompts": {"query": "find: "}})
+    with pytest.raises(ValueError, match=r'; prompts query "find: "\. tiny was added as .* query "query: "'):
+        checked(folder, expected)
+
+
+def test_deployments_that_recorded_the_names_of_prompts_alone_still_load(tmp_path: Path) -> None:
+    former = "mean pooling; normalised; prompts query"
+    checked(with_prompts(tmp_path / "m", "query: "), former)
+    with pytest.raises(ValueError, match="not normalised; 16 components; prompts query"):
+        checked(with_prompts(tmp_path / "cut", "query: ", truncate_dim=16), former)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flagtriton_server.checkpoint_lookup import file_finder
+from flagtriton_server.definition_summary import summary_of
 from flagtriton_server.embedder_definition import DefinitionError, EmbedderDefinition, listed_modules
 from flagtriton_server.transformer_settings import embedder_definition
 from tests.sentence_transformers_checkpoints import dense
@@ -256,12 +257,33 @@ def test_what_matters_is_said_in_words(tmp_path: Path) -> None:
     prompts = {"prompts": {"query": "q: ", "document": ""}, "default_prompt_name": "query"}
     write_json(tmp_path / "config_sentence_transformers.json", prompts)
     write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": 64, "do_lower_case": True})
-    said = with_dense(tmp_path).summary()
+    said = summary_of(with_dense(tmp_path))
     assert said == (
-        "lower-cased; 64 tokens; mean pooling; Dense:2_part; not normalised; prompts query; default prompt query"
+        'lower-cased; 64 tokens; mean pooling; Dense:2_part; not normalised; prompts query "q: "; default prompt query'
     )
 
 
 def test_a_default_prompt_that_every_checkpoint_has_is_empty(tmp_path: Path) -> None:
     write_json(plain(tmp_path) / "config_sentence_transformers.json", {"default_prompt_name": "document"})
     assert defined(tmp_path).default_prompt_name is None
+
+
+def cut(folder: Path, kept: object, *behind: str) -> EmbedderDefinition:
+    write_json(plain(folder, *behind) / "config_sentence_transformers.json", {"truncate_dim": kept})
+    return defined(folder)
+
+
+def test_a_number_of_components_is_part_of_what_is_defined(tmp_path: Path) -> None:
+    assert summary_of(cut(tmp_path, 16)) == "mean pooling; not normalised; 16 components"
+    assert cut(tmp_path, None) == defined(plain(tmp_path))
+
+
+def test_vectors_are_normalised_before_they_are_cut_and_not_behind(tmp_path: Path) -> None:
+    found = cut(tmp_path, 16, f"{OLD}Normalize")
+    assert (found.modules, found.normalize, found.truncate_dim) == ("Normalize", False, 16)
+
+
+@pytest.mark.parametrize("kept", [0, -8, True, "16", 16.0])
+def test_a_number_of_components_that_is_none_is_refused(kept: object, tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError, match=f"truncate_dim {kept!r}; expected a whole number of at least 1"):
+        cut(tmp_path, kept)

@@ -76,6 +76,7 @@ def defined_settings(
         "definition": reading.summary,
         "hidden_size": width,
         "normalize": None if defined.normalize or model_class == _M3 else False,
+        "truncate_dim": defined.truncate_dim,
         "modules": defined.modules,
         "lower_case": True if defined.lower_case else None,
         "include_prompt": None if defined.include_prompt else False,
@@ -101,9 +102,10 @@ def _of_reranker(facts: CheckpointFacts, options: AddOptions) -> dict[str, Any]:
 def _check_class(facts: CheckpointFacts, defined: EmbedderDefinition, model_class: str) -> None:
     """Refuse what a class's own way of making vectors has no place for."""
     m3 = model_class == _M3
-    if m3 and defined.modules is not None:
+    cut = None if defined.truncate_dim is None else f"truncate_dim {defined.truncate_dim}"
+    if m3 and (cut or defined.modules) is not None:
         raise ToolError(
-            f"{facts.source} has {defined.modules} behind its pooling, for which {model_class} has no place; "
+            f"{facts.source} has {cut or defined.modules} behind its pooling, for which {model_class} has no place; "
             f"--model-class encoder-only-base serves its dense vectors. {_WITHOUT}"
         )
     if not defined.include_prompt and (m3 or model_class == EmbedderModelClass.DECODER_ONLY_ICL.value):

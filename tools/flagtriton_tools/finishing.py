@@ -12,7 +12,12 @@ __all__ = ["finishing", "finishing_said", "prompt_tensors", "skips_prompts"]
 
 def finishing(served: Deployment) -> dict[str, Any]:
     """Return those settings by name."""
-    return {"modules": served.modules, "normalize": served.normalize, "skip_prompts": skips_prompts(served)}
+    return {
+        "modules": served.modules,
+        "normalize": served.normalize,
+        "truncate_dim": served.truncate_dim,
+        "skip_prompts": skips_prompts(served),
+    }
 
 
 def finishing_said(served: Deployment) -> str:
@@ -22,6 +27,7 @@ def finishing_said(served: Deployment) -> str:
     parts = {
         str(served.modules): served.modules is not None,
         "not normalised unless a request asks for it": served.normalize is False,
+        f"{served.truncate_dim} components unless a request asks for more": served.truncate_dim is not None,
         "prompts' tokens not pooled": served.include_prompt is False,
         "lower-cased": bool(served.lower_case),
         f"{served.default_max_length} tokens unless a request asks for more": served.default_max_length is not None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flagtriton_server.checkpoint_lookup import FileFinder, FilesUnavailableError, file_finder
+from flagtriton_server.definition_summary import summary_of
 from flagtriton_server.embedder_definition import (
     DefinitionError,
     EmbedderDefinition,
@@ -65,7 +66,7 @@ def _reading(find: FileFinder, *, by_table: bool) -> Reading:
         return Reading(definition=EmbedderDefinition())
     kinds = tuple(module.kind for module in modules)
     whole = _tried(lambda: embedder_definition(find, modules))
-    summary = whole if isinstance(whole, str) else whole.summary()
+    summary = whole if isinstance(whole, str) else summary_of(whole)
     if by_table:
         whole = _tried(lambda: _of_table(find, pooled_chain(find, modules)))
     if isinstance(whole, str):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from flagtriton.options import EmbedOptions, OptionValue
 from flagtriton.protocol import (
+    ALL_COMPONENTS,
     COLBERT_LENGTHS,
     COLBERT_VECS,
     DENSE_VECS,
@@ -50,6 +51,8 @@ class ServedDeployment:
     def _parameters(self, options: EmbedOptions) -> dict[str, OptionValue]:
         """Return a request's parameters, with those said whose default may be another at this deployment."""
         said: dict[str, OptionValue] = {"normalize": True}
+        if self.deployment.truncate_dim is not None:
+            said["truncate_dim"] = ALL_COMPONENTS
         if options.input_type is None and self.deployment.default_prompt_name is not None:
             said["prompt_name"] = ""
         return {**options.to_parameters(), **said}
