@@ -204,8 +204,9 @@ def test_a_checkpoint_with_a_pooling_is_an_embedder(tmp_path: Path) -> None:
 
 def test_a_decoder_that_was_made_for_mean_pooling_is_still_refused(tmp_path: Path) -> None:
     folder = make(tmp_path / "m", base=partial(make_decoder, family="mistral"))
-    with pytest.raises(ToolError, match="mean pooling was found beside it: say --pooling last_token to overrule"):
+    with pytest.raises(ToolError, match="found beside it: --model-class encoder-only-base has the other poolings"):
         served(folder)
+    assert served(folder, model_class="encoder-only-base").pooling_method == "mean"
 
 
 def test_a_rerankers_modules_are_not_passed_over(tmp_path: Path) -> None:

@@ -23,14 +23,14 @@ def test_a_decoder_is_pooled_at_its_last_token_and_sends_that_alone(known: str |
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_another_pooling_for_a_decoder_is_refused(pooling: str) -> None:
-    with pytest.raises(ToolError, match=f"whose texts are pooled at their last token; {pooling} pooling was asked for"):
+    with pytest.raises(ToolError, match=f"pooled at their last token; {pooling} pooling was asked for: --model-class"):
         build(DECODER, AddOptions(pooling_method=pooling))
 
 
 @pytest.mark.parametrize("found", [{"pooling_method": "mean"}, {"unknown_pooling": "max"}])
 def test_another_pooling_found_beside_a_decoder_is_refused_until_overruled(found: dict[str, str]) -> None:
     known = replace(DECODER, **found)
-    with pytest.raises(ToolError, match="found beside it: say --pooling last_token to overrule it"):
+    with pytest.raises(ToolError, match="encoder-only-base has the other poolings; --pooling last_token overrules it"):
         build(known, AddOptions())
     assert describe(known, AddOptions(pooling_method="last_token")).pooling_method == "last_token"
 

@@ -36,6 +36,7 @@ _DEFAULT_POOLING = "cls"
 """FlagEmbedding's, where nothing else is said or known."""
 
 _LAST_TOKEN = "last_token"
+_ANY_POOLING = EmbedderModelClass.ENCODER_ONLY_BASE.value
 
 _PAIRS_OF_A_REQUEST = 1024
 """Where nothing else is said: a query's candidates are to travel together."""
@@ -182,7 +183,9 @@ def _decoder_pooling(facts: CheckpointFacts, options: AddOptions, model_class: s
     if asked != _LAST_TOKEN:
         raise ToolError(
             f"{facts.source} is {model_class}, whose texts are pooled at their last token; {asked} pooling was "
-            + ("asked for" if options.pooling_method else "found beside it: say --pooling last_token to overrule it")
+            + ("asked for" if options.pooling_method else "found beside it")
+            + f": --model-class {_ANY_POOLING} has the other poolings"
+            + ("" if options.pooling_method else f"; --pooling {_LAST_TOKEN} overrules it, against the checkpoint")
         )
     return _LAST_TOKEN
 
