@@ -18,6 +18,7 @@ from torch.nn import functional
 from flagtriton_server.checkpoint_lookup import FileFinder, file_finder
 from flagtriton_server.damaged_files import UNREADABLE
 from flagtriton_server.embedder_definition import NORMALIZE, DenseModule, dense_module
+from flagtriton_server.finite import check_loaded
 
 __all__ = ["ACTIVATIONS", "DenseLayer", "ModuleChain", "load_chain"]
 
@@ -151,9 +152,10 @@ def _read(file: Path) -> object:
 
 
 def _checked(file: Path, content: object, expected: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Return the tensors in float32, all of them and of the shapes that are expected."""
+    """Return the tensors in float32, all of them finite and of the shapes that are expected."""
     tensors = content if isinstance(content, dict) else {}
     found = {name: list(tensor.shape) for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
     if found != expected or len(found) != len(tensors):
         raise ValueError(f"{file} holds {found or type(content).__name__}; its config.json expects {expected}")
+    check_loaded(str(file), tensors.items(), "fp32")
     return {name: tensor.float() for name, tensor in tensors.items()}

@@ -57,39 +57,39 @@ def finite_norms(vectors: Tensor, what: str) -> Tensor:
     return norms.clamp_min(1e-12)
 
 
-def check_loaded(checkpoint: str, weights: Iterable[tuple[str, Tensor]], precision: str, stored: torch.dtype) -> None:
-    """Raise for weights that fp16 does not hold; no other precision is narrower than a file's.
+def check_loaded(checkpoint: str, weights: Iterable[tuple[str, Tensor]], precision: str) -> None:
+    """Raise for weights that are not finite: in the checkpoint's own files, or as fp16 holds them.
 
     Args:
         checkpoint: for the message.
         weights: by name, rounded already.
         precision: of the deployment.
-        stored: what they were rounded to.
 
     Raises:
         ValueError: names the first such weight and what to do.
     """
-    if stored != torch.float16:
+    found = next(((name, weight) for name, weight in weights if not all_finite(weight)), None)
+    if found is None:
         return
-    name = next((name for name, weight in weights if not all_finite(weight)), None)
-    if name is not None:
-        raise ValueError(f"{checkpoint}: {not_finite(f'values of its weight {name}', precision)}")
+    name, weight = found
+    if bool(weight.isnan().any()):  # rounding makes infinities alone
+        raise ValueError(
+            f"{checkpoint}: its weight {name} holds nan; no precision helps: download it again, or save it from a "
+            "state in which its numbers are finite"
+        )
+    raise ValueError(f"{checkpoint}: {not_finite(f'values of its weight {name}', precision)}")
 
 
-def check_answers(checkpoint: str, answers: Tensor, module: torch.nn.Module, precision: str) -> None:
+def check_answers(checkpoint: str, answers: Tensor, precision: str) -> None:
     """Raise where the hidden states of the texts that are tried at load are not finite.
 
     Args:
         checkpoint: for the message.
         answers: the hidden states.
-        module: whose they are; a weight of its own that is not finite is named.
         precision: of the deployment.
 
     Raises:
         ValueError: says what to do.
     """
-    if all_finite(answers):
-        return
-    name = next((name for name, weight in module.named_parameters() if not all_finite(weight)), None)
-    cause = "" if name is None else f", nor are values of its weight {name}"
-    raise ValueError(f"{checkpoint}: {not_finite('hidden states of a short text', precision)}{cause}")
+    if not all_finite(answers):
+        raise ValueError(f"{checkpoint}: {not_finite('hidden states of a short text', precision)}")

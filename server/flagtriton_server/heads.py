@@ -81,7 +81,7 @@ def load_head(
     weight, bias = (
         tensor.to(precision.stored) for tensor in _checked(file, _read(file), (out_features, config.get("hidden_size")))
     )
-    check_loaded(str(file), (("weight", weight), ("bias", bias)), precision.name, precision.stored)
+    check_loaded(str(file), (("weight", weight), ("bias", bias)), precision.name)
     linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     linear.weight, linear.bias = (
         nn.Parameter(tensor.to(device=device, dtype=precision.computed), requires_grad=False)

@@ -86,11 +86,11 @@ def load_decoder(settings: LayeredSettings, device: torch.device) -> LoadedDecod
     check_weights(settings.checkpoint, report["missing_keys"], report["unexpected_keys"])
     if settings.peft is not None:
         module = merge_adapter(module, settings.peft)
-    check_loaded(settings.checkpoint, module.named_parameters(), precision.name, precision.stored)
+    check_loaded(settings.checkpoint, module.named_parameters(), precision.name)
     module = module.to(device=device, dtype=precision.computed).eval()
     within = settings.max_length if spec.window is None else min(settings.max_length, spec.window)
     decoder = LoadedDecoder(module, spec, device, precision, within)
-    check_answers(settings.checkpoint, trial_vectors(decoder), module, precision.name)
+    check_answers(settings.checkpoint, trial_vectors(decoder), precision.name)
     return decoder
 
 

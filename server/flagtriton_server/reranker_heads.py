@@ -73,7 +73,7 @@ def _classification_head(settings: RerankerHeadSettings, precision: Precision, d
             f"{settings.checkpoint} is a {config.model_type}, whose head is run with the whole model; add it from a "
             "local folder, where flagtriton add can see that"
         )
-    check_loaded(settings.checkpoint, head.named_parameters(), precision.name, precision.stored)
+    check_loaded(settings.checkpoint, head.named_parameters(), precision.name)
     head = head.to(device=device, dtype=torch.float32)
 
     def score(states: Tensor, _: RerankOptions) -> Tensor:
@@ -106,7 +106,7 @@ def _vocabulary_head(settings: RerankerHeadSettings, precision: Precision, devic
     model.set_output_embeddings(_one_row(model.get_output_embeddings(), _answer_id(settings), settings))
     setattr(model, model.base_model_prefix, _PassedThrough())
     model = model.to(precision.stored)
-    check_loaded(settings.checkpoint, model.named_parameters(), precision.name, precision.stored)
+    check_loaded(settings.checkpoint, model.named_parameters(), precision.name)
     model = model.to(device=device, dtype=torch.float32)
 
     def score(states: Tensor, _: RerankOptions) -> Tensor:
@@ -160,7 +160,7 @@ def _layer_heads(settings: RerankerHeadSettings, precision: Precision, device: t
         if name not in known:
             raise ValueError(f"the adapter {settings.peft} has {name}; of heads it may bring {', '.join(known)} alone")
         heads[known[name]] = tensor
-    check_loaded(settings.checkpoint, [("lm_head", heads)], precision.name, precision.stored)
+    check_loaded(settings.checkpoint, [("lm_head", heads)], precision.name)
     weights = heads.to(device=device, dtype=torch.float32)  # [H, D]
 
     def score(states: Tensor, options: RerankOptions) -> Tensor:

@@ -128,3 +128,10 @@ def test_a_layer_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "2_Dense" / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"2_Dense has neither model\.safetensors nor pytorch_model\.bin"):
         load_chain("Dense:2_Dense", str(tmp_path), None)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_layer_with_numbers_that_are_none_is_refused_at_load(value: float, tmp_path: Path) -> None:
+    written(tmp_path, {"linear.weight": WEIGHT.index_fill(0, torch.tensor([1]), value), "linear.bias": BIAS})
+    with pytest.raises(ValueError, match=r"2_Dense/model\.safetensors: .*its weight linear\.weight "):
+        load_chain("Dense:2_Dense", str(tmp_path), None)
