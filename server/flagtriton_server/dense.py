@@ -17,35 +17,11 @@ from torch.nn import functional
 
 from flagtriton_server.checkpoint_lookup import FileFinder, file_finder
 from flagtriton_server.damaged_files import UNREADABLE
+from flagtriton_server.dense_activations import OVER_COMPONENTS
 from flagtriton_server.embedder_definition import NORMALIZE, DenseModule, dense_module
 from flagtriton_server.finite import check_loaded
 
-__all__ = ["ACTIVATIONS", "DenseLayer", "ModuleChain", "load_chain"]
-
-ACTIVATIONS = frozenset(
-    [
-        "CELU",
-        "ELU",
-        "GELU",
-        "Hardsigmoid",
-        "Hardswish",
-        "Hardtanh",
-        "Identity",
-        "LeakyReLU",
-        "LogSigmoid",
-        "Mish",
-        "ReLU",
-        "ReLU6",
-        "SELU",
-        "SiLU",
-        "Sigmoid",
-        "Softplus",
-        "Softsign",
-        "Tanh",
-        "Tanhshrink",
-    ]
-)
-"""torch's activations of one component each that have neither weights nor arguments they need."""
+__all__ = ["DenseLayer", "ModuleChain", "load_chain"]
 
 _Step: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -57,7 +33,7 @@ class DenseLayer:
     Attributes:
         weight: `[C, D]` float32.
         bias: `[C]` or None.
-        activation: of each component.
+        activation: of `[B, C]`; a GLU leaves half of them.
         residual: None adds nothing; else `[C, D]`, or the whole of x where that is empty.
     """
 
@@ -67,7 +43,7 @@ class DenseLayer:
     residual: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return `[B, C]` for x `[B, D]`, both float32."""
+        """Return `[B, C]`, behind a GLU `[B, C / 2]`, for x `[B, D]`, both float32."""
         out = self.activation(functional.linear(x, self.weight, self.bias))
         if self.residual is None:
             return out
@@ -131,12 +107,8 @@ def _dense(module: DenseModule, find: FileFinder) -> DenseLayer:
 
 def _activation(module: DenseModule) -> _Step:
     name = module.activation.rpartition(".")[2]
-    if not module.activation.startswith("torch.nn.") or name not in ACTIVATIONS:
-        raise ValueError(
-            f"{module.path}/config.json has activation_function {module.activation!r}; served are torch.nn's "
-            f"{', '.join(sorted(ACTIVATIONS))}"
-        )
-    activation: _Step = getattr(nn, name)()
+    chosen = getattr(nn, name)(**({"dim": -1} if name in OVER_COMPONENTS else {}))
+    activation: _Step = chosen.eval()  # in training an RReLU's slope is random
     return activation
 
 

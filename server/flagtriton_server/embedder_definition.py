@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from flagtriton_server.checkpoint_lookup import FileFinder
+from flagtriton_server.dense_activations import activation_refused
 
 __all__ = [
     "NORMALIZE",
@@ -30,7 +31,9 @@ __all__ = [
 NORMALIZE: Final = "Normalize"
 
 _FAMILY = "sentence_transformers."
-_PATH = re.compile(r"[\w][\w./ -]*")
+_NO_PATH = re.compile(r"^/|[,\\\x00-\x1f]|(^|/)\.\.(/|$)")
+"""What leads out of a checkpoint, or could not be told from the commas between two modules."""
+
 _NO_NUMBERS = ("Dropout",)
 """Modules that change nothing when a text is encoded."""
 
@@ -78,7 +81,8 @@ class DenseModule:
 
     Attributes:
         path: its folder inside the checkpoint.
-        activation: dotted name of a class of torch's.
+        out_features: of its matrix; `width` is what comes out.
+        activation: dotted name of a class of torch's, one of `dense_activations`'.
         residual: the input is added to the output, through a matrix of its own where the widths differ.
     """
 
@@ -88,6 +92,11 @@ class DenseModule:
     bias: bool
     activation: str
     residual: bool
+
+    @property
+    def width(self) -> int:
+        """Components of its vectors: a GLU multiplies one half of them by the other's sigmoid."""
+        return self.out_features // 2 if self.activation.endswith(".GLU") else self.out_features
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ class EmbedderDefinition:
             if isinstance(part, DenseModule):
                 if width not in (None, part.in_features):
                     raise DefinitionError(f"{part.path} expects {part.in_features} components, but {width} come")
-                width = part.out_features
+                width = part.width
         return width
 
 
@@ -175,9 +184,12 @@ def _listed(entry: Mapping[str, Any]) -> ListedModule:
     kind, path = entry.get("type"), entry.get("path")
     if not isinstance(kind, str) or not isinstance(path, str):
         raise DefinitionError(f"modules.json has {dict(entry)}; expected 'type' and 'path', both strings")
-    if path and (not _PATH.fullmatch(path) or ".." in PurePosixPath(path).parts):
-        raise DefinitionError(f"modules.json names the path {path!r}; expected a folder inside the checkpoint")
-    return ListedModule(kind.rpartition(".")[2] if kind.startswith(_FAMILY) else kind, path)
+    if _NO_PATH.search(path):
+        raise DefinitionError(
+            f"modules.json names the path {path!r}; expected a folder inside the checkpoint, without commas"
+        )
+    folder = PurePosixPath(path).as_posix()
+    return ListedModule(kind.rpartition(".")[2] if kind.startswith(_FAMILY) else kind, "" if folder == "." else folder)
 
 
 def pooled_chain(find: FileFinder, modules: Sequence[ListedModule]) -> EmbedderDefinition:
@@ -218,7 +230,7 @@ def _pooling(find: FileFinder, module: ListedModule) -> EmbedderDefinition:
     content = _object(find, _config(module.path))
     width = content.get("embedding_dimension", content.get("word_embedding_dimension"))
     include_prompt = content.get("include_prompt", True)
-    if not isinstance(include_prompt, bool):
+    if not isinstance(include_prompt, bool | None):  # null counts as false there
         raise DefinitionError(f"{_config(module.path)} has include_prompt {include_prompt!r}; expected true or false")
     pooling = "+".join(_methods(content, _config(module.path)))
     skips = not include_prompt and pooling != "last_token"  # no prompt holds a text's last token
@@ -255,7 +267,11 @@ def dense_module(find: FileFinder, path: str) -> DenseModule:
     flags = content.get("bias", True), content.get("use_residual", False)
     if not isinstance(activation, str) or not all(isinstance(flag, bool) for flag in flags):
         raise DefinitionError(f"{where} is no configuration of a Dense module: {content}")
-    return DenseModule(path, sizes[0], sizes[1], flags[0], activation, flags[1])
+    module = DenseModule(path, sizes[0], sizes[1], flags[0], activation, flags[1])
+    complaint = activation_refused(module.activation, module.out_features, residual=module.residual)
+    if complaint is not None:
+        raise DefinitionError(f"{where} {complaint}")
+    return module
 
 
 def _check_place(content: Mapping[str, Any] | None, path: str) -> None:

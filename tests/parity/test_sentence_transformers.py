@@ -89,6 +89,8 @@ CHAINS: dict[str, dict[str, Any]] = {
     "pickled": {"behind": [dense(48, 32), NORMALIZE], "pickled": True},
     "embeddinggemma": {"behind": [dense(48, 96, IDENTITY, bias=False), dense(96, 48, IDENTITY, bias=False), NORMALIZE]},
     "raw": {"behind": [dense(48, 64, "activation.GELU")]},
+    "softmax": {"behind": [dense(48, 8, "activation.Softmax")]},
+    "halved": {"behind": [dense(48, 64, "activation.GLU"), dense(32, 16), NORMALIZE]},
     "residual": {"behind": [dense(48, 48, use_residual=True), dense(48, 20, use_residual=True)]},
     "normalised between": {"behind": [NORMALIZE, dense(48, 16, "activation.SiLU")]},
     "dropout": {"behind": [("Dropout", {"dropout": 0.5}), dense(48, 8), NORMALIZE]},

@@ -57,6 +57,9 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Modules]:
         behind=[dense(48, 32), ("Normalize", {})],
         prompts={"prompts": PROMPTS},
     )
+    (labse / "2_Dense").rename(labse / "2_Dense (tanh)+é")
+    listed = (labse / "modules.json").read_text(encoding="utf-8").replace("2_Dense", "2_Dense (tanh)+é")
+    (labse / "modules.json").write_text(listed, encoding="utf-8")
     raw = make_sentence_transformer(
         folder / "raw",
         make_bert,

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flagtriton_server.dense import ACTIVATIONS, load_chain
+from flagtriton_server.dense import load_chain
+from flagtriton_server.dense_activations import ACTIVATIONS
 from tests.unit.builders import write_json
 
 WEIGHT = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])  # [C=3, D=2]
@@ -80,14 +81,14 @@ def test_half_precision_weights_are_computed_in_float32(tmp_path: Path) -> None:
     assert load_chain("Dense:2_Dense", str(tmp_path), None)(VECTORS).dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "GLU"])
 def test_every_activation_keeps_the_shape(name: str, tmp_path: Path) -> None:
     (vector,) = result(tmp_path, activation_function=f"torch.nn.modules.activation.{name}")
     assert len(vector) == 3
 
 
 @pytest.mark.parametrize(
-    "name", ["torch.nn.modules.activation.PReLU", "torch.nn.Softmax", "builtins.print", "os.Tanh", "torch.tanh"]
+    "name", ["torch.nn.modules.activation.PReLU", "torch.nn.Softmax2d", "builtins.print", "os.Tanh", "torch.tanh"]
 )
 def test_another_activation_is_refused_by_name(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"activation_function '{name}'; served are torch.nn's CELU"):
@@ -135,3 +136,28 @@ def test_a_layer_with_numbers_that_are_none_is_refused_at_load(value: float, tmp
     written(tmp_path, {"linear.weight": WEIGHT.index_fill(0, torch.tensor([1]), value), "linear.bias": BIAS})
     with pytest.raises(ValueError, match=r"2_Dense/model\.safetensors: .*its weight linear\.weight "):
         load_chain("Dense:2_Dense", str(tmp_path), None)
+
+
+def test_softmax_is_over_a_vectors_components(tmp_path: Path) -> None:
+    expected = torch.tensor([[1.5, -4.0, -2.0]]).softmax(dim=-1)
+    assert result(tmp_path, activation_function="torch.nn.modules.activation.Softmax") == expected.tolist()
+
+
+def test_a_random_slope_is_its_mean(tmp_path: Path) -> None:
+    # the mean of 1/8 and 1/3
+    expected = [1.5, pytest.approx(-4 * 11 / 48), pytest.approx(-2 * 11 / 48)]
+    assert result(tmp_path, activation_function="torch.nn.RReLU") == [expected]
+
+
+def test_a_glu_leaves_half_of_the_components(tmp_path: Path) -> None:
+    written(tmp_path, {"linear.weight": WEIGHT[:2], "linear.bias": BIAS[:2]}, out_features=2)
+    glu = {"in_features": 2, "out_features": 2, "activation_function": "torch.nn.GLU"}
+    write_json(tmp_path / "2_Dense" / "config.json", glu)
+    # 1.5 times the sigmoid of -4
+    expected = 1.5 * torch.sigmoid(torch.tensor(-4.0)).item()
+    assert load_chain("Dense:2_Dense", str(tmp_path), None)(VECTORS).tolist() == [[pytest.approx(expected)]]
+
+
+def test_a_glu_of_an_odd_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has a GLU of 3 components; expected an even number"):
+        result(tmp_path, activation_function="torch.nn.GLU")

@@ -287,3 +287,41 @@ def test_vectors_are_normalised_before_they_are_cut_and_not_behind(tmp_path: Pat
 def test_a_number_of_components_that_is_none_is_refused(kept: object, tmp_path: Path) -> None:
     with pytest.raises(DefinitionError, match=f"truncate_dim {kept!r}; expected a whole number of at least 1"):
         cut(tmp_path, kept)
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"),
+    [
+        ("./1_part", "1_part"),
+        ("1_part/", "1_part"),
+        ("1 (cls)+é", "1 (cls)+é"),
+        ("a//b", "a/b"),
+        (".a", ".a"),
+    ],
+)
+def test_a_path_is_any_folder_inside_the_checkpoint(path: str, folder: str, tmp_path: Path) -> None:
+    listed(tmp_path, f"{OLD}Transformer", f"{OLD}Pooling", paths={f"{OLD}Pooling": path})
+    write_json(tmp_path / folder / "config.json", MEAN)
+    assert defined(tmp_path).pooling == "mean"
+    assert listed_modules(file_finder(str(tmp_path)))[1].path == folder
+
+
+def test_the_transformer_may_lie_in_the_checkpoints_own_folder_by_any_spelling(tmp_path: Path) -> None:
+    kinds = f"{OLD}Transformer", f"{OLD}Pooling"
+    for path in (".", "./"):
+        listed(tmp_path, *kinds, paths={kinds[0]: path, kinds[1]: "1_part"})
+        write_json(tmp_path / "1_part" / "config.json", MEAN)
+        assert defined(tmp_path).pooling == "mean"
+
+
+def test_no_word_on_prompts_tokens_pools_them_or_not_as_sentence_transformers_does(tmp_path: Path) -> None:
+    assert defined(plain(tmp_path, pooling={**MEAN, "include_prompt": None})).include_prompt is False
+
+
+def test_a_glu_halves_the_width(tmp_path: Path) -> None:
+    assert with_dense(tmp_path, activation_function="torch.nn.modules.activation.GLU").width(48) == 16
+
+
+def test_an_activation_that_is_not_served_is_refused_when_a_checkpoint_is_added(tmp_path: Path) -> None:
+    with pytest.raises(DefinitionError, match=r"2_part/config\.json has activation_function 'torch\.nn\.PReLU'"):
+        with_dense(tmp_path, activation_function="torch.nn.PReLU")
