@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,18 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pat
         "dense": (
             make_sentence_transformer(
                 folder / "dense", make_bert, pooling=("max", "weightedmean"), behind=(dense(96, 16),)
+            ),
+            {},
+        ),
+        "defaults": (
+            make_sentence_transformer(
+                folder / "defaults",
+                make_bert,
+                pooling=("weightedmean",),
+                include_prompt=False,
+                behind=(("Normalize", {}),),
+                transformer={"max_seq_length": 24},
+                prompts={"prompts": {"sts": "compare: "}, "default_prompt_name": "sts", "truncate_dim": 16},
             ),
             {},
         ),
@@ -131,6 +144,25 @@ def test_modules_of_sentence_transformers_are_compared_with_it_and_not_with_flag
     assert code == 0, report
     compared = ("dense, transformers", "dense, sentence-transformers", "dense, flagembedding")
     assert [found[what] for what in compared] == [True, True, None]
+
+
+def test_requests_without_options_are_compared(server: ServeOptions) -> None:
+    code, report = verify("defaults", "--url", server.grpc_url)
+    found = verdicts(report)
+    assert code == 0, report
+    compared = ("sentence-transformers' files", "dense, no options", "dense, sentence-transformers")
+    assert [found[what] for what in compared] == [True] * 3
+
+
+def test_files_that_have_changed_behind_a_running_server_differ(
+    server: ServeOptions, checkpoints: dict[str, tuple[Path, dict[str, Any]]], tmp_path: Path
+) -> None:
+    changed = Path(shutil.copytree(checkpoints["defaults"][0], tmp_path / "changed"))
+    (changed / "sentence_bert_config.json").write_text('{"max_seq_length": 32}', encoding="utf-8")
+    code, report = verify("defaults", "--url", server.grpc_url, "--library", "none", "--checkpoint", str(changed))
+    assert (code, verdicts(report)["sentence-transformers' files"]) == (1, False)
+    (row,) = (check for check in report["checks"] if check["ok"] is False)
+    assert "its sentence-transformers files say: 32 tokens;" in row["detail"]
 
 
 def test_a_library_that_tokenises_otherwise_is_no_mismatch_but_is_told(server: ServeOptions) -> None:

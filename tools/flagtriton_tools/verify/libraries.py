@@ -97,7 +97,7 @@ def _sentence_transformers(
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(checkpoint, device="cpu", trust_remote_code=deployment.trust_remote_code)
-    model.max_seq_length = most
+    model.max_seq_length, model.truncate_dim = most, None
     vectors = model.encode(texts, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False, prompt="")
     return vectors, _ids(model.tokenizer, texts, most)
 

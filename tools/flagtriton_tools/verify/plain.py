@@ -7,6 +7,7 @@ masks, heads by their formulas. Only `Dense` layers are those of the server pack
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Final
@@ -33,15 +34,15 @@ Rows = list[list[int]]
 _ROWS_OF_A_BATCH = 16
 
 
-_POOLINGS: Final[dict[str, Callable[[torch.Tensor], torch.Tensor]]] = {
-    "cls": lambda h: h[0],
-    "last_token": lambda h: h[-1],
-    "max": lambda h: h.max(dim=0).values,
-    "mean": lambda h: h.mean(dim=0),
-    "mean_sqrt_len": lambda h: h.sum(dim=0) / len(h) ** 0.5,
-    "weightedmean": lambda h: torch.arange(1.0, len(h) + 1) @ h / (len(h) * (len(h) + 1) / 2),
+_POOLINGS: Final[dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]] = {
+    "cls": lambda h, _: h[0],
+    "last_token": lambda h, _: h[-1],
+    "max": lambda h, _: h.max(dim=0).values,
+    "mean": lambda h, _: h.mean(dim=0),
+    "mean_sqrt_len": lambda h, _: h.sum(dim=0) / len(h) ** 0.5,
+    "weightedmean": lambda h, places: places @ h / places.sum(),
 }
-"""By the deployment's name, each of one text's `[T, D]` to `[D]`."""
+"""By the deployment's name, each of one text's `[T, D]` and its places in the text, `[T]` from 1 on, to `[D]`."""
 
 
 class PlainModel:
@@ -113,11 +114,33 @@ class PlainModel:
 
     def dense(self, states: Sequence[torch.Tensor]) -> NDArray[np.float32]:
         """Return unit vectors `[B, D]`, pooled as the deployment says, behind its `Dense` layers."""
+        return functional.normalize(self._vectors(states), dim=-1).numpy()
+
+    def by_default(self, texts: Sequence[str], max_length: int) -> NDArray[np.float32] | None:
+        """Return the vectors of requests that say nothing: with the default prompt, cut, normalised or not.
+
+        None where a prompt whose tokens are not pooled is all that is left of a text.
+        """
+        served = self._deployment
+        prompt: str = json.loads(served.prompts or "{}").get(served.default_prompt_name, "")
+        skipped = self._prompt_tokens(prompt, max_length) if prompt and served.include_prompt is False else 0
+        states = self.states(self.rows([prompt + text for text in texts], max_length))
+        if min(map(len, states)) <= skipped:
+            return None
+        vectors = self._vectors(states, skipped)[:, : served.truncate_dim]
+        return (vectors if served.normalize is False else functional.normalize(vectors, dim=-1)).numpy()
+
+    def _prompt_tokens(self, prompt: str, max_length: int) -> int:
+        """Return how many of a text's first tokens are a prompt's; a special token at its end is none of them."""
+        (row,) = self.rows([prompt], max_length)
+        return len(row) - self.tokenizer.backend.encode(prompt).special_tokens_mask[-1]
+
+    def _vectors(self, states: Sequence[torch.Tensor], skipped: int = 0) -> torch.Tensor:
         served = self._deployment
         pools = [_POOLINGS[name] for name in served.pooling_method.split("+")]
-        pooled = torch.stack([torch.cat([pool(h) for pool in pools]) for h in states])
-        vectors = load_chain(served.modules, self._checkpoint, served.revision)(pooled)
-        return functional.normalize(vectors.float(), dim=-1).numpy()
+        kept = [(h[skipped:], torch.arange(skipped + 1.0, len(h) + 1)) for h in states]
+        pooled = torch.stack([torch.cat([pool(h, places) for pool in pools]) for h, places in kept])
+        return load_chain(served.modules, self._checkpoint, served.revision)(pooled).float()
 
     def head(self, name: str) -> dict[str, torch.Tensor]:
         """Return the weight and bias of one of BGE-M3's heads."""

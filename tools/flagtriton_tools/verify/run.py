@@ -14,6 +14,7 @@ from torch.nn import functional
 from flagtriton.instructions import apply_instruction
 from flagtriton.options import EmbedOptions
 from flagtriton.protocol import Deployment
+from flagtriton_server.definition_check import IGNORED, check_definition
 from flagtriton_server.prompted_pairs import PROMPTS
 from flagtriton_tools.kinds import LAYERED, is_encoder_reranker, is_m3
 from flagtriton_tools.verify.checks import (
@@ -30,13 +31,18 @@ from flagtriton_tools.verify.plain import PlainModel, Rows
 from flagtriton_tools.verify.served import ServedDeployment
 from flagtriton_tools.verify.texts import pairs_of
 
-__all__ = ["checks_of"]
+__all__ = ["checks_of", "definition_checks"]
 
 _SHORT = 32
 """Tokens that texts are cut to where cutting itself is verified."""
 
 _LENGTH = 512
 """Tokens that texts are cut to elsewhere, unless the deployment takes fewer: enough to differ, and soon computed."""
+
+_FILES = "sentence-transformers' files"
+
+_HALF_DIFFERENCE = 0.05
+"""Of a component by a vector's length, in half precision: a vector that is not normalised differs by more."""
 
 _UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
 
@@ -56,8 +62,23 @@ def checks_of(
     if served.deployment.task == "rerank":
         yield from _reranker_checks(served, plain, pairs_of(texts))
     else:
+        yield from definition_checks(served.deployment, checkpoint, served.model.name)
         yield from _embedder_checks(served, plain, texts)
     yield from library_checks(served, plain, checkpoint, texts, libraries)
+
+
+def definition_checks(deployment: Deployment, checkpoint: str, name: str) -> Iterator[Check]:
+    """Yield whether sentence-transformers' files say what they said when an embedder was added, as a load would."""
+    if deployment.definition == IGNORED:
+        yield skipped(_FILES, "the deployment was added with --no-modules")
+        return
+    try:
+        check_definition(checkpoint, deployment.revision, deployment.definition, name)
+    except ValueError as error:
+        yield Check(_FILES, False, detail=str(error))
+        return
+    if deployment.definition is not None:
+        yield Check(_FILES, True, detail=deployment.definition)
 
 
 def _embedder_checks(served: ServedDeployment, plain: PlainModel, texts: list[str]) -> Iterator[Check]:
@@ -71,6 +92,7 @@ def _embedder_checks(served: ServedDeployment, plain: PlainModel, texts: list[st
     limits = Limits.of(served.deployment.precision)
     states = plain.states(rows)
     yield compare_vectors("dense, transformers", texts, served.dense(texts, options), plain.dense(states), limits)
+    yield _by_default(served, plain, texts)
     if is_m3(served.deployment):
         yield from _m3_checks(served, plain, texts, rows, states, options)
 
@@ -96,6 +118,21 @@ def _instruction(served: ServedDeployment, plain: PlainModel, texts: list[str], 
     instructed = [apply_instruction(instruction_format, instruction, text) for text in texts]
     ours = served.token_ids(texts, EmbedOptions(max_length=most, input_type=kind))
     return replace(compare_ids(what, texts, ours, plain.rows(instructed, most)), detail=repr(instructed[0]))
+
+
+def _by_default(served: ServedDeployment, plain: PlainModel, texts: list[str]) -> Check:
+    """Compare vectors of requests without options, by the length that they should have."""
+    length = served.deployment.default_max_length or served.deployment.max_length
+    expected = plain.by_default(texts, min(length, _LENGTH))
+    what, limits = "dense, no options", Limits.of(served.deployment.precision)
+    if expected is None:
+        return skipped(what, "the default prompt, whose tokens are not pooled, leaves no room for a text")
+    found = served.by_default(texts, None if length <= _LENGTH else _LENGTH)
+    if found.shape == expected.shape:
+        norms = np.maximum(np.linalg.norm(expected, axis=-1, keepdims=True), 1e-12)
+        found, expected = found / norms, expected / norms
+    limits = replace(limits, difference=limits.difference or _HALF_DIFFERENCE)
+    return compare_vectors(what, texts, found, expected, limits)
 
 
 def _m3_checks(

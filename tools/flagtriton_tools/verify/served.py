@@ -74,6 +74,12 @@ class ServedDeployment:
         (vectors,) = _ask(self.model, {TEXT: texts}, [DENSE_VECS], self._parameters(options))
         return np.concatenate(vectors)
 
+    def by_default(self, texts: Sequence[str], max_length: int | None) -> NDArray[np.float32]:
+        """Return the dense vectors of requests that say nothing, unless of their texts' length."""
+        parameters = {} if max_length is None else {"max_length": max_length}
+        (vectors,) = _ask(self.model, {TEXT: texts}, [DENSE_VECS], parameters)
+        return np.concatenate(vectors)
+
     def token_counts(self, texts: Sequence[str], options: EmbedOptions) -> list[int]:
         """Return how many tokens of each text were encoded."""
         (counts,) = _ask(self.model, {TEXT: texts}, [TOKEN_COUNT], self._parameters(options))
