@@ -8,6 +8,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TypeAlias
 
+from flagtriton_server.private_folder import readable_path
+
 __all__ = ["FileFinder", "FilesUnavailableError", "file_finder"]
 
 _WAIT_S = 3.0
@@ -33,6 +35,7 @@ def file_finder(checkpoint: str, revision: str | None = None) -> FileFinder:
 
 def _in_folder(folder: Path, name: str) -> Path | None:
     file = folder / name
+    file = Path(readable_path(str(file.parent))) / file.name  # a module's folder may have letters beyond ASCII
     return file if file.is_file() else None
 
 
