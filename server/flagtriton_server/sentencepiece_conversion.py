@@ -20,6 +20,9 @@ __all__ = ["SENTENCEPIECE", "llama_prefix", "piece_merges"]
 
 _SPACE: Final = "▁"
 _FILE_NAMES: Final = ("sentencepiece.bpe.model", "tokenizer.model", "spiece.model", "spm.model")
+_METASPACE: Final = pre_tokenizers.Metaspace(_SPACE, prepend_scheme="always")
+"""Whatever `add_prefix_space` and `legacy` say: of the classes here, transformers 4 asks Llama's alone for them."""
+
 _GEMMA_TURNS: Final = frozenset({"<start_of_turn>", "<end_of_turn>"})
 
 Names: TypeAlias = Mapping[str, str]
@@ -139,12 +142,6 @@ def _bpe(model: SentencePieceModel, vocabulary: Vocabulary, *, byte_fallback: bo
     )
 
 
-def _metaspace(files: TokenizerFiles) -> pre_tokenizers.Metaspace:
-    legacy = files.config.get("legacy", True)
-    scheme = ("always" if legacy else "first") if files.config.get("add_prefix_space", True) else "never"
-    return pre_tokenizers.Metaspace(_SPACE, prepend_scheme=scheme)
-
-
 def _charsmap(model: SentencePieceModel) -> list[normalizers.Normalizer]:
     return [normalizers.Precompiled(model.charsmap)] if model.charsmap else []
 
@@ -158,7 +155,7 @@ def _fairseq(files: TokenizerFiles, names: Names, family: _Family) -> Tokenizer:
     backend, model = _backend(files, names, family)
     spaces = [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), _SPACE)]
     backend.normalizer = normalizers.Sequence([*_charsmap(model), *spaces])
-    backend.pre_tokenizer = _metaspace(files)
+    backend.pre_tokenizer = _METASPACE
     backend.decoder = decoders.Metaspace()
     backend.post_processor = _template(backend, "<s> $A </s>", "<s> $A </s> </s> $B </s>", ("<s>", "</s>"))
     return backend
@@ -185,7 +182,7 @@ def _albert(files: TokenizerFiles, names: Names) -> Tokenizer:
     if files.config.get("do_lower_case", True):
         steps.append(normalizers.Lowercase())
     backend.normalizer = normalizers.Sequence([*steps, *_charsmap(model), normalizers.Replace(Regex(" {2,}"), " ")])
-    backend.pre_tokenizer = _metaspace(files)
+    backend.pre_tokenizer = _METASPACE
     backend.decoder = decoders.Metaspace()
     backend.post_processor = _bracketed(backend)
     return backend
@@ -197,7 +194,7 @@ def _deberta_v2(files: TokenizerFiles, names: Names) -> Tokenizer:
     steps = [*lowers, normalizers.Strip(), *_charsmap(model), normalizers.Replace(Regex(" {2,}"), " ")]
     backend.normalizer = normalizers.Sequence(steps)
     marks = [pre_tokenizers.Punctuation("isolated")] if files.config.get("split_by_punct", False) else []
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*marks, _metaspace(files)])
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*marks, _METASPACE])
     backend.decoder = decoders.Metaspace()
     backend.post_processor = _bracketed(backend)
     return backend

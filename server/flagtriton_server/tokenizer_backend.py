@@ -71,7 +71,7 @@ def load_tokenizer(files: TokenizerFiles) -> LoadedTokenizer:
 
 
 def _read(files: TokenizerFiles, name: str | None, row: TokenizerClass, names: Mapping[str, str]) -> Tokenizer:
-    if files.tokenizer_json is None:
+    if files.tokenizer_json is None or files.from_slow:
         if row.vocabulary is None:
             raise ValueError(_cannot_convert(files, name))
         return convert_vocabulary(files, row.vocabulary, names)
@@ -120,7 +120,14 @@ def _set_normalizer(backend: Tokenizer, files: TokenizerFiles, row: TokenizerCla
     wanted = {key: files.config.get(flag, default) for key, (flag, default) in row.normalizer_flags.items()}
     if any(state[key] != value for key, value in wanted.items()):
         flags = {key: value for key, value in {**state, **wanted}.items() if key != "type"}
-        backend.normalizer = normalizers.BertNormalizer(**flags)
+        try:
+            backend.normalizer = normalizers.BertNormalizer(**flags)
+        except TypeError as error:
+            said = {flag: files.config.get(flag, default) for flag, default in row.normalizer_flags.values()}
+            raise ValueError(
+                f"{files.checkpoint}: tokenizer_config.json says {said}; expected true or false for each, and null for "
+                "strip_accents alone"
+            ) from error
 
 
 def _has_template_flag(files: TokenizerFiles) -> bool:
@@ -140,8 +147,8 @@ def _set_template(
         defaults = bool(ids) and ids[0] == bos, bool(ids) and ids[-1] == eos
     ends = {}
     for end, default in zip(("bos", "eos"), defaults, strict=True):
-        flag, token = files.config.get(f"add_{end}_token"), names.get(f"{end}_token")
-        adds = default if flag is None else bool(flag)
+        flag, token = files.config.get(f"add_{end}_token", default), names.get(f"{end}_token")
+        adds = default if flag is None and files.saved_by_5 else bool(flag)  # in a file of 4, null is false
         if adds and token is None:
             raise ValueError(
                 f"{files.checkpoint}: tokenizer_config.json says add_{end}_token, but names no {end}_token; name one, "

@@ -71,6 +71,9 @@ _BERT = TokenizerClass(_BERT_TOKENS, normalizer_flags=_BERT_FLAGS, vocabulary="w
 _BERT_KIN = (
     "BertTokenizer",
     "ConvBertTokenizer",
+    "DPRContextEncoderTokenizer",
+    "DPRQuestionEncoderTokenizer",
+    "DPRReaderTokenizer",
     "DistilBertTokenizer",
     "ElectraTokenizer",
     "LayoutLMTokenizer",
@@ -96,7 +99,9 @@ _LLAMA = TokenizerClass(
 
 CLASSES: Final[Mapping[str, TokenizerClass]] = {
     **dict.fromkeys(_BERT_KIN, _BERT),
-    **dict.fromkeys(("RobertaTokenizer", "BartTokenizer", "LEDTokenizer", "LongformerTokenizer"), _ROBERTA),
+    **dict.fromkeys(
+        ("RobertaTokenizer", "BartTokenizer", "LEDTokenizer", "LongformerTokenizer", "MvpTokenizer"), _ROBERTA
+    ),
     "AlbertTokenizer": TokenizerClass(
         {
             **_BRACKETED_TOKENS,
@@ -110,6 +115,7 @@ CLASSES: Final[Mapping[str, TokenizerClass]] = {
         {**_ROBERTA_TOKENS, "mask_token": _lstrip("<mask>", special=True)}, vocabulary="camembert"
     ),
     "CodeLlamaTokenizer": TokenizerClass(_LLAMA.special_tokens, template_flags=(True, False)),
+    "CodeGenTokenizer": TokenizerClass(_GPT2.special_tokens, prefix_space=False),
     "CohereTokenizer": TokenizerClass(
         {"unk_token": "<UNK>", "bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>"},
         template_flags=(True, False),
@@ -117,6 +123,18 @@ CLASSES: Final[Mapping[str, TokenizerClass]] = {
     ),
     "DebertaTokenizer": TokenizerClass({**_BRACKETED_TOKENS, "mask_token": _lstrip("[MASK]")}, prefix_space=False),
     "DebertaV2Tokenizer": TokenizerClass(_BRACKETED_TOKENS, vocabulary="deberta_v2"),
+    "FunnelTokenizer": TokenizerClass(
+        {
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "unk_token": "<unk>",
+            "sep_token": "<sep>",
+            "pad_token": "<pad>",
+            "cls_token": "<cls>",
+            "mask_token": "<mask>",
+        },
+        normalizer_flags=_BERT_FLAGS,
+    ),
     "GPT2Tokenizer": _GPT2,
     "GPTNeoXTokenizer": TokenizerClass(_GPT2.special_tokens, template_flags=(False, False), prefix_space=False),
     "GemmaTokenizer": TokenizerClass(
@@ -136,6 +154,7 @@ CLASSES: Final[Mapping[str, TokenizerClass]] = {
     "Qwen2Tokenizer": TokenizerClass(
         {"unk_token": _ENDOFTEXT, "eos_token": _ENDOFTEXT, "pad_token": _ENDOFTEXT}, vocabulary="byte_level_qwen2"
     ),
+    "SplinterTokenizer": TokenizerClass(_BERT_TOKENS, normalizer_flags=_BERT_FLAGS),
     "XLMRobertaTokenizer": TokenizerClass(
         {**_ROBERTA_TOKENS, "mask_token": _lstrip("<mask>")}, vocabulary="xlm_roberta"
     ),
@@ -145,43 +164,59 @@ CLASSES: Final[Mapping[str, TokenizerClass]] = {
 OWN_CODE_WITH_FLAGS: Final = ("tokenization_qwen.Qwen2TokenizerFast", "tokenization_qwen.Qwen2Tokenizer")
 """Tokenizer code that checkpoints bring, which does no more than build the template from flags: gte-Qwen2's."""
 
-_BY_MODEL_TYPE: Final[Mapping[str, str]] = {
-    "albert": "AlbertTokenizer",
-    "bart": "BartTokenizer",
-    "bert": "BertTokenizer",
-    "camembert": "CamembertTokenizer",
-    "code_llama": "CodeLlamaTokenizer",
-    "cohere": "CohereTokenizer",
-    "convbert": "ConvBertTokenizer",
-    "deberta": "DebertaTokenizer",
-    "deberta-v2": "DebertaV2Tokenizer",
-    "distilbert": "DistilBertTokenizer",
-    "electra": "ElectraTokenizer",
-    "ernie": "BertTokenizer",
-    "gemma": "GemmaTokenizer",
-    "gemma2": "GemmaTokenizer",
-    "gemma3": "GemmaTokenizer",
-    "gemma3_text": "GemmaTokenizer",
-    "gpt2": "GPT2Tokenizer",
-    "gpt_neox": "GPTNeoXTokenizer",
-    "llama": "LlamaTokenizer",
-    "longformer": "LongformerTokenizer",
-    "mistral": "LlamaTokenizer",
-    "mixtral": "LlamaTokenizer",
-    "mobilebert": "MobileBertTokenizer",
-    "mpnet": "MPNetTokenizer",
-    "opt": "GPT2Tokenizer",
-    "phi3": "LlamaTokenizer",
-    "qwen2": "Qwen2Tokenizer",
-    "qwen2_moe": "Qwen2Tokenizer",
-    "qwen3": "Qwen2Tokenizer",
-    "qwen3_moe": "Qwen2Tokenizer",
-    "roberta": "RobertaTokenizer",
-    "squeezebert": "SqueezeBertTokenizer",
-    "xlm-roberta": "XLMRobertaTokenizer",
-    "xlm-roberta-xl": "XLMRobertaTokenizer",
+_MODEL_TYPES: Final[Mapping[str, str]] = {
+    "AlbertTokenizer": "albert nystromformer yoso",
+    "BartTokenizer": "bart",
+    "BertTokenizer": (
+        "align bark bert blip bros chinese_clip ernie git grounding-dino megatron-bert mm-grounding-dino "
+        "nezha qdqbert tvp vilt visual_bert"
+    ),
+    "CamembertTokenizer": "camembert",
+    "CodeGenTokenizer": "codegen phi",
+    "CodeLlamaTokenizer": "code_llama",
+    "CohereTokenizer": "aya_vision cohere cohere2",
+    "ConvBertTokenizer": "convbert",
+    "DPRQuestionEncoderTokenizer": "dpr",
+    "DebertaTokenizer": "deberta",
+    "DebertaV2Tokenizer": "deberta-v2",
+    "DistilBertTokenizer": "distilbert",
+    "ElectraTokenizer": "electra",
+    "FunnelTokenizer": "funnel",
+    "GPT2Tokenizer": (
+        "blip-2 dbrx emu3 exaone4 flex_olmo gpt2 gpt_bigcode gpt_neo gptj granite granitemoe granitemoehybrid "
+        "granitemoeshared instructblip instructblipvideo minimax olmo3 opt starcoder2"
+    ),
+    "GPTNeoXTokenizer": "falcon_mamba gpt_neox mamba mamba2 mpt olmo olmo2 olmoe rwkv stablelm xlstm",
+    "GemmaTokenizer": (
+        "gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text recurrent_gemma shieldgemma2 siglip2 t5gemma"
+    ),
+    "LEDTokenizer": "led",
+    "LayoutLMTokenizer": "layoutlm",
+    "LlamaTokenizer": (
+        "arcee aria chameleon colpali deepseek_v2 deepseek_v3 deepseek_vl deepseek_vl_hybrid diffllama "
+        "ernie4_5 ernie4_5_moe idefics idefics2 idefics3 jamba janus jetmoe llama llama4 llama4_text llava "
+        "llava_next llava_next_video llava_onevision ministral mistral mistral3 mixtral mllama paligemma "
+        "persimmon phi3 phimoe video_llava vipllava zamba zamba2"
+    ),
+    "LongformerTokenizer": "longformer",
+    "LxmertTokenizer": "lxmert",
+    "MPNetTokenizer": "mpnet",
+    "MobileBertTokenizer": "mobilebert",
+    "MvpTokenizer": "mvp",
+    "Qwen2Tokenizer": (
+        "colqwen2 internvl qwen2 qwen2_5_omni qwen2_5_vl qwen2_audio qwen2_moe qwen2_vl qwen3 qwen3_moe "
+        "qwen3_next qwen3_omni_moe qwen3_vl qwen3_vl_moe"
+    ),
+    "RealmTokenizer": "realm",
+    "RetriBertTokenizer": "retribert",
+    "RobertaTokenizer": "bridgetower clap data2vec-text ibert mega mra roberta roberta-prelayernorm",
+    "SplinterTokenizer": "splinter",
+    "SqueezeBertTokenizer": "squeezebert",
+    "XLMRobertaTokenizer": "kosmos-2 metaclip_2 xlm-roberta xlm-roberta-xl xmod",
 }
-"""The class of a checkpoint that does not name one, by its `model_type`."""
+"""Model types of transformers 4.57.3 by the class that it takes for a checkpoint that names none."""
+
+_BY_MODEL_TYPE: Final = {kind: name for name, kinds in _MODEL_TYPES.items() for kind in kinds.split()}
 
 
 def class_name(tokenizer_config: Mapping[str, Any], model_config: Mapping[str, Any]) -> str | None:

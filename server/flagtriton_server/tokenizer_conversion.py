@@ -7,6 +7,7 @@ tokens, which `tokenizer_backend` adds. Imports no torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -69,10 +70,10 @@ def _mpnet(files: TokenizerFiles, names: Names) -> Tokenizer:
     return _wordpiece(files, names, second_sep=True)
 
 
-def _byte_level(files: TokenizerFiles, **options: Any) -> Tokenizer:
-    vocabulary, merges = models.BPE.read_file(
-        *(str(files.vocabulary_file(name)) for name in ("vocab.json", "merges.txt"))
-    )
+def _byte_level(files: TokenizerFiles, *, first_merge: int = 1, **options: Any) -> Tokenizer:
+    """Return a byte-level BPE tokenizer; its merges begin at a line of `merges.txt`, whatever is before that."""
+    vocabulary = _json_vocabulary(files.vocabulary_file("vocab.json"))
+    merges = _merges(files.vocabulary_file("merges.txt"), first_merge)
     backend = Tokenizer(
         models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False)
     )
@@ -105,7 +106,8 @@ def _gpt2(files: TokenizerFiles, names: Names) -> Tokenizer:
 
 
 def _qwen2(files: TokenizerFiles, names: Names) -> Tokenizer:
-    backend = _byte_level(files, use_regex=False)
+    (first,) = _lines(files.vocabulary_file("merges.txt"))[:1] or [""]
+    backend = _byte_level(files, first_merge=int(first.startswith("#version:")), use_regex=False)
     backend.normalizer = normalizers.NFC()
     words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated", invert=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, backend.pre_tokenizer])
@@ -130,6 +132,21 @@ def _check_has(files: TokenizerFiles, vocabulary: Mapping[str, int], *tokens: st
     for token in tokens:
         if token not in vocabulary:
             raise ValueError(f"{files.checkpoint}: the vocabulary has no {token!r}, which stands around every text")
+
+
+def _json_vocabulary(path: Path) -> dict[str, int]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as a vocabulary ({error}); download it again") from error
+
+
+def _merges(path: Path, first: int) -> list[tuple[str, str]]:
+    pairs = [line.split() for line in _lines(path)[first:] if line.strip()]
+    for pair in pairs:
+        if len(pair) != 2:
+            raise ValueError(f"{path} has a line {' '.join(pair)!r}, expected two tokens; download it again")
+    return [(left, right) for left, right in pairs]
 
 
 def _lines(path: Path) -> list[str]:

@@ -63,8 +63,8 @@ class TokenizerFiles:
             raise OSError(f"{checkpoint} has no config.json, so it is no checkpoint; name the folder that has one")
         tokenizer_json = find(TOKENIZER_JSON)
         config = _json(find("tokenizer_config.json"))
-        # What add_prefix_space means hangs on the other vocabulary files.
-        reads_more = tokenizer_json is None or config.get("add_prefix_space") is not None
+        # What add_prefix_space and from_slow mean hangs on the other vocabulary files.
+        reads_more = tokenizer_json is None or not {"add_prefix_space", "from_slow"}.isdisjoint(config)
         names = VOCABULARY_FILES if reads_more else ()
         found = {name: _found(find, name) for name in names}
         return cls(
@@ -99,6 +99,11 @@ class TokenizerFiles:
         named = auto_map.get("AutoTokenizer") if isinstance(auto_map, Mapping) else auto_map
         classes = [named] if isinstance(named, str) else [name for name in reversed(named or []) if name]
         return str(classes[0]).rpartition("--")[2] if classes else None
+
+    @property
+    def from_slow(self) -> bool:
+        """Whether transformers 4 converts the vocabulary files although there is a `tokenizer.json`."""
+        return bool(self.config.get("from_slow")) and not self.saved_by_5
 
     @property
     def saved_by_5(self) -> bool:

@@ -101,7 +101,7 @@ def test_a_tokenizer_of_another_model_is_refused(checkpoint: Path, tmp_path: Pat
     other = make_xlm_roberta(tmp_path / "other")
     for file in checkpoint.glob("tokenizer*"):
         shutil.copy(file, other / file.name)
-    with pytest.raises(ValueError, match="other: the tokenizer does not belong to the model: it (has|pads)"):
+    with pytest.raises(ValueError, match=r"other: the tokenizer does not belong to the model: it (has|pads)"):
         TextTokenizer.from_checkpoint(str(other), None, trust_remote_code=False)
 
 
