@@ -49,6 +49,7 @@ class Layout:
         added_tokens: `added_tokens.json`, likewise.
         names: published checkpoints that are laid out so.
         needs_code: the checkpoint brings a tokenizer class, written by `write`, which transformers 4 runs.
+        model_config: further keys of `config.json`.
     """
 
     write: Callable[[Path], None]
@@ -58,13 +59,14 @@ class Layout:
     added_tokens: Mapping[str, int] | None = None
     names: tuple[str, ...] = ()
     needs_code: bool = False
+    model_config: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self, folder: Path) -> Path:
         """Write all files, `config.json` among them; return the folder."""
         folder.mkdir(parents=True)
         self.write(folder)
         contents = {
-            "config.json": {"model_type": self.model_type, "vocab_size": 100_000},
+            "config.json": {"model_type": self.model_type, "vocab_size": 100_000, **self.model_config},
             "tokenizer_config.json": self.config,
             "special_tokens_map.json": self.special_tokens_map,
             "added_tokens.json": self.added_tokens,
@@ -298,10 +300,10 @@ def _byte_level_json(
     backend.save(str(folder / "tokenizer.json"))
 
 
-def _vocab_and_merges(folder: Path, *, special: Iterable[str]) -> None:
+def _vocab_and_merges(folder: Path, *, special: Iterable[str], first_line: str = "#version: 0.2") -> None:
     content = json.dumps(_byte_vocabulary(special), ensure_ascii=False)
     (folder / "vocab.json").write_text(content, encoding="utf-8")
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in _MERGES)]
+    lines = [first_line, *(" ".join(pair) for pair in _MERGES)]
     (folder / "merges.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
@@ -408,6 +410,8 @@ _E5_GTE: Final = (
     *(f"gte-{size}" for size in ("large", "base", "small")),
 )
 
+_NO_CLASS: Final = {key: value for key, value in _LLAMA_CONFIG.items() if key != "tokenizer_class"}
+
 LAYOUTS: Final[dict[str, Layout]] = {
     # BERT
     "bert": Layout(
@@ -478,7 +482,13 @@ LAYOUTS: Final[dict[str, Layout]] = {
             "bce-reranker-base_v1",
         ),
     ),
-    "xlm-roberta-on-bert": Layout(_xlm_roberta, "bert", _XLM_ROBERTA_CONFIG, names=("multilingual-e5-small",)),
+    "xlm-roberta-on-bert": Layout(
+        _xlm_roberta,
+        "bert",
+        _XLM_ROBERTA_CONFIG,
+        names=("multilingual-e5-small",),
+        model_config={"pad_token_id": 0},  # the tokenizer's is 1
+    ),
     "xlm-roberta-of-own-architecture": Layout(
         _xlm_roberta,
         "new",
@@ -631,6 +641,60 @@ LAYOUTS: Final[dict[str, Layout]] = {
         "gpt_neox",
         {"tokenizer_class": "GPTNeoXTokenizerFast", "add_eos_token": True, "eos_token": _END, "bos_token": _END},
     ),
+    "xlm-roberta-sentencepiece-flags": Layout(
+        lambda folder: _sentencepiece(folder, "sentencepiece.bpe.model"),
+        "xlm-roberta",
+        {**_XLM_ROBERTA_CONFIG, "add_prefix_space": False, "legacy": False},
+    ),
+    "llama-null-flags": Layout(_llama, "llama", {**_LLAMA_CONFIG, "add_bos_token": None, "add_eos_token": None}),
+    "llama-from-slow": Layout(_llama, "llama", {**_LLAMA_CONFIG, "from_slow": True, "legacy": False}),
+    "roberta-merges-without-version": Layout(
+        lambda folder: _vocab_and_merges(folder, special=_ROBERTA_SPECIAL, first_line=" ".join(_MERGES[0])),
+        "roberta",
+        None,
+    ),
+    "qwen2-merges-without-version": Layout(
+        lambda folder: _vocab_and_merges(folder, special=[_END], first_line=" ".join(_MERGES[0])),
+        "qwen2",
+        _QWEN2_CONFIG,
+    ),
+    "dpr": Layout(_vocab_txt, "dpr", {"tokenizer_class": "DPRContextEncoderTokenizer", "do_lower_case": False}),
+    "mvp": Layout(
+        lambda folder: _byte_level_json(folder, special=_ROBERTA_SPECIAL, roberta=True, prefix=True),
+        "mvp",
+        {"tokenizer_class": "MvpTokenizer"},
+    ),
+    "codegen": Layout(
+        lambda folder: _byte_level_json(folder, special=[_END], prefix=True),
+        "phi",
+        {"tokenizer_class": "CodeGenTokenizer"},
+    ),
+    **{
+        f"{kind}-of-no-class": Layout(lambda folder: _bert(folder, lowercase=False), kind, None)
+        for kind in ("megatron-bert", "visual_bert", "layoutlm", "lxmert", "nezha")
+    },
+    **{
+        f"{kind}-of-no-class": Layout(
+            lambda folder: _byte_level_json(folder, special=_ROBERTA_SPECIAL, roberta=True, prefix=True), kind, None
+        )
+        for kind in ("data2vec-text", "ibert", "roberta-prelayernorm", "led")
+    },
+    **{
+        f"{kind}-of-no-class": Layout(lambda folder: _byte_level_json(folder, special=[_END], prefix=True), kind, None)
+        for kind in ("gpt_neo", "gptj", "starcoder2", "gpt_bigcode")
+    },
+    **{
+        f"{kind}-of-no-class": Layout(
+            lambda folder: _byte_level_json(folder, special=[_END]),
+            kind,
+            {"add_eos_token": True, "eos_token": _END, "bos_token": _END},
+        )
+        for kind in ("stablelm", "olmo", "olmo2")
+    },
+    **{
+        f"{kind}-of-no-class": Layout(_llama, kind, {**_NO_CLASS, "add_eos_token": True})
+        for kind in ("ministral", "persimmon", "deepseek_v3", "arcee", "jamba", "ernie4_5")
+    },
     "split-special-tokens": Layout(_llama, "llama", {**_LLAMA_CONFIG, "split_special_tokens": True}),
 }
 """By name; those without published names stand for further layouts that are met."""

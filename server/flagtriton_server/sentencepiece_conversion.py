@@ -48,8 +48,11 @@ class _Family:
 
 
 def llama_prefix(files: TokenizerFiles, backend: Tokenizer) -> None:
-    """Give a tokenizer Llama's treatment of spaces, by the flags `add_prefix_space` and `legacy`, in place."""
-    prefix = bool(files.config.get("add_prefix_space", True))
+    """Give a tokenizer Llama's treatment of spaces, by the flags `add_prefix_space` and `legacy`, in place.
+
+    Where `from_slow` is set, transformers 4 hands its class's own default of `add_prefix_space`, None, to the slow one.
+    """
+    prefix = bool(files.config.get("add_prefix_space", not files.from_slow))
     legacy = files.config.get("legacy")
     if legacy is None or legacy:
         steps = [normalizers.Prepend(_SPACE)] if prefix else []
@@ -213,7 +216,7 @@ def _llama(files: TokenizerFiles, names: Names) -> Tokenizer:
     backend, _ = _backend(files, names, _Family(_llama_vocabulary, unk_id=0, byte_fallback=True))
     llama_prefix(files, backend)
     parts = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    strips = [decoders.Strip(" ", 1, 0)] if files.config.get("add_prefix_space", True) else []
+    strips = [decoders.Strip(" ", 1, 0)] if files.config.get("add_prefix_space", not files.from_slow) else []
     backend.decoder = decoders.Sequence([*parts, *strips])
     return backend
 

@@ -22,8 +22,23 @@ from flagtriton_server.tokenizer_files import TOKENIZER_JSON, TokenizerFiles
 
 __all__ = ["LoadedTokenizer", "load_tokenizer"]
 
-_WORD_SEGMENTERS: Final = {"RoFormerTokenizer": "jieba", "BertJapaneseTokenizer": "MeCab"}
-"""Classes that cut texts into words by a program of their own, which no file of theirs describes."""
+_BY_LANGUAGE: Final = "puts the token of a language, which it is told beside the text, around every text"
+_REFUSED: Final = {
+    "RoFormerTokenizer": "cuts texts into words with jieba",
+    "BertJapaneseTokenizer": "cuts texts into words with MeCab",
+    **dict.fromkeys(
+        (
+            "M2M100Tokenizer",
+            "MBart50Tokenizer",
+            "MBartTokenizer",
+            "NllbTokenizer",
+            "PLBartTokenizer",
+            "SeamlessM4TTokenizer",
+        ),
+        _BY_LANGUAGE,
+    ),
+}
+"""Classes that do what no file of theirs describes."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +70,9 @@ def load_tokenizer(files: TokenizerFiles) -> LoadedTokenizer:
         ValueError: a file is damaged or lacks something, or the checkpoint's class cannot be served; says what to do.
     """
     name = class_name(files.config, files.model_config)
-    if name in _WORD_SEGMENTERS:
+    if name in _REFUSED:
         raise ValueError(
-            f"{files.checkpoint} is tokenised by {name}, which cuts texts into words with {_WORD_SEGMENTERS[name]}; "
-            "such tokenizers are not served"
+            f"{files.checkpoint} is tokenised by {name}, which {_REFUSED[name]}; such tokenizers are not served"
         )
     row = class_of(name, files.own_code)
     tokens = SpecialTokens.of(files, row)

@@ -99,6 +99,35 @@ def test_a_class_that_segments_words_is_refused_by_name(tmp_path: Path) -> None:
         TextTokenizer.from_checkpoint(str(tmp_path / "tiny"), None, False)
 
 
+def test_a_class_that_is_told_a_language_is_refused_by_name(tmp_path: Path) -> None:
+    LAYOUTS["xlm-roberta"].make(tmp_path / "tiny")
+    write(tmp_path / "tiny", "tokenizer_config.json", {"tokenizer_class": "NllbTokenizerFast"})
+    with pytest.raises(ValueError, match="tokenised by NllbTokenizer, which puts the token of a language"):
+        TextTokenizer.from_checkpoint(str(tmp_path / "tiny"), None, False)
+
+
+def test_a_flag_that_is_neither_true_nor_false_is_named(tmp_path: Path) -> None:
+    LAYOUTS["bert"].make(tmp_path / "tiny")
+    write(tmp_path / "tiny", "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": None})
+    with pytest.raises(ValueError, match=r"tiny: tokenizer_config\.json says .*'do_lower_case': None.*true or false"):
+        TextTokenizer.from_checkpoint(str(tmp_path / "tiny"), None, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("vocab.json", "\ufeff{}", r"vocab\.json cannot be read as a vocabulary .*BOM"),
+        ("vocab.json", "[1]", r"vocab\.json cannot be read as a vocabulary"),
+        ("merges.txt", "#version: 0.2\na b c\n", r"merges\.txt has a line 'a b c', expected two tokens"),
+    ],
+)
+def test_damaged_vocabulary_files_are_named(name: str, content: str, told: str, tmp_path: Path) -> None:
+    LAYOUTS["roberta-vocab-json"].make(tmp_path / "tiny")
+    write(tmp_path / "tiny", name, content)
+    with pytest.raises(ValueError, match=told):
+        TextTokenizer.from_checkpoint(str(tmp_path / "tiny"), None, False)
+
+
 def test_a_class_whose_vocabulary_cannot_be_read_is_refused_with_what_to_do(tmp_path: Path) -> None:
     LAYOUTS["xlm-roberta-sentencepiece"].make(tmp_path / "tiny")
     write(tmp_path / "tiny", "tokenizer_config.json", {"tokenizer_class": "XLNetTokenizer"})
