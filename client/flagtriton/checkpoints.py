@@ -170,6 +170,9 @@ def checkpoint_name(model_name_or_path: str) -> str:
     system is consulted only for what a path leaves out: where `.`, `..` and `~` are, and what the folder above a
     `checkpoint-500` in the working directory is called. Upper and lower case stay as they are.
     """
+    if not isinstance(model_name_or_path, str):
+        kind = type(model_name_or_path).__name__
+        raise TypeError(f"the model is a {kind}; expected the name of a deployment or checkpoint, or a path, as a str")
     path = _spelled_out(model_name_or_path.replace("\\", "/"))
     if path.name.startswith("checkpoint-") and path.parent.name:
         path = path.parent

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -253,7 +254,7 @@ def _explained(error: BaseException, name: str, transport: Transport) -> BaseExc
         return ModelNotServedError(
             f"model {name!r} is not served at {transport.address}; served there: {served}. "
             + (f"{' and '.join(same)} was added from a checkpoint of that name: pass this name. " if same else "")
-            + f"To add it: flagtriton add CHECKPOINT --name {name} --repository REPOSITORY"
+            + f"To add it: flagtriton add CHECKPOINT --name {quote(name)} --repository REPOSITORY"
         )
     if isinstance(error, ParameterError):
         return DeploymentMismatchError(

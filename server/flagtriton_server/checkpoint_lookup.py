@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from flagtriton_server.private_folder import readable_path
 
-__all__ = ["FileFinder", "FilesUnavailableError", "file_finder"]
+__all__ = ["FileFinder", "FilesUnavailableError", "FolderGoneError", "file_finder"]
 
 _WAIT_S = 3.0
 _OF_WHOLE_SNAPSHOTS = ".gitattributes"
@@ -18,6 +18,10 @@ _OF_WHOLE_SNAPSHOTS = ".gitattributes"
 
 FileFinder: TypeAlias = Callable[[str], Path | None]
 """Takes a file's path inside the checkpoint; returns where it lies here, or None if the checkpoint lacks it."""
+
+
+class FolderGoneError(OSError):
+    """A checkpoint's local folder is not there any more."""
 
 
 class FilesUnavailableError(OSError):
@@ -28,8 +32,13 @@ def file_finder(checkpoint: str, revision: str | None = None) -> FileFinder:
     """Return what finds files of a local folder or a hub name; a hub's file is fetched into the cache.
 
     The finder raises `FilesUnavailableError` where nothing tells whether the file exists.
+
+    Raises:
+        FolderGoneError: the folder does not exist.
     """
     folder = Path(checkpoint)
+    if folder.is_absolute() and not folder.is_dir():  # no name of the hub's begins so
+        raise FolderGoneError(f"the folder {checkpoint} does not exist, which the deployment was added from")
     return partial(_in_folder, folder) if folder.is_dir() else partial(_in_hub, checkpoint, revision)
 
 

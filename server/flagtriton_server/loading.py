@@ -14,6 +14,7 @@ from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.attention import ATTENTION_NAME, register_attention
 from flagtriton_server.blocks import fuse_bert_layers
 from flagtriton_server.checkpoint_files import check_files, two_sets_of_weights
+from flagtriton_server.checkpoint_lookup import file_finder
 from flagtriton_server.configuration_check import check_configuration
 from flagtriton_server.finite import check_answers, check_loaded
 from flagtriton_server.forward import LoadedEncoder, Precision
@@ -85,6 +86,7 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
     """
     from transformers import AutoConfig
 
+    file_finder(settings.checkpoint)  # raises where its folder has gone
     check_files(settings.checkpoint)
     source = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
     config = AutoConfig.from_pretrained(settings.checkpoint, **source)

@@ -19,6 +19,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from flagtriton.options import EmbedOptions, OptionError, ScoreOptions
+from flagtriton.positions import at_position
 from flagtriton.protocol import Tensor as TensorSpec
 from flagtriton.rerank_options import RerankOptions
 from flagtriton_server.answer_room import AnswerRoom
@@ -157,8 +158,15 @@ def texts(request: PbRequest, spec: TensorSpec, *, max_total_bytes: int) -> list
         RequestError: a text is not UTF-8, or they are too long.
     """
     rows = array(request, spec).reshape(-1)
-    size = sum(map(len, rows))
+    sizes = [len(row) for row in rows]
+    size = sum(sizes)
     if size > max_total_bytes:
+        if max(sizes) > max_total_bytes:
+            index = sizes.index(max(sizes))
+            raise RequestError(
+                f"{at_position(spec.name, index)} has {sizes[index]} bytes; this model takes {max_total_bytes} in one "
+                "request: cut it, or deploy the model with a greater --max-request-bytes"
+            )
         raise RequestError(
             f"{spec.name} has {size} bytes in all; this model takes {max_total_bytes}: send fewer texts in each request"
         )

@@ -7,10 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from flagtriton_server import checkpoint_lookup
-from flagtriton_server.checkpoint_lookup import FilesUnavailableError, file_finder
+from flagtriton_server.checkpoint_lookup import FilesUnavailableError, FolderGoneError, file_finder
+from flagtriton_server.loading import load_encoder
+from flagtriton_server.settings import EncoderSettings
 from flagtriton_server.tokenization import TextTokenizer
 from flagtriton_server.tokenizer_files import TokenizerFiles
 from tests.checkpoints import TEXTS, make_bert
@@ -66,6 +69,14 @@ def test_a_tokenizer_is_not_made_without_a_file_that_may_exist(snapshot: Path, n
     (snapshot / name).unlink()
     with pytest.raises(FilesUnavailableError, match=rf"org/name: {name} is not in the hub's cache here"):
         TokenizerFiles.find(REPO, None)
+
+
+def test_a_folder_that_has_gone_is_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    with pytest.raises(FolderGoneError, match="gone does not exist, which the deployment was added from"):
+        TextTokenizer.from_checkpoint(str(gone), None, False)
+    with pytest.raises(FolderGoneError, match="gone does not exist"):
+        load_encoder(EncoderSettings(str(gone), 512, token_budget=64, precision="fp32"), torch.device("cpu"))
 
 
 def test_a_folder_without_a_configuration_is_no_checkpoint(snapshot: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -241,3 +242,9 @@ def test_what_has_no_part_has_no_name(given: str) -> None:
 @pytest.mark.parametrize("name", [*EMBEDDERS, *RERANKERS])
 def test_a_published_name_stands_for_itself(name: str) -> None:
     assert checkpoint_name(name) == checkpoint_name(f"owner/{name}") == name
+
+
+@pytest.mark.parametrize("given", [None, 5, ["bge-m3"]])
+def test_a_name_that_is_no_str_is_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="expected the name of a deployment or checkpoint, or a path, as a str"):
+        checkpoint_name(given)

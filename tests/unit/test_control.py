@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -33,6 +34,15 @@ def triton() -> FakeTriton:
 @pytest.fixture
 def admin(triton: FakeTriton) -> FakeAdmin:
     return FakeAdmin(triton=triton)
+
+
+@pytest.mark.parametrize("command", [load_deployment, unload_deployment])
+def test_a_step_of_a_deployment_is_neither_loaded_nor_unloaded_by_itself(
+    command: Callable[..., object], triton: FakeTriton, admin: FakeAdmin
+) -> None:
+    with pytest.raises(ToolError, match=r"plain_encoder is a step of plain; name .*load plain`"):
+        command(admin, "plain_encoder")
+    assert triton.calls == []
 
 
 # Loading.

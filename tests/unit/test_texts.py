@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,26 @@ def test_a_list_of_one_is_not_single() -> None:
 
 def test_a_tuple_is_accepted() -> None:
     assert as_text_list(("a", "b"), "sentences") == (["a", "b"], False)
+
+
+def test_an_arrow_array_is_accepted() -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"text": ["a", "b"], "other": ["c", "d"]})
+    assert as_text_list(table["text"], "texts") == (["a", "b"], False)
+    assert as_text_list(pyarrow.array(["a", "b"]), "texts") == (["a", "b"], False)
+    assert as_pair_list(pyarrow.array([["a", "b"]]), "pairs") == ([("a", "b")], False)
+    with pytest.raises(TypeError, match=r"texts\[1\] is None \(NoneType\)"):
+        as_text_list(pyarrow.array(["a", None]), "texts")
+
+
+@pytest.mark.parametrize("pair", [deque(["a", "b"]), np.array(["a", "b"])])
+def test_any_sequence_of_two_texts_is_a_pair(pair: Any) -> None:
+    assert as_pair_list([pair], "pairs") == ([("a", "b")], False)
+
+
+def test_an_array_without_axes_is_no_pair() -> None:
+    with pytest.raises(TypeError, match=r"pairs\[0\] is .*expected a query and a passage"):
+        as_pair_list([np.array("x")], "pairs")
 
 
 def test_a_generator_is_accepted() -> None:

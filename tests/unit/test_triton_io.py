@@ -220,6 +220,15 @@ def test_more_bytes_together_are_refused_with_what_is_to_be_done(triton_io: Any)
     assert str(refused.value) == ("text has 6 bytes in all; this model takes 5: send fewer texts in each request")
 
 
+def test_one_text_of_more_bytes_than_a_request_may_have_is_named(triton_io: Any) -> None:
+    with pytest.raises(RequestError) as refused:
+        texts(triton_io, [b"abc", b"defghi"], max_total_bytes=5)
+    assert str(refused.value) == (
+        "text 1 has 6 bytes; this model takes 5 in one request: cut it, or deploy the model with a greater "
+        "--max-request-bytes"
+    )
+
+
 def test_no_texts_are_not_too_long(triton_io: Any) -> None:
     assert texts(triton_io, [], max_total_bytes=1) == []
 

@@ -27,9 +27,10 @@ def load_deployment(admin: Admin, name: str) -> list[str]:
     already is named model by model; each serves until its successor is ready.
 
     Raises:
-        ToolError: it does not load, and why, or the server does not answer.
+        ToolError: it does not load, and why, or is a step of one, or the server does not answer.
     """
     before = _states(admin)
+    _refuse_step(admin, name, before, "load")
     if name not in before:
         raise ToolError(
             f"{admin.url} has no model {name} in its repository; `flagtriton add CHECKPOINT --name {name}` adds it"
@@ -50,6 +51,13 @@ def load_deployment(admin: Admin, name: str) -> list[str]:
                 f"of a model or none: mend it, or `flagtriton switch {name}`, then `remove {name} --model-version`"
             ) from error
     return models
+
+
+def _refuse_step(admin: Admin, name: str, states: Mapping[str, ModelState], command: str) -> None:
+    """Raise `ToolError` for one step of a deployment, without which the deployment would not answer."""
+    for owner in states:
+        if name.startswith(f"{owner}_") and name in steps_of(public_ensembles(admin, owner, states)):
+            raise ToolError(f"{name} is a step of {owner}; name the deployment: `flagtriton {command} {owner}`")
 
 
 @contextmanager
@@ -94,9 +102,10 @@ def unload_deployment(admin: Admin, name: str, report: Callable[[str], object] =
             died, which Triton goes on to wait for.
 
     Raises:
-        ToolError: it is not loaded, or the server does not answer, or requests do not end.
+        ToolError: it is not loaded, or is a step of one, or the server does not answer, or requests do not end.
     """
     states = _states(admin)
+    _refuse_step(admin, name, states, "unload")
     if not states.get(name, ModelState(name)).is_ready:
         raise ToolError(f"{name} is not loaded at {admin.url}")
     configs = public_ensembles(admin, name, states)

@@ -50,7 +50,7 @@ def connect(
         ValueError: it has another form.
         ServerUnavailableError: nobody knows the name.
     """
-    urls = _urls(url or os.environ.get("FLAGTRITON_URL") or _DEFAULT_URL)
+    urls = _urls(os.environ.get("FLAGTRITON_URL") or _DEFAULT_URL if url in (None, "") else url)
     plain = [each for each in urls if not each.startswith(_LOOKED_UP)]
     addresses = [ServerAddress.parse(each.removeprefix(_LOOKED_UP)) for each in urls]
     opened = partial(_open, headers=dict(headers or {}), tls=tls, timeout_s=timeout_s)
