@@ -13,9 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from flagtriton.protocol import Deployment
 from flagtriton_tools.bench.cli import bench_command
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.class_choice import ask_at_terminal, settle_class
@@ -27,9 +25,10 @@ from flagtriton_tools.errors import ToolError
 from flagtriton_tools.finishing import finishing_said
 from flagtriton_tools.interrupts import exit_code_of
 from flagtriton_tools.kinds import resolved_precision
+from flagtriton_tools.listing import list_table
 from flagtriton_tools.pack_cli import pack_env_command
 from flagtriton_tools.plan.cli import plan_command
-from flagtriton_tools.repository import Entry, add_models, entries, remove_deployment
+from flagtriton_tools.repository import add_models, entries, remove_deployment
 from flagtriton_tools.running import how_to_load, how_to_serve, still_served
 from flagtriton_tools.serve_cli import load_command, serve_command, unload_command
 from flagtriton_tools.terminal import print_anything
@@ -205,33 +204,7 @@ def list_deployments(repository: Path, as_json: bool) -> None:
     if not found:
         _MESSAGES.print(f"{escape(str(repository))} has no deployment yet; `flagtriton add CHECKPOINT` adds one")
         return
-    table = Table(
-        "name",
-        "version",
-        "task",
-        "class",
-        "pooling",
-        "tokens",
-        "precision",
-        "device",
-        "attention",
-        "checkpoint",
-        box=None,
-    )
-    for entry in found:
-        served = entry.deployment
-        table.add_row(
-            entry.name,
-            _versions(entry),
-            served.task,
-            served.model_class,
-            served.pooling_method,
-            str(served.max_length),
-            _precision(served),
-            f"{served.device}{' sharded' if served.shard else ''}",
-            served.attention or "at load",
-            served.checkpoint,
-        )
+    table = list_table(found, _RESULTS.width if _RESULTS.is_terminal else sys.maxsize)
     with _RESULTS.capture() as capture:
         _RESULTS.print(table)
     for line in capture.get().splitlines():
@@ -277,15 +250,6 @@ def remove(name: str, repository: Path, model_version: int | None) -> None:
     _MESSAGES.print(f"removed {escape(', '.join(folders))} from {escape(str(repository))}")
     for line in still_served(repository, name):
         _MESSAGES.print(escape(line))
-
-
-def _precision(served: Deployment) -> str:
-    return f"auto ({resolved_precision(served)})" if served.precision == "auto" else served.precision
-
-
-def _versions(entry: Entry) -> str:
-    others = [version for version in entry.versions if version != entry.version]
-    return f"{entry.version} (also {', '.join(map(str, others))})" if others else str(entry.version)
 
 
 for _command in (

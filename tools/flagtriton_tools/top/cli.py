@@ -8,16 +8,17 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 
 import click
 from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.fitting import fitted
 from flagtriton_tools.top.rates import Rates, rates_between
 from flagtriton_tools.top.scrape import scrape
 
@@ -110,12 +111,7 @@ def table_of(rows: list[Rates], url: str, width: int = 200) -> RenderableType:
     """
     if not rows:
         return Text(f"{url} serves no deployment of flagtriton's yet")
-    kept = list(_COLUMNS)
-    for dropped in _DROPPED_FIRST:
-        if _width_of(_table(rows, url, kept)) <= width:
-            break
-        kept.remove(dropped)
-    return _table(rows, url, kept)
+    return fitted(partial(_table, rows, url), _COLUMNS, _DROPPED_FIRST, width)
 
 
 def _table(rows: list[Rates], url: str, columns: Sequence[str]) -> Table:
@@ -129,11 +125,6 @@ def _table(rows: list[Rates], url: str, columns: Sequence[str]) -> Table:
         cells = dict(zip(_COLUMNS, _cells(row), strict=True))
         table.add_row(f"{escape(row.deployment)}{state}", *(cells[name] for name in columns))
     return table
-
-
-def _width_of(table: Table) -> int:
-    wide = Console(width=10_000)
-    return Measurement.get(wide, wide.options, table).maximum
 
 
 def _cells(row: Rates) -> list[str]:
