@@ -8,8 +8,9 @@ bytes. Vocabularies are of `TEXTS` alone. `LAYOUTS` names the published checkpoi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,10 +32,11 @@ TEXTS: Final = [
     "UPPER lower MiXeD",
     "a",
     "",
+    "<s>NOTUSED <extra_id_1> <madeupword2> <eop> ▁<PRE> [QUESTION] <cls>",
 ]
-"""Difficult ones. All characters but the emoji are in the vocabularies."""
+"""Difficult ones. All characters but the emoji are in the vocabularies; the last has the tokens of single classes."""
 
-_KNOWN: Final = "".join(TEXTS).replace("🙂", "").replace("🚀", "")
+_KNOWN: Final = "".join(TEXTS[:-1]).replace("🙂", "").replace("🚀", "")
 
 
 @dataclass(frozen=True)
@@ -300,10 +302,10 @@ def _byte_level_json(
     backend.save(str(folder / "tokenizer.json"))
 
 
-def _vocab_and_merges(folder: Path, *, special: Iterable[str], first_line: str = "#version: 0.2") -> None:
+def _vocab_and_merges(folder: Path, *, special: Iterable[str]) -> None:
     content = json.dumps(_byte_vocabulary(special), ensure_ascii=False)
     (folder / "vocab.json").write_text(content, encoding="utf-8")
-    lines = [first_line, *(" ".join(pair) for pair in _MERGES)]
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in _MERGES)]
     (folder / "merges.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
@@ -410,7 +412,156 @@ _E5_GTE: Final = (
     *(f"gte-{size}" for size in ("large", "base", "small")),
 )
 
-_NO_CLASS: Final = {key: value for key, value in _LLAMA_CONFIG.items() if key != "tokenizer_class"}
+_FUNNEL_SPECIAL: Final = ["<pad>", "<unk>", "<cls>", "<sep>", "<mask>", "<s>", "</s>"]
+_ROBERTA_JSON: Final = partial(_byte_level_json, special=_ROBERTA_SPECIAL, roberta=True, prefix=True)
+_LLAMA_EOS: Final = {"add_eos_token": True}
+
+
+def _deberta_v2_model(folder: Path) -> None:
+    first = (("[PAD]", CONTROL), ("[CLS]", CONTROL), ("[SEP]", CONTROL), ("[UNK]", 2))
+    _sentencepiece(folder, "spm.model", first=first)
+
+
+def _albert_model(folder: Path) -> None:
+    first = (("<pad>", CONTROL), ("<unk>", 2), ("[CLS]", CONTROL), ("[SEP]", CONTROL), ("[MASK]", CONTROL))
+    _sentencepiece(folder, "spiece.model", first=first)
+
+
+def _without_version(folder: Path) -> None:
+    _vocab_and_merges(folder, special=_ROBERTA_SPECIAL)
+    lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
+    (folder / "merges.txt").write_text("\n".join(lines[1:]), encoding="utf-8")
+
+
+def _by_model_type(
+    write: Callable[[Path], None], config: Mapping[str, Any], model_types: str
+) -> Iterator[tuple[str, Layout]]:
+    """Yield layouts whose class only the model type tells."""
+    for model_type in model_types.split():
+        yield f"{model_type}-unnamed", Layout(write, model_type, config)
+
+
+def _by_class(write: Callable[[Path], None], model_type: str, classes: str) -> Iterator[tuple[str, Layout]]:
+    for name in classes.split():
+        yield f"{name.lower()}-class", Layout(write, model_type, {"tokenizer_class": f"{name}Tokenizer"})
+
+
+_OF_CLASSES: Final[dict[str, Layout]] = {
+    # of checkpoints that name no class
+    **dict(
+        _by_model_type(
+            partial(_wordpiece_json, lowercase=False),
+            {},
+            "dpr layoutlm lxmert megatron-bert nezha qdqbert realm visual_bert",
+        )
+    ),
+    "nezha-vocab-txt": Layout(_vocab_txt, "nezha", None),
+    **dict(
+        _by_model_type(
+            _ROBERTA_JSON, {}, "bridgetower data2vec-text ibert led mra roberta-prelayernorm blenderbot mvp bloom xglm"
+        )
+    ),
+    **dict(
+        _by_model_type(
+            partial(_byte_level_json, special=[_END], prefix=True),
+            {},
+            "codegen gpt_bigcode gpt_neo gptj olmo3 phi starcoder2",
+        )
+    ),
+    **dict(
+        _by_model_type(
+            partial(_byte_level_json, special=[_END], prefix=True),
+            _LLAMA_EOS,
+            "falcon_mamba mpt olmo olmo2 stablelm",
+        )
+    ),
+    **dict(
+        _by_model_type(
+            partial(_llama, model=False),
+            _LLAMA_EOS,
+            "arcee deepseek_v2 deepseek_v3 ernie4_5 idefics jamba llama4_text ministral mistral3 persimmon",
+        )
+    ),
+    "cohere2-unnamed": Layout(
+        partial(_byte_level_json, special=[_END]), "cohere2", {"bos_token": _END, "eos_token": _END, **_LLAMA_EOS}
+    ),
+    "xmod-unnamed": Layout(_unigram_json, "xmod", {}),
+    # of classes with flags, special tokens or files of their own
+    **dict(
+        _by_class(
+            partial(_wordpiece_json, lowercase=False),
+            "bert",
+            "DPRContextEncoder DPRQuestionEncoder Splinter BigBird FNet RemBert Barthez Herbert Reformer OpenAIGPT",
+        )
+    ),
+    **dict(_by_class(_unigram_json, "xlm-roberta", "T5 MT5 XLNet Camembert")),
+    "bert-older-additional": Layout(
+        _bert,
+        "bert",
+        {**_BERT_CONFIG, "additional_special_tokens": ["<instruct>"]},
+        {"additional_special_tokens": ["<query>", "<instruct>"]},
+    ),
+    "dpr-vocab-txt": Layout(_vocab_txt, "dpr", {"tokenizer_class": "DPRContextEncoderTokenizer"}),
+    "funnel-vocab-txt": Layout(partial(_vocab_txt, special=_FUNNEL_SPECIAL), "funnel", {}),
+    "t5-extra-ids": Layout(_unigram_json, "t5", {"tokenizer_class": "T5Tokenizer", "extra_ids": 1}),
+    "camembert-no-additional": Layout(
+        _unigram_json, "camembert", {"tokenizer_class": "CamembertTokenizer", "additional_special_tokens": []}
+    ),
+    "codegen-vocab-json": Layout(partial(_vocab_and_merges, special=[_END]), "codegen", {}),
+    "mvp-vocab-json": Layout(partial(_vocab_and_merges, special=_ROBERTA_SPECIAL), "mvp", {}),
+    "cohere-prefix-space-within": Layout(
+        partial(_byte_level_json, special=[_END], qwen=True),
+        "cohere",
+        {"tokenizer_class": "CohereTokenizer", "bos_token": _END, "eos_token": _END, "add_prefix_space": True},
+    ),
+    "gpt2-prefix-space-null": Layout(
+        partial(_byte_level_json, special=[_END], prefix=True), "gpt2", {"add_prefix_space": None}
+    ),
+    "roberta-merges-without-version": Layout(_without_version, "roberta", {}),
+    "code-llama-class": Layout(_llama, "llama", {"tokenizer_class": "CodeLlamaTokenizer", "suffix_token": None}),
+    # of Llama's flags
+    "llama-null-flags": Layout(_llama, "llama", {**_LLAMA_CONFIG, "add_bos_token": None, "add_eos_token": None}),
+    "llama-from-slow": Layout(
+        partial(_llama, template="<s> $A </s>", added=("<x>",)), "llama", {**_LLAMA_CONFIG, "from_slow": True}
+    ),
+    "llama-from-slow-new": Layout(_llama, "llama", {**_LLAMA_CONFIG, "from_slow": True, "legacy": False}),
+    "llama-from-slow-prefix-space": Layout(
+        _llama, "llama", {**_LLAMA_CONFIG, "from_slow": True, "add_prefix_space": True}
+    ),
+    "llama-prefix-space-converts": Layout(
+        partial(_llama, added=("<x>",)), "llama", {**_LLAMA_CONFIG, "add_prefix_space": True}
+    ),
+    "llama-sentencepiece-prefix-space-null": Layout(_llama_model, "llama", {**_LLAMA_CONFIG, "add_prefix_space": None}),
+    "llama-sentencepiece-normalized-tokens": Layout(
+        _llama_model,
+        "llama",
+        {"tokenizer_class": "LlamaTokenizer", "add_eos_token": True},
+        {name: {"content": token, "normalized": True} for name, token in (("bos_token", "<s>"), ("eos_token", "</s>"))},
+    ),
+    "llama-sentencepiece-normalized-in-config": Layout(
+        _llama_model,
+        "llama",
+        {
+            **_LLAMA_CONFIG,
+            "bos_token": {"__type": "AddedToken", "content": "<s>", "normalized": True},
+            "eos_token": {"__type": "AddedToken", "content": "</s>", "normalized": True},
+        },
+    ),
+    # of flags that mean nothing to other SentencePiece classes
+    **{
+        f"{name}-sentencepiece-{flag}": Layout(
+            write, name, {"tokenizer_class": f"{tokenizer}Tokenizer", flag.replace("-", "_"): False}
+        )
+        for flag in ("add-prefix-space", "legacy")
+        for name, tokenizer, write in (
+            ("xlm-roberta", "XLMRoberta", partial(_sentencepiece, name="sentencepiece.bpe.model")),
+            ("camembert", "Camembert", partial(_sentencepiece, name="sentencepiece.bpe.model")),
+            ("deberta-v2", "DebertaV2", _deberta_v2_model),
+            ("albert", "Albert", _albert_model),
+        )
+    },
+}
+"""Each for what a class or a flag does that no other layout shows."""
 
 LAYOUTS: Final[dict[str, Layout]] = {
     # BERT
@@ -517,18 +668,12 @@ LAYOUTS: Final[dict[str, Layout]] = {
         {"tokenizer_class": "CamembertTokenizer"},
     ),
     "deberta-v2-sentencepiece": Layout(
-        lambda folder: _sentencepiece(
-            folder, "spm.model", first=(("[PAD]", CONTROL), ("[CLS]", CONTROL), ("[SEP]", CONTROL), ("[UNK]", 2))
-        ),
+        _deberta_v2_model,
         "deberta-v2",
         {"tokenizer_class": "DebertaV2Tokenizer", "do_lower_case": True, "split_by_punct": True},
     ),
     "albert-sentencepiece": Layout(
-        lambda folder: _sentencepiece(
-            folder,
-            "spiece.model",
-            first=(("<pad>", CONTROL), ("<unk>", 2), ("[CLS]", CONTROL), ("[SEP]", CONTROL), ("[MASK]", CONTROL)),
-        ),
+        _albert_model,
         "albert",
         {"tokenizer_class": "AlbertTokenizer"},
     ),
@@ -641,60 +786,7 @@ LAYOUTS: Final[dict[str, Layout]] = {
         "gpt_neox",
         {"tokenizer_class": "GPTNeoXTokenizerFast", "add_eos_token": True, "eos_token": _END, "bos_token": _END},
     ),
-    "xlm-roberta-sentencepiece-flags": Layout(
-        lambda folder: _sentencepiece(folder, "sentencepiece.bpe.model"),
-        "xlm-roberta",
-        {**_XLM_ROBERTA_CONFIG, "add_prefix_space": False, "legacy": False},
-    ),
-    "llama-null-flags": Layout(_llama, "llama", {**_LLAMA_CONFIG, "add_bos_token": None, "add_eos_token": None}),
-    "llama-from-slow": Layout(_llama, "llama", {**_LLAMA_CONFIG, "from_slow": True, "legacy": False}),
-    "roberta-merges-without-version": Layout(
-        lambda folder: _vocab_and_merges(folder, special=_ROBERTA_SPECIAL, first_line=" ".join(_MERGES[0])),
-        "roberta",
-        None,
-    ),
-    "qwen2-merges-without-version": Layout(
-        lambda folder: _vocab_and_merges(folder, special=[_END], first_line=" ".join(_MERGES[0])),
-        "qwen2",
-        _QWEN2_CONFIG,
-    ),
-    "dpr": Layout(_vocab_txt, "dpr", {"tokenizer_class": "DPRContextEncoderTokenizer", "do_lower_case": False}),
-    "mvp": Layout(
-        lambda folder: _byte_level_json(folder, special=_ROBERTA_SPECIAL, roberta=True, prefix=True),
-        "mvp",
-        {"tokenizer_class": "MvpTokenizer"},
-    ),
-    "codegen": Layout(
-        lambda folder: _byte_level_json(folder, special=[_END], prefix=True),
-        "phi",
-        {"tokenizer_class": "CodeGenTokenizer"},
-    ),
-    **{
-        f"{kind}-of-no-class": Layout(lambda folder: _bert(folder, lowercase=False), kind, None)
-        for kind in ("megatron-bert", "visual_bert", "layoutlm", "lxmert", "nezha")
-    },
-    **{
-        f"{kind}-of-no-class": Layout(
-            lambda folder: _byte_level_json(folder, special=_ROBERTA_SPECIAL, roberta=True, prefix=True), kind, None
-        )
-        for kind in ("data2vec-text", "ibert", "roberta-prelayernorm", "led")
-    },
-    **{
-        f"{kind}-of-no-class": Layout(lambda folder: _byte_level_json(folder, special=[_END], prefix=True), kind, None)
-        for kind in ("gpt_neo", "gptj", "starcoder2", "gpt_bigcode")
-    },
-    **{
-        f"{kind}-of-no-class": Layout(
-            lambda folder: _byte_level_json(folder, special=[_END]),
-            kind,
-            {"add_eos_token": True, "eos_token": _END, "bos_token": _END},
-        )
-        for kind in ("stablelm", "olmo", "olmo2")
-    },
-    **{
-        f"{kind}-of-no-class": Layout(_llama, kind, {**_NO_CLASS, "add_eos_token": True})
-        for kind in ("ministral", "persimmon", "deepseek_v3", "arcee", "jamba", "ernie4_5")
-    },
     "split-special-tokens": Layout(_llama, "llama", {**_LLAMA_CONFIG, "split_special_tokens": True}),
+    **_OF_CLASSES,
 }
 """By name; those without published names stand for further layouts that are met."""

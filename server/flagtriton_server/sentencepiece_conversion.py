@@ -16,13 +16,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from flagtriton_server.sentencepiece_model import BPE, CONTROL, UNIGRAM, USER_DEFINED, SentencePieceModel
 from flagtriton_server.tokenizer_files import TokenizerFiles
 
-__all__ = ["SENTENCEPIECE", "llama_prefix", "piece_merges"]
+__all__ = ["SENTENCEPIECE", "piece_merges"]
 
 _SPACE: Final = "▁"
 _FILE_NAMES: Final = ("sentencepiece.bpe.model", "tokenizer.model", "spiece.model", "spm.model")
-_METASPACE: Final = pre_tokenizers.Metaspace(_SPACE, prepend_scheme="always")
-"""Whatever `add_prefix_space` and `legacy` say: of the classes here, transformers 4 asks Llama's alone for them."""
-
 _GEMMA_TURNS: Final = frozenset({"<start_of_turn>", "<end_of_turn>"})
 
 Names: TypeAlias = Mapping[str, str]
@@ -47,12 +44,14 @@ class _Family:
     special: frozenset[str] = frozenset()
 
 
-def llama_prefix(files: TokenizerFiles, backend: Tokenizer) -> None:
-    """Give a tokenizer Llama's treatment of spaces, by the flags `add_prefix_space` and `legacy`, in place.
+def _prefix_space(files: TokenizerFiles) -> bool:
+    """Return Llama's flag, whose default is false where transformers 4 passed over a `tokenizer.json`."""
+    return bool(files.config.get("add_prefix_space", files.tokenizer_json is None))
 
-    Where `from_slow` is set, transformers 4 hands its class's own default of `add_prefix_space`, None, to the slow one.
-    """
-    prefix = bool(files.config.get("add_prefix_space", not files.from_slow))
+
+def _llama_prefix(files: TokenizerFiles, backend: Tokenizer) -> None:
+    """Give a tokenizer Llama's treatment of spaces, by the flags `add_prefix_space` and `legacy`, in place."""
+    prefix = _prefix_space(files)
     legacy = files.config.get("legacy")
     if legacy is None or legacy:
         steps = [normalizers.Prepend(_SPACE)] if prefix else []
@@ -158,7 +157,7 @@ def _fairseq(files: TokenizerFiles, names: Names, family: _Family) -> Tokenizer:
     backend, model = _backend(files, names, family)
     spaces = [normalizers.Strip(left=False, right=True), normalizers.Replace(Regex(" {2,}"), _SPACE)]
     backend.normalizer = normalizers.Sequence([*_charsmap(model), *spaces])
-    backend.pre_tokenizer = _METASPACE
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE)
     backend.decoder = decoders.Metaspace()
     backend.post_processor = _template(backend, "<s> $A </s>", "<s> $A </s> </s> $B </s>", ("<s>", "</s>"))
     return backend
@@ -185,7 +184,7 @@ def _albert(files: TokenizerFiles, names: Names) -> Tokenizer:
     if files.config.get("do_lower_case", True):
         steps.append(normalizers.Lowercase())
     backend.normalizer = normalizers.Sequence([*steps, *_charsmap(model), normalizers.Replace(Regex(" {2,}"), " ")])
-    backend.pre_tokenizer = _METASPACE
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(_SPACE)
     backend.decoder = decoders.Metaspace()
     backend.post_processor = _bracketed(backend)
     return backend
@@ -197,7 +196,7 @@ def _deberta_v2(files: TokenizerFiles, names: Names) -> Tokenizer:
     steps = [*lowers, normalizers.Strip(), *_charsmap(model), normalizers.Replace(Regex(" {2,}"), " ")]
     backend.normalizer = normalizers.Sequence(steps)
     marks = [pre_tokenizers.Punctuation("isolated")] if files.config.get("split_by_punct", False) else []
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*marks, _METASPACE])
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*marks, pre_tokenizers.Metaspace(_SPACE)])
     backend.decoder = decoders.Metaspace()
     backend.post_processor = _bracketed(backend)
     return backend
@@ -214,9 +213,9 @@ def _gemma(files: TokenizerFiles, names: Names) -> Tokenizer:
 
 def _llama(files: TokenizerFiles, names: Names) -> Tokenizer:
     backend, _ = _backend(files, names, _Family(_llama_vocabulary, unk_id=0, byte_fallback=True))
-    llama_prefix(files, backend)
+    _llama_prefix(files, backend)
     parts = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    strips = [decoders.Strip(" ", 1, 0)] if files.config.get("add_prefix_space", not files.from_slow) else []
+    strips = [decoders.Strip(" ", 1, 0)] if _prefix_space(files) else []
     backend.decoder = decoders.Sequence([*parts, *strips])
     return backend
 

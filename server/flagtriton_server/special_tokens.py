@@ -43,12 +43,11 @@ class SpecialTokens:
         config = dict(files.config)
         added = {int(index): _added_token(token) for index, token in config.get("added_tokens_decoder", {}).items()}
         if "added_tokens_decoder" not in config:  # as before transformers 4.34
-            config.update({key: _token(value, special=True) for key, value in files.special_tokens_map.items()})
+            config.update(_of_map(files.special_tokens_map, config))
             added = _legacy_added_tokens(files, config)
         by_text = {token.content: token for token in added.values()}
         named = {name: _named(name, config, row, by_text) for name in _NAMES}
-        further = [token for key in _FURTHER for token in _listed(config.get(key))]
-        further = further or _listed(row.special_tokens.get("additional_special_tokens"))
+        further = _further(files.checkpoint, config, TokenizerClass() if files.saved_by_5 else row)
         return cls({name: token for name, token in named.items() if token is not None}, further, added)
 
     @property
@@ -70,12 +69,55 @@ class SpecialTokens:
         special = {_text(token) for token in self.all}
         for token in tokens:
             token.special = token.special or token.content in special
-        backend.add_tokens(tokens)
+        backend.add_tokens(_as_first_normalized(there, tokens))
 
     @property
     def all(self) -> list[str | AddedToken]:
         """The special ones, named first."""
         return [*self.named.values(), *self.further]
+
+
+def _further(checkpoint: str, config: Mapping[str, Any], row: TokenizerClass) -> list[str | AddedToken]:
+    """Return the special tokens without one of the usual names."""
+    given = {"additional_special_tokens": row.additional, **config}
+    found = [token for key in _FURTHER for token in _listed(given.get(key))]
+    found += [token for flag, default in row.further.items() if (token := _token(config.get(flag, default)))]
+    if row.numbered is None:
+        return found
+    count = row.numbered.count if row.numbered.flag is None else int(config.get(row.numbered.flag, row.numbered.count))
+    tokens = [row.numbered.form.format(number) for number in range(count)]
+    start = row.numbered.form.partition("{")[0]
+    there = [token for token in found if start in _text(token)]
+    if row.numbered.flag is None or not there:
+        texts = {_text(token) for token in found}
+        return [*found, *(token for token in tokens if token not in texts)]
+    if count not in (0, len(there)):
+        raise ValueError(
+            f"{checkpoint}: tokenizer_config.json has {len(there)} tokens {start}…> in additional_special_tokens, and "
+            f"{row.numbered.flag} is {count}; set {row.numbered.flag} to {len(there)}"
+        )
+    return found
+
+
+def _as_first_normalized(there: list[AddedToken], tokens: list[AddedToken]) -> list[AddedToken]:
+    """Return tokens to add, with what the tokenizers library of transformers 4.57 made of `normalized`.
+
+    It searched for a token that is added again in the text before or after normalisation as it did before, whatever
+    the later flag; other releases go by the later one.
+    """
+    last = {token.content: token for token in there}
+    for token in tokens:
+        before = last.get(token.content, token)
+        normalized = before.normalized or (token.normalized and not before.special)
+        last[token.content] = AddedToken(
+            token.content,
+            single_word=token.single_word,
+            lstrip=token.lstrip,
+            rstrip=token.rstrip,
+            normalized=normalized if before is not token else token.normalized,
+            special=token.special,
+        )
+    return [last[content] for content in dict.fromkeys(token.content for token in tokens)]
 
 
 def _named(
@@ -97,6 +139,16 @@ def _named(
             special=default.special,
         )
     return token
+
+
+def _of_map(special_tokens_map: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `special_tokens_map.json` says; its additional tokens come after the configuration's."""
+    found = {key: _token(value, special=True) for key, value in special_tokens_map.items()}
+    if isinstance(found.get(_FURTHER[0]), list):
+        first = _listed(config.get(_FURTHER[0]))
+        texts = {_text(token) for token in first}
+        found[_FURTHER[0]] = [*first, *(token for token in found[_FURTHER[0]] if _text(token) not in texts)]
+    return found
 
 
 def _legacy_added_tokens(files: TokenizerFiles, config: Mapping[str, Any]) -> dict[int, AddedToken]:

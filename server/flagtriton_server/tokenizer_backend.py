@@ -10,35 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 
-from flagtriton_server.sentencepiece_conversion import llama_prefix
 from flagtriton_server.special_tokens import SpecialTokens
 from flagtriton_server.tokenizer_classes import CLASSES, TokenizerClass, class_name, class_of
 from flagtriton_server.tokenizer_conversion import convert_vocabulary
 from flagtriton_server.tokenizer_files import TOKENIZER_JSON, TokenizerFiles
+from flagtriton_server.tokenizer_refusals import check_served
 
 __all__ = ["LoadedTokenizer", "load_tokenizer"]
-
-_BY_LANGUAGE: Final = "puts the token of a language, which it is told beside the text, around every text"
-_REFUSED: Final = {
-    "RoFormerTokenizer": "cuts texts into words with jieba",
-    "BertJapaneseTokenizer": "cuts texts into words with MeCab",
-    **dict.fromkeys(
-        (
-            "M2M100Tokenizer",
-            "MBart50Tokenizer",
-            "MBartTokenizer",
-            "NllbTokenizer",
-            "PLBartTokenizer",
-            "SeamlessM4TTokenizer",
-        ),
-        _BY_LANGUAGE,
-    ),
-}
-"""Classes that do what no file of theirs describes."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +52,19 @@ def load_tokenizer(files: TokenizerFiles) -> LoadedTokenizer:
         ValueError: a file is damaged or lacks something, or the checkpoint's class cannot be served; says what to do.
     """
     name = class_name(files.config, files.model_config)
-    if name in _REFUSED:
-        raise ValueError(
-            f"{files.checkpoint} is tokenised by {name}, which {_REFUSED[name]}; such tokenizers are not served"
-        )
+    check_served(files.checkpoint, name, files.saved_by_5)
     row = class_of(name, files.own_code)
     tokens = SpecialTokens.of(files, row)
     backend = _read(files, name, row, tokens.texts)
     tokens.add_to(backend)
-    _apply_flags(backend, files, row, name, tokens.texts)
+    _apply_flags(backend, files, row, tokens.texts)
     return LoadedTokenizer(
         backend, tokens.texts, _truncation_side(backend, files), bool(files.config.get("clean_up_tokenization_spaces"))
     )
 
 
 def _read(files: TokenizerFiles, name: str | None, row: TokenizerClass, names: Mapping[str, str]) -> Tokenizer:
-    if files.tokenizer_json is None or files.from_slow:
+    if files.tokenizer_json is None or _is_converted(files, row):
         if row.vocabulary is None:
             raise ValueError(_cannot_convert(files, name))
         return convert_vocabulary(files, row.vocabulary, names)
@@ -95,53 +74,86 @@ def _read(files: TokenizerFiles, name: str | None, row: TokenizerClass, names: M
         raise ValueError(f"{files.tokenizer_json} cannot be read ({error}); download it again") from error
 
 
-def _cannot_convert(files: TokenizerFiles, name: str | None) -> str:
-    there = ", ".join(files.vocabulary) or "no vocabulary file"
-    known = ", ".join(other for other, row in CLASSES.items() if row.vocabulary)
-    return (
-        f"{files.checkpoint} has no {TOKENIZER_JSON}, and {there} cannot be read for {name or 'its model type'}; write "
-        f"one with transformers 4: AutoTokenizer.from_pretrained(…).save_pretrained(…). Classes that need none: {known}"
+def _is_converted(files: TokenizerFiles, row: TokenizerClass) -> bool:
+    """Return whether transformers 4 read the vocabulary files although there was a `tokenizer.json`."""
+    if files.saved_by_5:
+        return False
+    flagged = row.prefix_space_converts and files.config.get("add_prefix_space") is not None
+    return bool(files.config.get("from_slow")) or (
+        flagged and any(name.endswith(".model") for name in files.vocabulary)
     )
 
 
-def _apply_flags(
-    backend: Tokenizer, files: TokenizerFiles, row: TokenizerClass, name: str | None, names: Mapping[str, str]
-) -> None:
+def _cannot_convert(files: TokenizerFiles, name: str | None) -> str:
+    there = ", ".join(files.vocabulary) or "no vocabulary file"
+    known = ", ".join(other for other, row in CLASSES.items() if row.vocabulary)
+    if files.tokenizer_json is None:
+        lacks = f"has no {TOKENIZER_JSON}"
+    else:
+        flag = "from_slow" if files.config.get("from_slow") else "add_prefix_space"
+        lacks = f"has {flag} in tokenizer_config.json, with which transformers 4 did not read {TOKENIZER_JSON}"
+    return (
+        f"{files.checkpoint} {lacks}, and {there} cannot be read for {name or 'its model type'}; write "
+        f"one with transformers 4: AutoTokenizer.from_pretrained(…).save_pretrained(…){_without(files)}. Classes that "
+        f"need none: {known}"
+    )
+
+
+def _without(files: TokenizerFiles) -> str:
+    return "" if files.tokenizer_json is None else ", and take that flag out"
+
+
+def _apply_flags(backend: Tokenizer, files: TokenizerFiles, row: TokenizerClass, names: Mapping[str, str]) -> None:
     backend.encode_special_tokens = bool(files.config.get("split_special_tokens", False))
     if not files.saved_by_5:
-        _set_prefix_space(backend, files, row, name)
+        _set_prefix_space(backend, files, row)
         _set_normalizer(backend, files, row)
     if _has_template_flag(files) if files.saved_by_5 else row.template_flags is not None:
         _set_template(backend, files, row.template_flags or (False, False), names)
 
 
-def _set_prefix_space(backend: Tokenizer, files: TokenizerFiles, row: TokenizerClass, name: str | None) -> None:
+def _set_prefix_space(backend: Tokenizer, files: TokenizerFiles, row: TokenizerClass) -> None:
     flag = files.config.get("add_prefix_space")
-    if name == "LlamaTokenizer" and flag is not None and "tokenizer.model" in files.vocabulary:
-        llama_prefix(files, backend)  # transformers 4 converted tokenizer.model anew for this flag
+    if flag is None and "add_prefix_space" in files.config:
+        return  # transformers 4 failed to set it, and went on
     wanted = row.prefix_space if flag is None else bool(flag)
     state = _state(backend.pre_tokenizer)
     if wanted is not None and state.get("type") == "ByteLevel" and state["add_prefix_space"] != wanted:
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(
             add_prefix_space=wanted, use_regex=state.get("use_regex", True)
         )
+    elif wanted and row.prefix_space_within and state:
+        component = backend.pre_tokenizer
+        component.__setstate__(
+            component.__getstate__().replace(b'"add_prefix_space":false', b'"add_prefix_space":true')
+        )
+        backend.pre_tokenizer = component
 
 
 def _set_normalizer(backend: Tokenizer, files: TokenizerFiles, row: TokenizerClass) -> None:
     state = _state(backend.normalizer)
     if state.get("type") != "BertNormalizer":
         return
-    wanted = {key: files.config.get(flag, default) for key, (flag, default) in row.normalizer_flags.items()}
+    wanted = {key: files.flag(flag, default) for key, (flag, default) in row.normalizer_flags.items()}
     if any(state[key] != value for key, value in wanted.items()):
         flags = {key: value for key, value in {**state, **wanted}.items() if key != "type"}
-        try:
-            backend.normalizer = normalizers.BertNormalizer(**flags)
-        except TypeError as error:
-            said = {flag: files.config.get(flag, default) for flag, default in row.normalizer_flags.values()}
+        normalizer = normalizers.BertNormalizer(**flags)
+        _check_finds_the_same(backend, normalizer, files, row)
+        backend.normalizer = normalizer
+
+
+def _check_finds_the_same(
+    backend: Tokenizer, normalizer: normalizers.Normalizer, files: TokenizerFiles, row: TokenizerClass
+) -> None:
+    """Check that another normalizer leaves the added tokens as they are; transformers 4 lost those that it does not."""
+    for token in backend.get_added_tokens_decoder().values():
+        text = token.content
+        if token.normalized and backend.normalizer.normalize_str(text) != normalizer.normalize_str(text):
+            named = ", ".join(flag for flag, _ in row.normalizer_flags.values())
             raise ValueError(
-                f"{files.checkpoint}: tokenizer_config.json says {said}; expected true or false for each, and null for "
-                "strip_accents alone"
-            ) from error
+                f"{files.checkpoint}: one of {named} in tokenizer_config.json, or its default, changes how {text!r} is "
+                f"normalised, an added token, which transformers 4 then missed; set them as in {TOKENIZER_JSON}"
+            )
 
 
 def _has_template_flag(files: TokenizerFiles) -> bool:
@@ -162,7 +174,7 @@ def _set_template(
     ends = {}
     for end, default in zip(("bos", "eos"), defaults, strict=True):
         flag, token = files.config.get(f"add_{end}_token", default), names.get(f"{end}_token")
-        adds = default if flag is None and files.saved_by_5 else bool(flag)  # in a file of 4, null is false
+        adds = default if flag is None and files.saved_by_5 else bool(flag)  # transformers 4 took null for false
         if adds and token is None:
             raise ValueError(
                 f"{files.checkpoint}: tokenizer_config.json says add_{end}_token, but names no {end}_token; name one, "

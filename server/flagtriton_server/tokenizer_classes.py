@@ -10,12 +10,30 @@ what transformers 4.57.3 does. Pure data; knows nothing of files.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tokenizers import AddedToken
 
+from flagtriton_server.tokenizer_model_types import CLASS_OF_MODEL_TYPE
+
 __all__ = ["CLASSES", "OWN_CODE_WITH_FLAGS", "TokenizerClass", "class_name", "class_of"]
+
+
+@dataclass(frozen=True)
+class NumberedTokens:
+    """Special tokens that differ in a number, which a class adds itself.
+
+    Attributes:
+        form: a token's text around its number.
+        count: how many there are.
+        flag: the key of `tokenizer_config.json` that overwrites `count`; with such a flag, a checkpoint names all of
+            them or none.
+    """
+
+    form: str
+    count: int
+    flag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +47,11 @@ class TokenizerClass:
         normalizer_flags: the normalizer's keys that flags of `tokenizer_config.json` overwrite, each with its flag and
             the flag's default.
         prefix_space: default of `add_prefix_space`; None where the file's own value stands unless the flag is given.
+        prefix_space_converts: with `add_prefix_space`, the class's own vocabulary files are read.
+        prefix_space_within: `add_prefix_space` also switches it on in parts of a sequence.
+        additional: default of `additional_special_tokens`.
+        further: flags that name further special tokens, with their defaults.
+        numbered: further special tokens that differ in a number.
         vocabulary: which conversion reads the class's own vocabulary files, where there is no `tokenizer.json`; None
             where there is none here.
     """
@@ -37,10 +60,19 @@ class TokenizerClass:
     template_flags: tuple[bool, bool] | None = None
     normalizer_flags: Mapping[str, tuple[str, bool | None]] = field(default_factory=dict)
     prefix_space: bool | None = None
+    prefix_space_converts: bool = False
+    prefix_space_within: bool = False
+    additional: tuple[str, ...] = ()
+    further: Mapping[str, str] = field(default_factory=dict)
+    numbered: NumberedTokens | None = None
     vocabulary: str | None = None
 
 
-def _lstrip(content: str, **flags: bool) -> AddedToken:
+def _flagged(tokens: Mapping[str, str], **flags: bool) -> dict[str, str | AddedToken]:
+    return {name: AddedToken(token, **flags) for name, token in tokens.items()}
+
+
+def _lstrip(content: str, **flags: bool) -> str | AddedToken:
     return AddedToken(content, lstrip=True, **flags)
 
 
@@ -52,7 +84,7 @@ _BERT_TOKENS: Final = {
     "mask_token": "[MASK]",
 }
 _BRACKETED_TOKENS: Final = {"bos_token": "[CLS]", "eos_token": "[SEP]", **_BERT_TOKENS}
-_ROBERTA_TOKENS: Final = {
+_ROBERTA_TOKENS: Final[dict[str, str]] = {
     "bos_token": "<s>",
     "eos_token": "</s>",
     "sep_token": "</s>",
@@ -73,7 +105,6 @@ _BERT_KIN = (
     "ConvBertTokenizer",
     "DPRContextEncoderTokenizer",
     "DPRQuestionEncoderTokenizer",
-    "DPRReaderTokenizer",
     "DistilBertTokenizer",
     "ElectraTokenizer",
     "LayoutLMTokenizer",
@@ -88,20 +119,34 @@ _ROBERTA = TokenizerClass(
     prefix_space=False,
     vocabulary="byte_level_roberta",
 )
+_BART = replace(
+    _ROBERTA, special_tokens={**_ROBERTA_TOKENS, "mask_token": _lstrip("<mask>", normalized=True, special=True)}
+)
 _GPT2 = TokenizerClass(
     {"unk_token": _ENDOFTEXT, "bos_token": _ENDOFTEXT, "eos_token": _ENDOFTEXT},
     prefix_space=False,
     vocabulary="byte_level_gpt2",
 )
 _LLAMA = TokenizerClass(
-    {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}, template_flags=(True, False), vocabulary="llama"
+    {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
+    template_flags=(True, False),
+    prefix_space_converts=True,
+    vocabulary="llama",
 )
+_T5 = TokenizerClass(
+    {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
+    numbered=NumberedTokens("<extra_id_{}>", 100, "extra_ids"),
+    prefix_space_converts=True,
+)
+_XLM_ROBERTA_TOKENS: Final[dict[str, str | AddedToken]] = {**_ROBERTA_TOKENS, "mask_token": _lstrip("<mask>")}
+_XLNET_TOKENS: Final = {"unk_token": "<unk>", "sep_token": "<sep>", "pad_token": "<pad>", "cls_token": "<cls>"}
+_FILLS: Final = {"prefix": "PRE", "middle": "MID", "suffix": "SUF", "eot": "EOT"}
 
 CLASSES: Final[Mapping[str, TokenizerClass]] = {
     **dict.fromkeys(_BERT_KIN, _BERT),
-    **dict.fromkeys(
-        ("RobertaTokenizer", "BartTokenizer", "LEDTokenizer", "LongformerTokenizer", "MvpTokenizer"), _ROBERTA
-    ),
+    **dict.fromkeys(("RobertaTokenizer", "LongformerTokenizer"), _ROBERTA),
+    **dict.fromkeys(("BartTokenizer", "LEDTokenizer"), _BART),
+    **dict.fromkeys(("T5Tokenizer", "MT5Tokenizer"), _T5),
     "AlbertTokenizer": TokenizerClass(
         {
             **_BRACKETED_TOKENS,
@@ -111,29 +156,53 @@ CLASSES: Final[Mapping[str, TokenizerClass]] = {
         },
         vocabulary="albert",
     ),
-    "CamembertTokenizer": TokenizerClass(
-        {**_ROBERTA_TOKENS, "mask_token": _lstrip("<mask>", special=True)}, vocabulary="camembert"
+    "BarthezTokenizer": TokenizerClass(_XLM_ROBERTA_TOKENS),
+    "BigBirdTokenizer": TokenizerClass(
+        {**_flagged({**_ROBERTA_TOKENS, "sep_token": "[SEP]", "cls_token": "[CLS]"}), "mask_token": _lstrip("[MASK]")}
     ),
-    "CodeLlamaTokenizer": TokenizerClass(_LLAMA.special_tokens, template_flags=(True, False)),
-    "CodeGenTokenizer": TokenizerClass(_GPT2.special_tokens, prefix_space=False),
+    "BlenderbotTokenizer": replace(_ROBERTA, vocabulary=None),
+    "BloomTokenizer": TokenizerClass(
+        {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"},
+        prefix_space=False,
+        prefix_space_within=True,
+    ),
+    "CLIPTokenizer": TokenizerClass(
+        {**_GPT2.special_tokens, "bos_token": "<|startoftext|>", "pad_token": _ENDOFTEXT},
+    ),
+    "CamembertTokenizer": TokenizerClass(
+        {
+            **_ROBERTA_TOKENS,
+            "mask_token": _lstrip("<mask>", special=True),
+        },
+        additional=("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"),
+        vocabulary="camembert",
+    ),
+    "CodeGenTokenizer": _GPT2,
+    "CodeLlamaTokenizer": TokenizerClass(
+        _LLAMA.special_tokens,
+        template_flags=(True, False),
+        further={f"{flag}_token": f"▁<{token}>" for flag, token in _FILLS.items()},
+    ),
     "CohereTokenizer": TokenizerClass(
         {"unk_token": "<UNK>", "bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>"},
         template_flags=(True, False),
         prefix_space=False,
+        prefix_space_within=True,
     ),
-    "DebertaTokenizer": TokenizerClass({**_BRACKETED_TOKENS, "mask_token": _lstrip("[MASK]")}, prefix_space=False),
+    "DebertaTokenizer": TokenizerClass(_BRACKETED_TOKENS, prefix_space=False),
     "DebertaV2Tokenizer": TokenizerClass(_BRACKETED_TOKENS, vocabulary="deberta_v2"),
-    "FunnelTokenizer": TokenizerClass(
+    "FNetTokenizer": TokenizerClass(
         {
-            "bos_token": "<s>",
-            "eos_token": "</s>",
+            **_flagged({"cls_token": "[CLS]", "sep_token": "[SEP]"}),
             "unk_token": "<unk>",
-            "sep_token": "<sep>",
             "pad_token": "<pad>",
-            "cls_token": "<cls>",
-            "mask_token": "<mask>",
-        },
+            "mask_token": _lstrip("[MASK]"),
+        }
+    ),
+    "FunnelTokenizer": TokenizerClass(
+        {**_XLNET_TOKENS, "mask_token": "<mask>", "bos_token": "<s>", "eos_token": "</s>"},
         normalizer_flags=_BERT_FLAGS,
+        vocabulary="wordpiece",
     ),
     "GPT2Tokenizer": _GPT2,
     "GPTNeoXTokenizer": TokenizerClass(_GPT2.special_tokens, template_flags=(False, False), prefix_space=False),
@@ -142,21 +211,46 @@ CLASSES: Final[Mapping[str, TokenizerClass]] = {
         template_flags=(True, False),
         vocabulary="gemma",
     ),
+    "HerbertTokenizer": TokenizerClass(
+        {
+            "cls_token": "<s>",
+            "unk_token": "<unk>",
+            "pad_token": "<pad>",
+            "mask_token": "<mask>",
+            "sep_token": "</s>",
+        }
+    ),
     "LlamaTokenizer": _LLAMA,
     "MPNetTokenizer": TokenizerClass(
-        {
-            **{name: AddedToken(token) for name, token in {**_ROBERTA_TOKENS, "unk_token": "[UNK]"}.items()},
-            "mask_token": _lstrip("<mask>"),
-        },
+        {**_flagged({**_ROBERTA_TOKENS, "unk_token": "[UNK]"}), "mask_token": _lstrip("<mask>")},
         normalizer_flags=_CASE_FLAGS,
         vocabulary="mpnet",
     ),
+    "MvpTokenizer": replace(_ROBERTA, special_tokens={**_flagged(_ROBERTA_TOKENS), "mask_token": _lstrip("<mask>")}),
+    "OpenAIGPTTokenizer": TokenizerClass({"unk_token": "<unk>"}),
     "Qwen2Tokenizer": TokenizerClass(
-        {"unk_token": _ENDOFTEXT, "eos_token": _ENDOFTEXT, "pad_token": _ENDOFTEXT}, vocabulary="byte_level_qwen2"
+        _flagged(
+            {"unk_token": _ENDOFTEXT, "eos_token": _ENDOFTEXT, "pad_token": _ENDOFTEXT}, special=True, normalized=False
+        ),
+        vocabulary="byte_level_qwen2",
     ),
-    "SplinterTokenizer": TokenizerClass(_BERT_TOKENS, normalizer_flags=_BERT_FLAGS),
-    "XLMRobertaTokenizer": TokenizerClass(
-        {**_ROBERTA_TOKENS, "mask_token": _lstrip("<mask>")}, vocabulary="xlm_roberta"
+    "ReformerTokenizer": TokenizerClass({"eos_token": "</s>", "unk_token": "<unk>"}),
+    "RemBertTokenizer": TokenizerClass(
+        {**_BRACKETED_TOKENS, "unk_token": "<unk>", "pad_token": "<pad>", "mask_token": _lstrip("[MASK]")}
+    ),
+    "SplinterTokenizer": TokenizerClass(
+        _BERT_TOKENS, normalizer_flags=_CASE_FLAGS, further={"question_token": "[QUESTION]"}
+    ),
+    "XGLMTokenizer": TokenizerClass(_ROBERTA_TOKENS, prefix_space=False, numbered=NumberedTokens("<madeupword{}>", 7)),
+    "XLMRobertaTokenizer": TokenizerClass(_XLM_ROBERTA_TOKENS, vocabulary="xlm_roberta"),
+    "XLNetTokenizer": TokenizerClass(
+        {
+            **_XLNET_TOKENS,
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+            "mask_token": _lstrip("<mask>"),
+        },
+        additional=("<eop>", "<eod>"),
     ),
 }
 """By name, without `Fast` at its end. A class that is not here changed nothing but `add_prefix_space`."""
@@ -164,67 +258,13 @@ CLASSES: Final[Mapping[str, TokenizerClass]] = {
 OWN_CODE_WITH_FLAGS: Final = ("tokenization_qwen.Qwen2TokenizerFast", "tokenization_qwen.Qwen2Tokenizer")
 """Tokenizer code that checkpoints bring, which does no more than build the template from flags: gte-Qwen2's."""
 
-_MODEL_TYPES: Final[Mapping[str, str]] = {
-    "AlbertTokenizer": "albert nystromformer yoso",
-    "BartTokenizer": "bart",
-    "BertTokenizer": (
-        "align bark bert blip bros chinese_clip ernie git grounding-dino megatron-bert mm-grounding-dino "
-        "nezha qdqbert tvp vilt visual_bert"
-    ),
-    "CamembertTokenizer": "camembert",
-    "CodeGenTokenizer": "codegen phi",
-    "CodeLlamaTokenizer": "code_llama",
-    "CohereTokenizer": "aya_vision cohere cohere2",
-    "ConvBertTokenizer": "convbert",
-    "DPRQuestionEncoderTokenizer": "dpr",
-    "DebertaTokenizer": "deberta",
-    "DebertaV2Tokenizer": "deberta-v2",
-    "DistilBertTokenizer": "distilbert",
-    "ElectraTokenizer": "electra",
-    "FunnelTokenizer": "funnel",
-    "GPT2Tokenizer": (
-        "blip-2 dbrx emu3 exaone4 flex_olmo gpt2 gpt_bigcode gpt_neo gptj granite granitemoe granitemoehybrid "
-        "granitemoeshared instructblip instructblipvideo minimax olmo3 opt starcoder2"
-    ),
-    "GPTNeoXTokenizer": "falcon_mamba gpt_neox mamba mamba2 mpt olmo olmo2 olmoe rwkv stablelm xlstm",
-    "GemmaTokenizer": (
-        "gemma gemma2 gemma3 gemma3_text gemma3n gemma3n_text recurrent_gemma shieldgemma2 siglip2 t5gemma"
-    ),
-    "LEDTokenizer": "led",
-    "LayoutLMTokenizer": "layoutlm",
-    "LlamaTokenizer": (
-        "arcee aria chameleon colpali deepseek_v2 deepseek_v3 deepseek_vl deepseek_vl_hybrid diffllama "
-        "ernie4_5 ernie4_5_moe idefics idefics2 idefics3 jamba janus jetmoe llama llama4 llama4_text llava "
-        "llava_next llava_next_video llava_onevision ministral mistral mistral3 mixtral mllama paligemma "
-        "persimmon phi3 phimoe video_llava vipllava zamba zamba2"
-    ),
-    "LongformerTokenizer": "longformer",
-    "LxmertTokenizer": "lxmert",
-    "MPNetTokenizer": "mpnet",
-    "MobileBertTokenizer": "mobilebert",
-    "MvpTokenizer": "mvp",
-    "Qwen2Tokenizer": (
-        "colqwen2 internvl qwen2 qwen2_5_omni qwen2_5_vl qwen2_audio qwen2_moe qwen2_vl qwen3 qwen3_moe "
-        "qwen3_next qwen3_omni_moe qwen3_vl qwen3_vl_moe"
-    ),
-    "RealmTokenizer": "realm",
-    "RetriBertTokenizer": "retribert",
-    "RobertaTokenizer": "bridgetower clap data2vec-text ibert mega mra roberta roberta-prelayernorm",
-    "SplinterTokenizer": "splinter",
-    "SqueezeBertTokenizer": "squeezebert",
-    "XLMRobertaTokenizer": "kosmos-2 metaclip_2 xlm-roberta xlm-roberta-xl xmod",
-}
-"""Model types of transformers 4.57.3 by the class that it takes for a checkpoint that names none."""
-
-_BY_MODEL_TYPE: Final = {kind: name for name, kinds in _MODEL_TYPES.items() for kind in kinds.split()}
-
 
 def class_name(tokenizer_config: Mapping[str, Any], model_config: Mapping[str, Any]) -> str | None:
     """Return the class that transformers 4 took, without `Fast`: the tokenizer's word, the model's, or its type's."""
     named = tokenizer_config.get("tokenizer_class") or model_config.get("tokenizer_class")
     if named:
         return str(named).removesuffix("Fast")
-    return _BY_MODEL_TYPE.get(str(model_config.get("model_type")))
+    return CLASS_OF_MODEL_TYPE.get(str(model_config.get("model_type")))
 
 
 def class_of(name: str | None, own_code: str | None) -> TokenizerClass:
@@ -236,5 +276,5 @@ def class_of(name: str | None, own_code: str | None) -> TokenizerClass:
     """
     row = CLASSES.get(name or "", TokenizerClass())
     if own_code in OWN_CODE_WITH_FLAGS:
-        return TokenizerClass(row.special_tokens, (False, False), vocabulary=row.vocabulary)
+        return replace(row, template_flags=(False, False))
     return row

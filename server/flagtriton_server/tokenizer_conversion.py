@@ -44,14 +44,13 @@ def convert_vocabulary(files: TokenizerFiles, kind: str, names: Names) -> Tokeni
 
 def _wordpiece(files: TokenizerFiles, names: Names, *, second_sep: bool = False) -> Tokenizer:
     vocabulary = {token: index for index, token in enumerate(_lines(files.vocabulary_file("vocab.txt")))}
-    config = files.config
-    basic = config.get("do_basic_tokenize", True)
+    basic = bool(files.config.get("do_basic_tokenize", True))
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token=names["unk_token"]))
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
-        handle_chinese_chars=basic and config.get("tokenize_chinese_chars", True),
-        strip_accents=config.get("strip_accents") if basic else False,
-        lowercase=basic and config.get("do_lower_case", True),
+        handle_chinese_chars=basic and bool(files.flag("tokenize_chinese_chars", True)),
+        strip_accents=files.flag("strip_accents", None) if basic else False,
+        lowercase=basic and bool(files.flag("do_lower_case", True)),
     )
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
@@ -70,13 +69,36 @@ def _mpnet(files: TokenizerFiles, names: Names) -> Tokenizer:
     return _wordpiece(files, names, second_sep=True)
 
 
-def _byte_level(files: TokenizerFiles, *, first_merge: int = 1, **options: Any) -> Tokenizer:
-    """Return a byte-level BPE tokenizer; its merges begin at a line of `merges.txt`, whatever is before that."""
-    vocabulary = _json_vocabulary(files.vocabulary_file("vocab.json"))
-    merges = _merges(files.vocabulary_file("merges.txt"), first_merge)
-    backend = Tokenizer(
-        models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="", fuse_unk=False)
-    )
+def _all_but_ends(lines: list[str]) -> list[str]:
+    """Return the merges that GPT-2 and RoBERTa read: the first line is none whatever it says, and the last is none."""
+    return lines[1:-1]
+
+
+def _qwen2_merges(lines: list[str]) -> list[str]:
+    first = 1 if lines[0].startswith("#version:") else 0
+    return [line for line in lines[first:] if line.strip()]
+
+
+def _byte_level(
+    files: TokenizerFiles, merges: Callable[[list[str]], list[str]] = _all_but_ends, **options: Any
+) -> Tokenizer:
+    paths = [files.vocabulary_file(name) for name in ("vocab.json", "merges.txt")]
+    vocabulary, lines = (_text(path) for path in paths)
+    pairs: list[Any] = [tuple(line.split()) for line in merges(lines.split("\n"))]
+    broken = next((pair for pair in pairs if len(pair) != 2), None)
+    if broken is not None:
+        raise ValueError(f"{paths[1]} has the line {' '.join(broken)!r}, which is no pair; download it again")
+    try:
+        model = models.BPE(
+            json.loads(vocabulary),
+            list(dict.fromkeys(pairs)),
+            continuing_subword_prefix="",
+            end_of_word_suffix="",
+            fuse_unk=False,
+        )
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise ValueError(f"{paths[0]} and {paths[1]} cannot be read ({error}); download them again") from error
+    backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=_prefix_space(files), **options)
     backend.decoder = decoders.ByteLevel()
     backend.post_processor = processors.ByteLevel(trim_offsets=False)
@@ -106,8 +128,7 @@ def _gpt2(files: TokenizerFiles, names: Names) -> Tokenizer:
 
 
 def _qwen2(files: TokenizerFiles, names: Names) -> Tokenizer:
-    (first,) = _lines(files.vocabulary_file("merges.txt"))[:1] or [""]
-    backend = _byte_level(files, first_merge=int(first.startswith("#version:")), use_regex=False)
+    backend = _byte_level(files, _qwen2_merges, use_regex=False)
     backend.normalizer = normalizers.NFC()
     words = pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated", invert=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([words, backend.pre_tokenizer])
@@ -134,25 +155,17 @@ def _check_has(files: TokenizerFiles, vocabulary: Mapping[str, int], *tokens: st
             raise ValueError(f"{files.checkpoint}: the vocabulary has no {token!r}, which stands around every text")
 
 
-def _json_vocabulary(path: Path) -> dict[str, int]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a vocabulary ({error}); download it again") from error
-
-
-def _merges(path: Path, first: int) -> list[tuple[str, str]]:
-    pairs = [line.split() for line in _lines(path)[first:] if line.strip()]
-    for pair in pairs:
-        if len(pair) != 2:
-            raise ValueError(f"{path} has a line {' '.join(pair)!r}, expected two tokens; download it again")
-    return [(left, right) for left, right in pairs]
-
-
 def _lines(path: Path) -> list[str]:
     """Return a file's lines; only line feeds end one, as vocabularies hold other separators as tokens."""
+    lines = _text(path).split("\n")
+    return lines if lines[-1] else lines[:-1]
+
+
+def _text(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8") as opened:
-            return [line.rstrip("\n") for line in opened]
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}); download it again") from error
+    if path.suffix == ".json" and text.startswith("\ufeff"):
+        raise ValueError(f"{path} begins with a byte order mark; save it as UTF-8 without one, or download it again")
+    return text

@@ -64,7 +64,9 @@ class TokenizerFiles:
         tokenizer_json = find(TOKENIZER_JSON)
         config = _json(find("tokenizer_config.json"))
         # What add_prefix_space and from_slow mean hangs on the other vocabulary files.
-        reads_more = tokenizer_json is None or not {"add_prefix_space", "from_slow"}.isdisjoint(config)
+        reads_more = tokenizer_json is None or any(
+            config.get(flag) is not None for flag in ("add_prefix_space", "from_slow")
+        )
         names = VOCABULARY_FILES if reads_more else ()
         found = {name: _found(find, name) for name in names}
         return cls(
@@ -87,9 +89,26 @@ class TokenizerFiles:
             if name in self.vocabulary:
                 return self.vocabulary[name]
         there = ", ".join(self.vocabulary) or "none"
+        lacks = f"neither {TOKENIZER_JSON} nor" if self.tokenizer_json is None else "no"
+        advice = "" if self.tokenizer_json is None else "take from_slow out of tokenizer_config.json, or "
         raise ValueError(
-            f"{self.checkpoint} has neither {TOKENIZER_JSON} nor {' or '.join(names)}, which its tokenizer class reads "
-            f"(vocabulary files there: {there}); copy the tokenizer's files from the checkpoint it was made from"
+            f"{self.checkpoint} has {lacks} {' or '.join(names)}, which its tokenizer class reads (vocabulary files "
+            f"there: {there}); {advice}copy the tokenizer's files from the checkpoint it was made from"
+        )
+
+    def flag(self, name: str, default: bool | None) -> bool | None:
+        """Return a flag of `tokenizer_config.json`.
+
+        Raises:
+            ValueError: it is neither true nor false; null is allowed where it is the default.
+        """
+        value = self.config.get(name, default)
+        if isinstance(value, bool) or (value is None and default is None):
+            return value
+        allowed = "true, false or null" if default is None else "true or false"
+        raise ValueError(
+            f"{self.checkpoint}: tokenizer_config.json has {json.dumps(value)} for {name}, which must be {allowed}; "
+            f"set it, or take it out for {json.dumps(default)}"
         )
 
     @property
@@ -99,11 +118,6 @@ class TokenizerFiles:
         named = auto_map.get("AutoTokenizer") if isinstance(auto_map, Mapping) else auto_map
         classes = [named] if isinstance(named, str) else [name for name in reversed(named or []) if name]
         return str(classes[0]).rpartition("--")[2] if classes else None
-
-    @property
-    def from_slow(self) -> bool:
-        """Whether transformers 4 converts the vocabulary files although there is a `tokenizer.json`."""
-        return bool(self.config.get("from_slow")) and not self.saved_by_5
 
     @property
     def saved_by_5(self) -> bool:

@@ -33,11 +33,26 @@ def ids(layout: Layout, folder: Path) -> dict[str, Any]:
     }
 
 
+def classes() -> dict[str, str]:
+    """Return the tokenizer class of each model type that names none; a class in Python has no `Fast` at its end."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
+
+    found = {}
+    for model_type, config in CONFIG_MAPPING.items():
+        slow, fast = TOKENIZER_MAPPING.get(config, (None, None))
+        named = getattr(config(), "tokenizer_class", None) if model_type in ("mt5", "umt5") else None
+        if slow or fast:
+            found[model_type] = f"{named}Fast" if named else (fast or slow).__name__
+    return found
+
+
 def main() -> None:
     """Write the file."""
     with tempfile.TemporaryDirectory() as folder:
         found = {name: ids(layout, Path(folder) / name) for name, layout in LAYOUTS.items()}
     content = {"made_with": {package: version(package) for package in _PACKAGES}, "texts": TEXTS, "layouts": found}
+    content["classes"] = classes()
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace('{"class"', '\n{"class"')
     (Path(__file__).parent / "tokenizer_ids.json").write_text(text + "\n", encoding="utf-8")
 

@@ -99,35 +99,6 @@ def test_a_class_that_segments_words_is_refused_by_name(tmp_path: Path) -> None:
         TextTokenizer.from_checkpoint(str(tmp_path / "tiny"), None, False)
 
 
-def test_a_class_that_is_told_a_language_is_refused_by_name(tmp_path: Path) -> None:
-    LAYOUTS["xlm-roberta"].make(tmp_path / "tiny")
-    write(tmp_path / "tiny", "tokenizer_config.json", {"tokenizer_class": "NllbTokenizerFast"})
-    with pytest.raises(ValueError, match="tokenised by NllbTokenizer, which puts the token of a language"):
-        TextTokenizer.from_checkpoint(str(tmp_path / "tiny"), None, False)
-
-
-def test_a_flag_that_is_neither_true_nor_false_is_named(tmp_path: Path) -> None:
-    LAYOUTS["bert"].make(tmp_path / "tiny")
-    write(tmp_path / "tiny", "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": None})
-    with pytest.raises(ValueError, match=r"tiny: tokenizer_config\.json says .*'do_lower_case': None.*true or false"):
-        TextTokenizer.from_checkpoint(str(tmp_path / "tiny"), None, False)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "told"),
-    [
-        ("vocab.json", "\ufeff{}", r"vocab\.json cannot be read as a vocabulary .*BOM"),
-        ("vocab.json", "[1]", r"vocab\.json cannot be read as a vocabulary"),
-        ("merges.txt", "#version: 0.2\na b c\n", r"merges\.txt has a line 'a b c', expected two tokens"),
-    ],
-)
-def test_damaged_vocabulary_files_are_named(name: str, content: str, told: str, tmp_path: Path) -> None:
-    LAYOUTS["roberta-vocab-json"].make(tmp_path / "tiny")
-    write(tmp_path / "tiny", name, content)
-    with pytest.raises(ValueError, match=told):
-        TextTokenizer.from_checkpoint(str(tmp_path / "tiny"), None, False)
-
-
 def test_a_class_whose_vocabulary_cannot_be_read_is_refused_with_what_to_do(tmp_path: Path) -> None:
     LAYOUTS["xlm-roberta-sentencepiece"].make(tmp_path / "tiny")
     write(tmp_path / "tiny", "tokenizer_config.json", {"tokenizer_class": "XLNetTokenizer"})
@@ -140,6 +111,101 @@ def test_the_class_decides_which_vocabulary_file_is_read(tmp_path: Path) -> None
     write(tmp_path / "tiny", "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
     with pytest.raises(ValueError, match=r"neither tokenizer\.json nor vocab\.txt.*there: sentencepiece\.bpe\.model"):
         TextTokenizer.from_checkpoint(str(tmp_path / "tiny"), None, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("MBartTokenizerFast", "the code of a language"),
+        ("NllbTokenizer", "the code of a language"),
+        ("LayoutLMv3TokenizerFast", "the words of a page"),
+        ("PegasusTokenizer", "other tasks"),
+        ("EsmTokenizer", "Python code"),
+    ],
+)
+def test_a_class_whose_ids_no_rule_gives_is_refused_with_what_to_do(name: str, reason: str, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "tiny", "$A", {**llama(), "tokenizer_class": name})
+    with pytest.raises(ValueError, match=f"{reason}.*not served; if .* set tokenizer_class .* to PreTrained"):
+        ids(folder)
+    write(tmp_path / "tiny", "tokenizer_config.json", {**llama(), "tokenizer_class": "PreTrainedTokenizerFast"})
+    assert ids(folder) == [3, 4]
+
+
+def test_a_class_of_python_is_served_from_a_file_of_transformers_5(tmp_path: Path) -> None:
+    config = {**llama(), "tokenizer_class": "EsmTokenizer", "backend": "tokenizers"}
+    assert ids(checkpoint(tmp_path / "tiny", "$A </s>", config)) == [3, 4, 2]
+
+
+@pytest.mark.parametrize("flag", ["from_slow", "add_prefix_space"])
+def test_a_flag_that_asks_for_a_vocabulary_nobody_reads_is_refused(flag: str, tmp_path: Path) -> None:
+    config = {"tokenizer_class": "T5Tokenizer", flag: True}
+    folder = LAYOUTS["t5-class"].make(tmp_path / "tiny")
+    LAYOUTS["llama-sentencepiece"].write(folder)
+    write(folder, "tokenizer_config.json", config)
+    with pytest.raises(
+        ValueError, match=rf"has {flag} in .*tokenizer\.model cannot be read for T5.* take that flag out"
+    ):
+        ids(str(folder))
+
+
+def test_from_slow_without_the_classs_vocabulary_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no .*tokenizer\.model.*there: none\); take from_slow out"):
+        ids(checkpoint(tmp_path / "tiny", "$A", llama(from_slow=True)))
+
+
+def test_a_number_of_extra_ids_that_is_not_that_of_the_tokens_is_refused(tmp_path: Path) -> None:
+    config = {"tokenizer_class": "T5Tokenizer", "additional_special_tokens": ["<extra_id_0>"], "extra_ids": 2}
+    with pytest.raises(ValueError, match=r"has 1 tokens <extra_id_…> .*extra_ids is 2; set extra_ids to 1"):
+        ids(checkpoint(tmp_path / "tiny", "$A", config))
+
+
+@pytest.mark.parametrize("layout", ["bert", "bert-vocab-txt"])
+@pytest.mark.parametrize(
+    ("flag", "value", "allowed"),
+    [("do_lower_case", None, "true or false"), ("strip_accents", "no", "true, false or null")],
+)
+def test_a_flag_that_is_no_boolean_is_refused_with_what_is_allowed(
+    layout: str, flag: str, value: Any, allowed: str, tmp_path: Path
+) -> None:
+    folder = LAYOUTS[layout].make(tmp_path / "tiny")
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", flag: value})
+    with pytest.raises(ValueError, match=rf"{json.dumps(value)} for {flag}, which must be {allowed}; set it, or take"):
+        ids(str(folder))
+
+
+def test_a_byte_order_mark_is_told_with_its_file(tmp_path: Path) -> None:
+    folder = LAYOUTS["roberta-vocab-json"].make(tmp_path / "tiny")
+    content = (folder / "vocab.json").read_text(encoding="utf-8")
+    (folder / "vocab.json").write_text(content, encoding="utf-8-sig")
+    with pytest.raises(ValueError, match=r"vocab\.json begins with a byte order mark; save it as UTF-8 without one"):
+        ids(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("vocab.json", "{", r"vocab\.json and .*merges\.txt cannot be read"),
+        ("vocab.json", '{"a": 0}', "out of vocabulary"),
+        ("merges.txt", "#version\na b c\n", r"merges\.txt has the line 'a b c', which is no pair"),
+    ],
+)
+def test_damaged_byte_level_files_are_named(name: str, content: str, told: str, tmp_path: Path) -> None:
+    folder = LAYOUTS["roberta-vocab-json"].make(tmp_path / "tiny")
+    write(folder, name, content)
+    with pytest.raises(ValueError, match=f"{told}.* download"):
+        ids(str(folder))
+
+
+def test_flags_that_hide_an_added_token_are_refused(tmp_path: Path) -> None:
+    folder = LAYOUTS["bert"].make(tmp_path / "tiny")
+    backend = Tokenizer.from_file(f"{folder}/tokenizer.json")
+    backend.add_tokens(["MiXeD"])
+    backend.save(f"{folder}/tokenizer.json")
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "do_lower_case": False})
+    with pytest.raises(ValueError, match=r"do_lower_case, .* changes how 'MiXeD' is normalised.* set them as in"):
+        ids(str(folder))
+    write(folder, "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
+    assert backend.token_to_id("MiXeD") in ids(str(folder), "a MIXED a")
 
 
 @pytest.mark.parametrize("content", ["", "version https://git-lfs.github.com/spec/v1", "{}", '{"model": 1}'])

@@ -14,6 +14,9 @@ from flagtriton.checkpoints import EMBEDDERS, RERANKERS
 from flagtriton.protocol import INPUT_IDS, PAST_END
 from flagtriton_server.rejection import RequestError
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
+from flagtriton_server.tokenizer_classes import CLASSES
+from flagtriton_server.tokenizer_model_types import CLASS_OF_MODEL_TYPE
+from flagtriton_server.tokenizer_refusals import check_served
 from tests.tokenizer_layouts import LAYOUTS, TEXTS
 
 GOLDEN: dict[str, Any] = json.loads(
@@ -50,6 +53,24 @@ def test_bare_ids_of_published_layouts_are_the_tokenizers_librarys_on_the_file(n
 def test_every_name_of_both_model_tables_has_a_layout() -> None:
     named = [name for layout in LAYOUTS.values() for name in layout.names]
     assert sorted(named) == sorted([*EMBEDDERS, *RERANKERS])
+
+
+@pytest.mark.parametrize("model_type", GOLDEN["classes"])
+def test_the_class_of_each_model_type_is_that_of_transformers_4(model_type: str) -> None:
+    expected = GOLDEN["classes"][model_type]
+    name = CLASS_OF_MODEL_TYPE[model_type]
+    assert name.removesuffix(" (Python)") == expected.removesuffix("Fast")
+    if not expected.endswith("Fast"):
+        with pytest.raises(ValueError, match="not served"):
+            check_served("x", name, saved_by_5=False)
+
+
+@pytest.mark.parametrize("name", sorted({*GOLDEN["classes"].values()} - {"PreTrainedTokenizerFast"}))
+def test_every_class_of_transformers_4_has_a_row_or_is_refused(name: str) -> None:
+    stem = name.removesuffix("Fast")
+    if stem not in CLASSES:
+        with pytest.raises(ValueError, match="not served"):
+            check_served("x", stem, saved_by_5=False)
 
 
 def test_the_golden_ids_are_of_these_layouts_and_texts() -> None:
