@@ -6,7 +6,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,26 +54,45 @@ def https_port(served: Served, authority: str, folder: Path) -> Iterator[int]:
     upstream = ("127.0.0.1", served.server.options.http_port)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    started: Future[tuple[int, Callable[[], None]]] = Future()
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            writer.write(data)
+        with suppress(ConnectionError):  # a client may go without a word
+            while data := await reader.read(65_536):
+                writer.write(data)
         writer.close()
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection(*upstream)
-        await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer), return_exceptions=True)
+        ends = (writer, up_writer)
+        try:
+            await asyncio.gather(pump(reader, up_writer), pump(up_reader, writer))
+        finally:
+            for end in ends:
+                end.close()
+            await asyncio.gather(*(end.wait_closed() for end in ends), return_exceptions=True)
 
-    loop = asyncio.new_event_loop()
-    proxy = loop.run_until_complete(asyncio.start_server(connect, "127.0.0.1", 0, ssl=context))
-    thread = threading.Thread(target=loop.run_forever)
+    async def proxy() -> None:
+        connections: set[asyncio.Task[None]] = set()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connections.add(asyncio.ensure_future(connect(reader, writer)))
+
+        stopped = asyncio.Event()
+        stop = partial(asyncio.get_running_loop().call_soon_threadsafe, stopped.set)
+        async with await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context) as server:
+            started.set_result((server.sockets[0].getsockname()[1], stop))
+            await stopped.wait()
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
+
+    thread = threading.Thread(target=asyncio.run, args=(proxy(),))
     thread.start()
-    yield proxy.sockets[0].getsockname()[1]
-    loop.call_soon_threadsafe(loop.stop)
+    port, stop = started.result(timeout=30)
+    yield port
+    stop()
     thread.join()
-    proxy.close()
-    loop.run_until_complete(asyncio.sleep(0))
-    loop.close()
 
 
 @pytest.fixture(scope="module")
