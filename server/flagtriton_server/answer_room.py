@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 
 __all__ = ["AnswerRoom"]
 

@@ -27,6 +27,7 @@ from flagtriton_server.definition_check import check_definition
 from flagtriton_server.dense import load_chain
 from flagtriton_server.domains import in_domain
 from flagtriton_server.encoding import check_token_ids, encode, encode_pooled
+from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.forward import LoadedEncoder
 from flagtriton_server.hidden_states import to_bytes
 from flagtriton_server.loading import load_encoder
@@ -35,7 +36,6 @@ from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
 from flagtriton_server.queued_encoder import QueuedEncoder
-from flagtriton_server.rejection import RequestError, one_by_one
 from flagtriton_server.settings import EncoderSettings, instance_count, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 

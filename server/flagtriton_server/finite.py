@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton_server.rejection import NotFiniteError, not_finite
+from flagtriton_server.errors import NotFiniteError, not_finite
 
 __all__ = ["all_finite", "check_answers", "check_finite", "check_loaded", "finite_norms"]
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 
 __all__ = ["from_bytes", "to_bytes"]
 

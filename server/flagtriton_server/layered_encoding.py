@@ -14,12 +14,12 @@ from torch import Tensor
 from flagtriton.rerank_options import RerankOptions
 from flagtriton_server.attention import PackedTexts
 from flagtriton_server.compression import Parts, merged
+from flagtriton_server.errors import RequestError
 from flagtriton_server.layered_decoder import rotation
 from flagtriton_server.layered_loading import LoadedDecoder
 from flagtriton_server.layered_spec import LayeredSpec
 from flagtriton_server.packing import lengths_before, packed_length, token_counts, token_indices
 from flagtriton_server.ragged_texts import RaggedTexts
-from flagtriton_server.rejection import RequestError
 from flagtriton_server.sharing import Segments
 
 __all__ = ["Depth", "LayeredRequest", "check_parts", "encode_layers", "trial_vectors"]

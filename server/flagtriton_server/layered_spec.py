@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flagtriton.types import RerankerModelClass
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 
 __all__ = ["LayeredSpec"]
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flagtriton.options import EmbedOptions
+from flagtriton_server.errors import RequestError
 from flagtriton_server.heads import Head
 from flagtriton_server.pooling import finished
-from flagtriton_server.rejection import RequestError
 
 __all__ = ["colbert_lengths", "colbert_vectors", "padded_vectors"]
 

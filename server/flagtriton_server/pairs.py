@@ -25,7 +25,7 @@ from flagtriton.protocol import (
     QUERY_ROWS,
     Tensor,
 )
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from flagtriton_server.text_cutting import UNBOUNDED, TextSize
 from flagtriton_server.tokenization import TextBatch
 

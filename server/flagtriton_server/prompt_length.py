@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from flagtriton.protocol import INPUT_IDS
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
 
 __all__ = ["prompt_length"]

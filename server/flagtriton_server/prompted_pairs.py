@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol import PASSAGE_END, PASSAGE_START, Tensor
 from flagtriton.types import RerankerModelClass
+from flagtriton_server.errors import RequestError
 from flagtriton_server.pair_tokens import RerankBatch, ids_of_both, told
-from flagtriton_server.rejection import RequestError
 from flagtriton_server.tokenization import TextTokenizer, ragged
 
 __all__ = ["PROMPTS", "PromptedBatch", "encode_prompted_pairs", "first_ids"]

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
 from flagtriton_server import triton_io
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from flagtriton_server.step_watch import StepWatch
 from flagtriton_server.triton_io import PbRequest, PbResponse, Reply
 from flagtriton_server.work_queue import Job, QueueLimits, WorkQueue

@@ -22,6 +22,7 @@ from flagtriton.protocol import (
     Tensor,
 )
 from flagtriton_server import triton_io
+from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.finite import check_finite
 from flagtriton_server.heads import load_colbert_head, load_sparse_head
 from flagtriton_server.hidden_states import from_bytes
@@ -31,7 +32,6 @@ from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors
 from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import pooling_named, to_embedding
-from flagtriton_server.rejection import RequestError, one_by_one
 from flagtriton_server.scoring import EncodedSide, five_scores
 from flagtriton_server.settings import ScorerSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse

@@ -15,7 +15,7 @@ from typing import Final
 
 from tokenizers import Tokenizer
 
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from flagtriton_server.token_boundaries import BoundaryRule, boundary_rule
 
 __all__ = ["UNBOUNDED", "TextCutter", "TextSize", "TextTooLongError", "window"]

@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from flagtriton.protocol import INPUT_IDS, PAST_END, TOKEN_COUNT, Tensor
 from flagtriton_server.checkpoint_files import check_tokenizer
 from flagtriton_server.decoded_text import without_spaces_before_marks
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from flagtriton_server.text_cutting import UNBOUNDED, TextCutter, TextSize, TextTooLongError
 from flagtriton_server.tokenizer_backend import load_tokenizer
 from flagtriton_server.tokenizer_classes import OWN_CODE_WITH_FLAGS

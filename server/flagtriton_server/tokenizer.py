@@ -29,6 +29,7 @@ from flagtriton.texts import text_tensor
 from flagtriton.types import EmbedderModelClass
 from flagtriton_server import triton_io
 from flagtriton_server.busy_sign import BusySign, sign_path
+from flagtriton_server.errors import RequestError
 from flagtriton_server.in_context import QueryBatch, encode_queries
 from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
 from flagtriton_server.pairs import DistinctTexts, PairBatch
@@ -36,7 +37,6 @@ from flagtriton_server.prompt_length import prompt_length
 from flagtriton_server.prompted_pairs import PROMPTS, PromptedBatch, encode_prompted_pairs, first_ids
 from flagtriton_server.prompts import example_text, instructed, pairs_instructed, prompt_before
 from flagtriton_server.queued_step import QueuedStep
-from flagtriton_server.rejection import RequestError
 from flagtriton_server.settings import TokenizerSettings, all_instances, read_settings
 from flagtriton_server.step_watch import StepWatch
 from flagtriton_server.text_cutting import TextSize

@@ -23,8 +23,8 @@ from flagtriton.positions import at_position
 from flagtriton.protocol import Tensor as TensorSpec
 from flagtriton.rerank_options import RerankOptions
 from flagtriton_server.answer_room import AnswerRoom
+from flagtriton_server.errors import RequestError
 from flagtriton_server.metric_names import Metric
-from flagtriton_server.rejection import RequestError
 from flagtriton_server.tally import Series
 
 __all__ = [

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 
 __all__ = ["Unembedded"]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 
 __all__ = ["Job", "QueueLimits", "WorkQueue"]
 

@@ -14,9 +14,9 @@ from transformers import BertConfig, BertModel
 
 from flagtriton_server.attention import ATTENTION_NAME, register_attention
 from flagtriton_server.encoding import check_token_ids, encode, encode_pooled
+from flagtriton_server.errors import RequestError
 from flagtriton_server.forward import LoadedEncoder, Precision
 from flagtriton_server.pooling import Pooling, cls_pool, last_token_pool, mean_pool
-from flagtriton_server.rejection import RequestError
 
 HIDDEN_SIZE = 8
 VOCAB_SIZE = 20

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from flagtriton_server import loading
+from flagtriton_server.errors import NotFiniteError, one_by_one
 from flagtriton_server.finite import all_finite, check_finite, finite_norms
 from flagtriton_server.forward import Precision
 from flagtriton_server.heads import load_colbert_head, load_sparse_head
@@ -23,7 +24,6 @@ from flagtriton_server.hidden_states import to_bytes
 from flagtriton_server.layered_encoding import trial_vectors
 from flagtriton_server.layered_loading import load_decoder
 from flagtriton_server.loading import choose_precision, load_encoder
-from flagtriton_server.rejection import NotFiniteError, one_by_one
 from flagtriton_server.reranker_heads import load_reranker_head
 from flagtriton_server.settings import (
     ColbertSettings,

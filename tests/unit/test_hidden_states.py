@@ -10,8 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from flagtriton_server.errors import RequestError
 from flagtriton_server.hidden_states import from_bytes, to_bytes
-from flagtriton_server.rejection import RequestError
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

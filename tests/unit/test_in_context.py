@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from flagtriton.protocol import INPUT_IDS, TOKEN_COUNT
+from flagtriton_server.errors import RequestError
 from flagtriton_server.in_context import QueryBatch, encode_queries
-from flagtriton_server.rejection import RequestError
 from flagtriton_server.tokenization import TextTokenizer
 
 BOS, EOS, RESPONSE, A, B, C, D = 1, 2, 3, 4, 5, 6, 7

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from flagtriton_server.errors import RequestError
 from flagtriton_server.layered_spec import LayeredSpec
-from flagtriton_server.rejection import RequestError
 
 LAYERWISE, LIGHTWEIGHT = "decoder-only-layerwise", "decoder-only-lightweight"
 

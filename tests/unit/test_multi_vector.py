@@ -13,9 +13,9 @@ from torch import nn
 from flagtriton.options import EmbedOptions
 from flagtriton_server import multi_vector
 from flagtriton_server.blocks import FusedLinear
+from flagtriton_server.errors import RequestError
 from flagtriton_server.heads import Head
 from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors, padded_vectors
-from flagtriton_server.rejection import RequestError
 
 FP32, FP16 = np.dtype(np.float32), np.dtype(np.float16)
 RAW = EmbedOptions(normalize=False)

@@ -11,8 +11,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
+from flagtriton_server.errors import RequestError
 from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
-from flagtriton_server.rejection import RequestError
 from flagtriton_server.tokenization import TextTokenizer
 from tests.checkpoints import TEXTS, make_bert, make_xlm_roberta
 

@@ -10,8 +10,8 @@ import pytest
 
 from flagtriton.options import ScoreOptions
 from flagtriton.protocol import INPUT_IDS, PASSAGE_IDS, PASSAGE_ROWS, QUERY_IDS, QUERY_ROWS, TOKEN_COUNT
+from flagtriton_server.errors import RequestError
 from flagtriton_server.pairs import DistinctTexts, PairBatch
-from flagtriton_server.rejection import RequestError
 from flagtriton_server.tokenization import TextBatch
 from tests.unit.triton_stand_in import ids
 

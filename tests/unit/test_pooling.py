@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from flagtriton.options import EmbedOptions
+from flagtriton_server.errors import NotFiniteError
 from flagtriton_server.pooling import (
     POOLING_METHODS,
     ROW_CHOICES,
@@ -21,7 +22,6 @@ from flagtriton_server.pooling import (
     to_embedding,
     weighted_mean_pool,
 )
-from flagtriton_server.rejection import NotFiniteError
 
 STATES = torch.tensor([[1.0, 2.0], [3.0, 4.0], [8.0, 6.0], [5.0, 0.0], [7.0, 2.0]])  # [N=5, D=2]
 THREE_AND_TWO = torch.tensor([3, 2])  # [B=2]

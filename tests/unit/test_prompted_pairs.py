@@ -15,8 +15,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import AutoTokenizer
 
+from flagtriton_server.errors import RequestError
 from flagtriton_server.prompted_pairs import PROMPTS, PromptedBatch, encode_prompted_pairs, first_ids
-from flagtriton_server.rejection import RequestError
 from flagtriton_server.tokenization import TextTokenizer
 from tests.checkpoints import TEXTS, make_decoder
 from tests.layered_checkpoints import make_layerwise, make_lightweight

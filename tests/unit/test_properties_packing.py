@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from flagtriton_server.errors import RequestError
 from flagtriton_server.hidden_states import from_bytes, to_bytes
 from flagtriton_server.packing import (
     attention_length,
@@ -25,7 +26,6 @@ from flagtriton_server.packing import (
 )
 from flagtriton_server.positions import packed_positions
 from flagtriton_server.ragged_texts import RaggedTexts
-from flagtriton_server.rejection import RequestError
 from tests.unit.triton_stand_in import ids
 
 EXAMPLES = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

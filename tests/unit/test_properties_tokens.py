@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flagtriton.protocol import INPUT_IDS, PASSAGE_END, PASSAGE_START, TOKEN_COUNT, Tensor
+from flagtriton_server.errors import RequestError
 from flagtriton_server.in_context import QueryBatch, encode_queries
 from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
 from flagtriton_server.pairs import DistinctTexts
 from flagtriton_server.prompted_pairs import PromptedBatch, encode_prompted_pairs
-from flagtriton_server.rejection import RequestError
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
 from tests.checkpoints import make_bert, make_decoder
 

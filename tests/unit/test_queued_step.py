@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flagtriton.protocol import TOKEN_COUNT
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from flagtriton_server.work_queue import QueueLimits
 from tests.unit.jobs import TURN, ended, in_thread, settable_clock, waits
 from tests.unit.triton_stand_in import Request, TritonError, imported_steps

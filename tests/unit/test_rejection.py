@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flagtriton_server.rejection import RequestError, one_by_one
+from flagtriton_server.errors import RequestError, one_by_one
 
 
 def product(width: int) -> list[float]:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flagtriton_server.errors import RequestError
 from flagtriton_server.metric_names import METRICS
 from flagtriton_server.packing import packed_length
-from flagtriton_server.rejection import RequestError
 from flagtriton_server.request_log import REQUEST_LOG
 from flagtriton_server.settings import EncoderSettings, LayeredSettings, TokenizerSettings
 from flagtriton_server.work_queue import Job

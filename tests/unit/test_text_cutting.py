@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from flagtriton.protocol import INPUT_IDS
+from flagtriton_server.errors import RequestError
 from flagtriton_server.in_context import QueryBatch, encode_queries
 from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
-from flagtriton_server.rejection import RequestError
 from flagtriton_server.text_cutting import TextCutter, TextSize, TextTooLongError, window
 from flagtriton_server.token_boundaries import boundary_rule
 from flagtriton_server.tokenization import TextBatch, TextTokenizer

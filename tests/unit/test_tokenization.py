@@ -11,7 +11,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from flagtriton.protocol import INPUT_IDS, PAST_END, TOKEN_COUNT
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenization import TextBatch, TextTokenizer, ragged
 from tests.checkpoints import make_bert, make_decoder, make_xlm_roberta
 from tests.unit.builders import write_json

@@ -14,7 +14,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from flagtriton_server.decoded_text import without_spaces_before_marks
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from flagtriton_server.sentencepiece_conversion import piece_merges
 from flagtriton_server.sentencepiece_model import SentencePieceModel, model_message
 from flagtriton_server.tokenization import TextBatch, TextTokenizer

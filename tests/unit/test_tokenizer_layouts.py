@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from flagtriton.checkpoints import EMBEDDERS, RERANKERS
 from flagtriton.protocol import INPUT_IDS, PAST_END
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
 from flagtriton_server.tokenizer_classes import CLASSES
 from flagtriton_server.tokenizer_model_types import CLASS_OF_MODEL_TYPE

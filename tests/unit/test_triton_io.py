@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from flagtriton.options import OptionError
 from flagtriton.protocol import DENSE_VECS, TEXT, TOKEN_COUNT
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 
 
 @dataclass

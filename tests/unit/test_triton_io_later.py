@@ -13,7 +13,7 @@ import pytest
 
 from flagtriton.options import OptionError
 from flagtriton.protocol import TOKEN_COUNT
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from tests.unit.triton_stand_in import Request, Response, TritonError, imported_steps
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from flagtriton_server.work_queue import Job, QueueLimits, WorkQueue
 from tests.unit.jobs import TURN, job, queue, settable_clock
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from flagtriton_server.work_queue import Job, QueueLimits, WorkQueue
 from flagtriton_server.worker import Watch, Worker
 from tests.unit.jobs import TURN, Answers, job, queue, settable_clock

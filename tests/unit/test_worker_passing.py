@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.rejection import RequestError
+from flagtriton_server.errors import RequestError
 from flagtriton_server.work_queue import Job, WorkQueue
 from flagtriton_server.worker import Worker
 from tests.unit.jobs import TURN, Answers, job, queue
