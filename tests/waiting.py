@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from flagtriton_server.metric_names import LAST_SEEN
+from flagtriton.protocol.metrics import LAST_SEEN
 from flagtriton_tools.top.scrape import Scrape, scrape
 
 __all__ = ["listens", "told_scrape", "wait_for"]

@@ -6,11 +6,13 @@ Importing this package imports neither torch nor transformers nor a wire; those 
 
 from __future__ import annotations
 
-from flagtriton.abs_embedder import AbsEmbedder
-from flagtriton.abs_reranker import AbsReranker
-from flagtriton.auto import FlagAutoModel
+from flagtriton.auto import FlagAutoModel, FlagAutoReranker
 from flagtriton.checkpoints import support_model_list, support_native_bge_model_list
-from flagtriton.embedders import FlagLLMModel, FlagModel
+from flagtriton.embedders.base import AbsEmbedder
+from flagtriton.embedders.decoder import FlagLLMModel
+from flagtriton.embedders.encoder import FlagModel
+from flagtriton.embedders.icl import FlagICLModel
+from flagtriton.embedders.pseudo_moe import FlagPseudoMoEModel
 from flagtriton.errors import (
     AccessDeniedError,
     ClosedError,
@@ -27,13 +29,12 @@ from flagtriton.errors import (
     ServerUnavailableError,
     WrongServerError,
 )
-from flagtriton.icl import FlagICLModel
-from flagtriton.layered_rerankers import LayerWiseFlagLLMReranker, LightWeightFlagLLMReranker
-from flagtriton.llm_rerankers import FlagLLMReranker
-from flagtriton.m3 import BGEM3FlagModel
-from flagtriton.m3_output import M3Output
-from flagtriton.pseudo_moe import FlagPseudoMoEModel
-from flagtriton.rerankers import FlagAutoReranker, FlagReranker
+from flagtriton.m3.model import BGEM3FlagModel
+from flagtriton.m3.output import M3Output
+from flagtriton.rerankers.base import AbsReranker
+from flagtriton.rerankers.encoder import FlagReranker
+from flagtriton.rerankers.layerwise import LayerWiseFlagLLMReranker, LightWeightFlagLLMReranker
+from flagtriton.rerankers.llm import FlagLLMReranker
 from flagtriton.transport.base import TLS
 from flagtriton.types import EmbedderModelClass, RerankerModelClass
 

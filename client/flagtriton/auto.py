@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The factory that finds the class for a model name."""
+"""The factories that find the class for a model name."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-from flagtriton.abs_embedder import AbsEmbedder
-from flagtriton.checkpoints import EMBEDDERS, checkpoint_name
-from flagtriton.checks import served_class
-from flagtriton.connection import ConnectionSettings
-from flagtriton.embedders import FlagLLMModel, FlagModel
-from flagtriton.icl import FlagICLModel
-from flagtriton.m3 import BGEM3FlagModel
-from flagtriton.pseudo_moe import FlagPseudoMoEModel
-from flagtriton.served import ServedModel
-from flagtriton.types import DeviceSpec, EmbedderModelClass
+from flagtriton.checkpoints import EMBEDDERS, RERANKERS, checkpoint_name
+from flagtriton.embedders.base import AbsEmbedder
+from flagtriton.embedders.decoder import FlagLLMModel
+from flagtriton.embedders.encoder import FlagModel
+from flagtriton.embedders.icl import FlagICLModel
+from flagtriton.embedders.pseudo_moe import FlagPseudoMoEModel
+from flagtriton.m3.model import BGEM3FlagModel
+from flagtriton.remote.compatibility import served_class
+from flagtriton.remote.connection import ConnectionSettings
+from flagtriton.remote.model import ServedModel
+from flagtriton.rerankers.base import AbsReranker
+from flagtriton.rerankers.encoder import FlagReranker
+from flagtriton.rerankers.layerwise import LayerWiseFlagLLMReranker, LightWeightFlagLLMReranker
+from flagtriton.rerankers.llm import FlagLLMReranker
+from flagtriton.types import DeviceSpec, EmbedderModelClass, RerankerModelClass
 
-__all__ = ["FlagAutoModel"]
+__all__ = ["FlagAutoModel", "FlagAutoReranker"]
 
-_CLASSES: Final[dict[EmbedderModelClass, type[AbsEmbedder]]] = {
+_EMBEDDERS: Final[dict[EmbedderModelClass, type[AbsEmbedder]]] = {
     EmbedderModelClass.ENCODER_ONLY_BASE: FlagModel,
     EmbedderModelClass.ENCODER_ONLY_M3: BGEM3FlagModel,
     EmbedderModelClass.DECODER_ONLY_BASE: FlagLLMModel,
@@ -79,7 +84,7 @@ class FlagAutoModel:
         known = EMBEDDERS.get(checkpoint_name(model_name_or_path))
         if model_class is not None:
             chosen = EmbedderModelClass(model_class)
-            pooling, instruction_format = _CLASSES[chosen].DEFAULT_POOLING_METHOD, "{}{}"
+            pooling, instruction_format = _EMBEDDERS[chosen].DEFAULT_POOLING_METHOD, "{}{}"
         elif known is not None:
             chosen = known.model_class
             pooling, instruction_format = known.pooling_method.value, known.query_instruction_format
@@ -88,7 +93,7 @@ class FlagAutoModel:
             kwargs["transport"] = served.transport
             chosen, deployment = served_class(served, "embed", EmbedderModelClass), served.deployment
             pooling, instruction_format = deployment.pooling_method, deployment.query_instruction_format
-        return _CLASSES[chosen](
+        return _EMBEDDERS[chosen](
             model_name_or_path,
             normalize_embeddings=normalize_embeddings,
             use_fp16=use_fp16,
@@ -101,3 +106,55 @@ class FlagAutoModel:
             trust_remote_code=trust_remote_code,
             **kwargs,
         )
+
+
+_RERANKERS: Final[dict[RerankerModelClass, type[AbsReranker]]] = {
+    RerankerModelClass.ENCODER_ONLY_BASE: FlagReranker,
+    RerankerModelClass.DECODER_ONLY_BASE: FlagLLMReranker,
+    RerankerModelClass.DECODER_ONLY_LAYERWISE: LayerWiseFlagLLMReranker,
+    RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT: LightWeightFlagLLMReranker,
+}
+
+
+class FlagAutoReranker:
+    """Not to be instantiated: call `from_finetuned`."""
+
+    def __init__(self) -> None:
+        raise OSError(
+            "FlagAutoReranker is designed to be instantiated using the "
+            "`FlagAutoReranker.from_finetuned(model_name_or_path)` method."
+        )
+
+    @classmethod
+    def from_finetuned(
+        cls,
+        model_name_or_path: str,
+        model_class: str | RerankerModelClass | None = None,
+        use_fp16: bool = False,
+        trust_remote_code: bool | None = None,
+        **kwargs: Any,
+    ) -> AbsReranker:
+        """Return the reranker that talks to the deployment of `model_name_or_path`.
+
+        Args:
+            model_name_or_path: a deployment's name, or the checkpoint it was made from.
+            model_class: one of `RerankerModelClass`; None takes the model table's, or for a name it lacks, what the
+                server says.
+            use_fp16: permits half precision.
+            trust_remote_code: None takes what is served.
+            **kwargs: further arguments of the class, and the fields of `ConnectionSettings`, `url` first.
+
+        Raises:
+            ValueError: `model_class` is no class of FlagEmbedding's.
+            FlagTritonError: as `AbsReranker`.
+        """
+        known = RERANKERS.get(checkpoint_name(model_name_or_path))
+        if model_class is not None:
+            chosen = RerankerModelClass(model_class)
+        elif known is not None:
+            chosen = known.model_class
+        else:
+            served = ServedModel.find(checkpoint_name(model_name_or_path), ConnectionSettings.taken_from(dict(kwargs)))
+            kwargs["transport"] = served.transport
+            chosen = served_class(served, "rerank", RerankerModelClass)
+        return _RERANKERS[chosen](model_name_or_path, use_fp16=use_fp16, trust_remote_code=trust_remote_code, **kwargs)

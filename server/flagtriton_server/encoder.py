@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.options import EmbedOptions
-from flagtriton.protocol import (
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.settings import EncoderSettings, instance_count, read_settings
+from flagtriton.protocol.tensors import (
     DENSE_VECS,
     HIDDEN_STATES,
     INPUT_IDS,
@@ -36,7 +37,6 @@ from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
 from flagtriton_server.queued_encoder import QueuedEncoder
-from flagtriton_server.settings import EncoderSettings, instance_count, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton.protocol import PAST_END
+from flagtriton.protocol.tensors import PAST_END
 from flagtriton_server.errors import RequestError
 from flagtriton_server.forward import LoadedEncoder, forward
 from flagtriton_server.packing import plan_micro_batches, token_indices

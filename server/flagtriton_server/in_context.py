@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.protocol import Tensor
+from flagtriton.protocol.tensors import Tensor
 from flagtriton_server.errors import RequestError
 from flagtriton_server.text_cutting import UNBOUNDED, TextSize, TextTooLongError
 from flagtriton_server.tokenization import TextTokenizer, ragged

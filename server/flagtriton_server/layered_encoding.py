@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton.rerank_options import RerankOptions
+from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton_server.attention import PackedTexts
 from flagtriton_server.compression import Parts, merged
 from flagtriton_server.errors import RequestError

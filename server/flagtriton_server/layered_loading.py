@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PretrainedConfig
 
+from flagtriton.protocol.settings import LayeredSettings
 from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.checkpoint_files import check_files
 from flagtriton_server.finite import check_answers, check_loaded
@@ -18,7 +19,6 @@ from flagtriton_server.layered_decoder import LayeredDecoder, LayerHeads
 from flagtriton_server.layered_spec import LayeredSpec
 from flagtriton_server.loading import check_positions, check_weights, choose_precision
 from flagtriton_server.placement import check_fit, loading_arguments, weights_bytes
-from flagtriton_server.settings import LayeredSettings
 
 __all__ = ["LoadedDecoder", "load_decoder", "load_layer_heads", "read_spec"]
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton.protocol import PAST_END
+from flagtriton.protocol.tensors import PAST_END
 from flagtriton_server.finite import check_finite
 from flagtriton_server.heads import Head
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from flagtriton.protocol.precision import best_cpu_precision
+from flagtriton.protocol.settings import EncoderSettings, attention_path
 from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.attention import ATTENTION_NAME, register_attention
 from flagtriton_server.blocks import fuse_bert_layers
@@ -23,9 +25,7 @@ from flagtriton_server.packing import packed_lengths
 from flagtriton_server.path_trial import agree, one_answer, padded_answers, trial_answers
 from flagtriton_server.placement import check_fit, loading_arguments, weights_bytes
 from flagtriton_server.positions import counts_positions_behind_padding, position_capacity
-from flagtriton_server.processor import best_cpu_precision
 from flagtriton_server.reranker_module import WithItsHead
-from flagtriton_server.settings import EncoderSettings, attention_path
 from flagtriton_server.sharing import LEAST_SHARED
 
 if TYPE_CHECKING:

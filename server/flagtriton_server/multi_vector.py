@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton.options import EmbedOptions
+from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton_server.errors import RequestError
 from flagtriton_server.heads import Head
 from flagtriton_server.pooling import finished

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.protocol import PAST_END
+from flagtriton.protocol.tensors import PAST_END
 
 __all__ = [
     "attention_length",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.protocol import PASSAGE_START, Tensor
+from flagtriton.protocol.tensors import PASSAGE_START, Tensor
 from flagtriton_server.errors import RequestError
 from flagtriton_server.text_cutting import UNBOUNDED, TextSize, TextTooLongError, window
 from flagtriton_server.tokenization import TextTokenizer, ragged

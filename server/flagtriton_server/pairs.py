@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.options import ScoreOptions
-from flagtriton.positions import with_rows
-from flagtriton.protocol import (
+from flagtriton.protocol.error_positions import with_rows
+from flagtriton.protocol.options.score import ScoreOptions
+from flagtriton.protocol.tensors import (
     INPUT_IDS,
     PASSAGE_IDS,
     PASSAGE_ROWS,

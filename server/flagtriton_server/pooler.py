@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flagtriton.options import EmbedOptions
-from flagtriton.protocol import DENSE_VECS, DONE, HIDDEN_STATES, INPUT_IDS, PROMPT_LENGTH, Tensor
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.settings import PoolerSettings, read_settings
+from flagtriton.protocol.tensors import DENSE_VECS, DONE, HIDDEN_STATES, INPUT_IDS, PROMPT_LENGTH, Tensor
 from flagtriton_server import triton_io
 from flagtriton_server.dense import load_chain
 from flagtriton_server.errors import RequestError, one_by_one
@@ -18,7 +19,6 @@ from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.packing import token_counts
 from flagtriton_server.pooling import pooling_named, to_embedding
-from flagtriton_server.settings import PoolerSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton.options import EmbedOptions
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.pooling import POOLINGS, check_pooling
 from flagtriton_server.finite import check_finite, finite_norms
-from flagtriton_server.pooling_names import POOLINGS, check_pooling
 
 __all__ = [
     "POOLING_METHODS",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from flagtriton.protocol import INPUT_IDS
+from flagtriton.protocol.tensors import INPUT_IDS
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
 

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.protocol import PASSAGE_END, PASSAGE_START, Tensor
+from flagtriton.protocol.tensors import PASSAGE_END, PASSAGE_START, Tensor
 from flagtriton.types import RerankerModelClass
 from flagtriton_server.errors import RequestError
 from flagtriton_server.pair_tokens import RerankBatch, ids_of_both, told

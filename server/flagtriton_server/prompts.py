@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 
-from flagtriton.examples import examples_prefix
-from flagtriton.instructions import apply_instruction
-from flagtriton.option_checks import OptionError
-from flagtriton.options import EmbedOptions
-from flagtriton.rerank_options import RerankOptions
-from flagtriton.texts import shown
-from flagtriton_server.settings import TokenizerSettings
+from flagtriton.protocol.examples import examples_prefix
+from flagtriton.protocol.instructions import apply_instruction
+from flagtriton.protocol.options.checks import OptionError
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.options.rerank import RerankOptions
+from flagtriton.protocol.settings import TokenizerSettings
+from flagtriton.protocol.text import shown
 
 __all__ = ["example_text", "instructed", "pairs_instructed", "prompt_before"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.protocol import PAST_END
+from flagtriton.protocol.tensors import PAST_END
 from flagtriton_server.packing import plan_micro_batches, token_indices
 from flagtriton_server.sharing import Segments, find_families, plan_segments, whole_texts
 

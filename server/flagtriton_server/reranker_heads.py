@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from flagtriton.rerank_options import RerankOptions
+from flagtriton.protocol.options.rerank import RerankOptions
+from flagtriton.protocol.settings import RerankerHeadSettings
 from flagtriton.types import RerankerModelClass
 from flagtriton_server.adapters import adapter_heads
 from flagtriton_server.errors import RequestError
 from flagtriton_server.finite import check_loaded
 from flagtriton_server.forward import Precision
-from flagtriton_server.settings import RerankerHeadSettings
 from flagtriton_server.tokenization import TextTokenizer
 
 __all__ = ["RerankerHead", "load_reranker_head"]

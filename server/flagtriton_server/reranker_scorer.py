@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flagtriton.protocol import HIDDEN_STATES, SCORE, Tensor
-from flagtriton.rerank_options import RerankOptions
+from flagtriton.protocol.options.rerank import RerankOptions
+from flagtriton.protocol.settings import RerankerHeadSettings, read_settings
+from flagtriton.protocol.tensors import HIDDEN_STATES, SCORE, Tensor
 from flagtriton_server import triton_io
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.finite import check_finite
@@ -18,7 +19,6 @@ from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.reranker_heads import load_reranker_head
-from flagtriton_server.settings import RerankerHeadSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flagtriton.options import EmbedOptions, ScoreOptions
-from flagtriton.protocol import (
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.options.score import ScoreOptions
+from flagtriton.protocol.settings import ScorerSettings, read_settings
+from flagtriton.protocol.tensors import (
     PASSAGE_IDS,
     PASSAGE_ROWS,
     PASSAGE_STATES,
@@ -33,7 +35,6 @@ from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import pooling_named, to_embedding
 from flagtriton_server.scoring import EncodedSide, five_scores
-from flagtriton_server.settings import ScorerSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton.protocol import (
+from flagtriton.protocol.tensors import (
     COLBERT_SCORE,
     COLBERT_SPARSE_DENSE_SCORE,
     DENSE_SCORE,
     SPARSE_DENSE_SCORE,
     SPARSE_SCORE,
 )
-from flagtriton.protocol import Tensor as TensorSpec
+from flagtriton.protocol.tensors import Tensor as TensorSpec
 from flagtriton_server.lexical import LexicalWeights
 
 __all__ = ["EncodedSide", "five_scores"]

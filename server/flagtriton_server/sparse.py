@@ -10,7 +10,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flagtriton.protocol import DONE, HIDDEN_STATES, INPUT_IDS, SPARSE_IDS, SPARSE_WEIGHTS, UNWEIGHTED_IDS, Tensor
+from flagtriton.protocol.settings import HeadSettings, read_settings
+from flagtriton.protocol.tensors import (
+    DONE,
+    HIDDEN_STATES,
+    INPUT_IDS,
+    SPARSE_IDS,
+    SPARSE_WEIGHTS,
+    UNWEIGHTED_IDS,
+    Tensor,
+)
 from flagtriton_server import triton_io
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.heads import load_sparse_head
@@ -19,7 +28,6 @@ from flagtriton_server.lexical import lexical_weights, token_weights
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
-from flagtriton_server.settings import HeadSettings, read_settings
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]

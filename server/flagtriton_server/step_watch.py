@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from flagtriton_server import triton_io
-from flagtriton_server.metric_names import (
+from flagtriton.protocol.metrics import (
     BUSY,
     DURATION_BOUNDS_S,
     LAST_SEEN,
@@ -30,6 +29,7 @@ from flagtriton_server.metric_names import (
     WAITING_TOKENS,
     WAITING_TOKENS_LIMIT,
 )
+from flagtriton_server import triton_io
 from flagtriton_server.request_log import RequestLog
 from flagtriton_server.tally import Tally
 from flagtriton_server.work_queue import Job, QueueLimits, WorkQueue

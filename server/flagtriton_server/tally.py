@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias
 
-from flagtriton_server.metric_names import Metric
+from flagtriton.protocol.metrics import Metric
 
 __all__ = ["Series", "Tally"]
 

@@ -10,8 +10,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.options import EmbedOptions, ScoreOptions
-from flagtriton.protocol import (
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.options.rerank import RerankOptions
+from flagtriton.protocol.options.score import ScoreOptions
+from flagtriton.protocol.settings import TokenizerSettings, all_instances, read_settings
+from flagtriton.protocol.tensors import (
     INPUT_IDS,
     PASSAGE,
     PASSAGE_IDS,
@@ -24,8 +27,7 @@ from flagtriton.protocol import (
     UNWEIGHTED_IDS,
     Tensor,
 )
-from flagtriton.rerank_options import RerankOptions
-from flagtriton.texts import text_tensor
+from flagtriton.protocol.text import text_tensor
 from flagtriton.types import EmbedderModelClass
 from flagtriton_server import triton_io
 from flagtriton_server.busy_sign import BusySign, sign_path
@@ -37,7 +39,6 @@ from flagtriton_server.prompt_length import prompt_length
 from flagtriton_server.prompted_pairs import PROMPTS, PromptedBatch, encode_prompted_pairs, first_ids
 from flagtriton_server.prompts import example_text, instructed, pairs_instructed, prompt_before
 from flagtriton_server.queued_step import QueuedStep
-from flagtriton_server.settings import TokenizerSettings, all_instances, read_settings
 from flagtriton_server.step_watch import StepWatch
 from flagtriton_server.text_cutting import TextSize
 from flagtriton_server.tokenization import TextBatch, TextTokenizer

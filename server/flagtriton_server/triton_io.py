@@ -18,13 +18,15 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
-from flagtriton.options import EmbedOptions, OptionError, ScoreOptions
-from flagtriton.positions import at_position
-from flagtriton.protocol import Tensor as TensorSpec
-from flagtriton.rerank_options import RerankOptions
+from flagtriton.protocol.error_positions import at_position
+from flagtriton.protocol.metrics import Metric
+from flagtriton.protocol.options.checks import OptionError
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.options.rerank import RerankOptions
+from flagtriton.protocol.options.score import ScoreOptions
+from flagtriton.protocol.tensors import Tensor as TensorSpec
 from flagtriton_server.answer_room import AnswerRoom
 from flagtriton_server.errors import RequestError
-from flagtriton_server.metric_names import Metric
 from flagtriton_server.tally import Series
 
 __all__ = [

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from flagtriton import FlagModel, FlagReranker
 from flagtriton.errors import FlagTritonError
-from flagtriton.transport import Transport, connect
+from flagtriton.transport.base import Transport
+from flagtriton.transport.connect import connect
 from tests.faults.serving import DEMO, RERANKER, TINY
 
 _WORDS = ("fox", "dog", "river", "stone", "quick", "lazy", "brown", "bridge", "night", "paper", "machine", "query")

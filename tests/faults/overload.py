@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 from tritonclient.grpc import service_pb2
 
-from flagtriton.texts import text_tensor
+from flagtriton.protocol.text import text_tensor
 from tests.faults.callers import texts
 from tests.faults.serving import DEMO, Serving, serving
 

@@ -13,14 +13,14 @@ import torch
 from numpy.typing import NDArray
 
 from flagtriton import FlagAutoModel, FlagLLMModel
-from flagtriton.examples import DEFAULT_SUFFIX
-from flagtriton.options import EmbedOptions
-from flagtriton.protocol import INPUT_IDS
+from flagtriton.protocol.examples import DEFAULT_SUFFIX
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.settings import EncoderSettings
+from flagtriton.protocol.tensors import INPUT_IDS
 from flagtriton_server.encoding import encode_pooled
 from flagtriton_server.in_context import QueryBatch, encode_queries
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.pooling import pooling_named, to_embedding
-from flagtriton_server.settings import EncoderSettings
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
 from tests.checkpoints import TEXTS, make_decoder
 from tests.conftest import ICL_TOKENS, Served

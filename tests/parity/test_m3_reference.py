@@ -11,8 +11,8 @@ import pytest
 import tritonclient.grpc as triton
 
 from flagtriton import BGEM3FlagModel
-from flagtriton.protocol import INPUT_IDS, PAST_END, TEXT
-from flagtriton.texts import text_tensor
+from flagtriton.protocol.tensors import INPUT_IDS, PAST_END, TEXT
+from flagtriton.protocol.text import text_tensor
 from tests.checkpoints import TEXTS
 from tests.conftest import Served
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flagtriton import BGEM3FlagModel, FlagModel, FlagReranker, InvalidRequestError, WrongServerError
-from flagtriton.transport import connect
+from flagtriton.transport.connect import connect
 from tests.conftest import Served
 from tests.network import silent_proxy
 

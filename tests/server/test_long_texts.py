@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from flagtriton.texts import text_tensor
+from flagtriton.protocol.text import text_tensor
 from flagtriton_server.tokenization import TextTokenizer
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build

@@ -18,8 +18,8 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 
 from flagtriton import FlagAutoModel, FlagModel
-from flagtriton.protocol import DENSE_VECS, TEXT
-from flagtriton.texts import text_tensor
+from flagtriton.protocol.tensors import DENSE_VECS, TEXT
+from flagtriton.protocol.text import text_tensor
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.copies import with_copies
 from flagtriton_tools.deployments import AddOptions, build

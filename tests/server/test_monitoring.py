@@ -22,7 +22,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from flagtriton import FlagAutoModel, FlagAutoReranker
-from flagtriton_server.metric_names import METRICS
+from flagtriton.protocol.metrics import METRICS
 from flagtriton_tools.top.rates import rates_between
 from flagtriton_tools.top.scrape import Scrape, scrape
 from tests.faults.serving import DEMO, RERANKER, TINY, Serving, make_repository, serving

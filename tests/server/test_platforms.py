@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 from tritonclient.http import InferenceServerClient, InferInput
 
-from flagtriton.texts import text_tensor
+from flagtriton.protocol.text import text_tensor
 from flagtriton_tools.embedded import find_tritonserver
 from flagtriton_tools.execution_env import environment_members, write_environment
 from flagtriton_tools.main import main

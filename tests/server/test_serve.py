@@ -18,7 +18,7 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 from flagtriton import BGEM3FlagModel, FlagModel
-from flagtriton.texts import text_tensor
+from flagtriton.protocol.text import text_tensor
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build
 from flagtriton_tools.launcher import running_server

@@ -15,7 +15,7 @@ import tritonclient.grpc as triton
 from numpy.typing import NDArray
 
 from flagtriton import FlagModel
-from flagtriton.texts import text_tensor
+from flagtriton.protocol.text import text_tensor
 from flagtriton_tools.admin import Admin
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.control import load_deployment

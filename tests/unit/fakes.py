@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from flagtriton import BGEM3FlagModel, FlagModel
-from flagtriton.connection import ConnectionSettings
-from flagtriton.parameters import write_parameters
-from flagtriton.protocol import (
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.parameters import write_parameters
+from flagtriton.protocol.tensors import (
     COLBERT_LENGTHS,
     COLBERT_VECS,
     DENSE_VECS,
@@ -24,11 +24,11 @@ from flagtriton.protocol import (
     TEXT,
     TOKEN,
     TOKEN_ID,
-    Deployment,
     Tensor,
 )
-from flagtriton.served import ServedModel
-from flagtriton.transport import InferenceReply, ModelConfig
+from flagtriton.remote.connection import ConnectionSettings
+from flagtriton.remote.model import ServedModel
+from flagtriton.transport.base import InferenceReply, ModelConfig
 from flagtriton.transport.fake import FakeTransport, Request
 
 __all__ = [

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.parameters import read_parameters
-from flagtriton.protocol import DENSE_VECS, TEXT
-from flagtriton.texts import text_tensor
-from flagtriton_server.settings import EncoderSettings, PoolerSettings, TokenizerSettings
+from flagtriton.protocol.parameters import read_parameters
+from flagtriton.protocol.settings import EncoderSettings, PoolerSettings, TokenizerSettings
+from flagtriton.protocol.tensors import DENSE_VECS, TEXT
+from flagtriton.protocol.text import text_tensor
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build
 from flagtriton_tools.pbtxt import string_parameters

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from flagtriton import FlagModel
-from flagtriton.options import OptionValue
-from flagtriton.protocol import ALL_COMPONENTS
+from flagtriton.protocol.options.checks import OptionValue
+from flagtriton.protocol.tensors import ALL_COMPONENTS
 from tests.unit.fakes import DIMENSION, METHODS, embedder, fake_server, texts_of
 
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, BertModel
 
+from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.loading import load_encoder
-from flagtriton_server.settings import EncoderSettings
 from tests.checkpoints import make_decoder
 
 pytest.importorskip("peft")

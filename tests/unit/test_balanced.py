@@ -24,8 +24,10 @@ from flagtriton.errors import (
     RequestTimeoutError,
     ServerUnavailableError,
 )
-from flagtriton.transport import ServerAddress, balanced, connect
+from flagtriton.transport import balanced
 from flagtriton.transport.balanced import BalancedTransport
+from flagtriton.transport.base import ServerAddress
+from flagtriton.transport.connect import connect
 from flagtriton.transport.fake import FakeTransport, Request
 from flagtriton.transport.grpc import GrpcTransport
 from flagtriton.transport.http import HttpTransport

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flagtriton.batching import plan_pairs, plan_requests
+from flagtriton.remote.planning import plan_pairs, plan_requests
 
 
 def plan(sizes: list[int], max_rows: int = 100, max_bytes: int = 1000, max_area: int | None = None) -> list[list[int]]:

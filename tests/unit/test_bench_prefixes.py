@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from flagtriton_server.settings import EncoderSettings
+from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_tools.bench import prefixes
 from flagtriton_tools.bench.prefixes import Case, PrefixResult, measure_prefixes, prefix_table
 from flagtriton_tools.bench.workload import make_examples

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from flagtriton.parameters import read_parameters
-from flagtriton_server.settings import EncoderSettings, LayeredSettings, TokenizerSettings
+from flagtriton.protocol.parameters import read_parameters
+from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, TokenizerSettings
 from flagtriton_tools.budgets import TOKEN_BUDGETS, queue_settings, token_budget
 from flagtriton_tools.deployments import AddOptions, build
 from flagtriton_tools.main import main

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from flagtriton import errors
-from flagtriton.transport import channels, connect
+from flagtriton.transport import channels
+from flagtriton.transport.connect import connect
 from tests.network import speaking
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flagtriton.protocol.settings import EncoderSettings, LayeredSettings
 from flagtriton_server.layered_loading import load_decoder
 from flagtriton_server.loading import load_encoder
-from flagtriton_server.settings import EncoderSettings, LayeredSettings
 from flagtriton_server.tokenization import TextTokenizer
 from tests.checkpoints import TEXTS, make_bert, make_xlm_roberta
 from tests.layered_checkpoints import make_layerwise

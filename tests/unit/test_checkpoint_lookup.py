@@ -10,10 +10,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server import checkpoint_lookup
 from flagtriton_server.checkpoint_lookup import FilesUnavailableError, FolderGoneError, file_finder
 from flagtriton_server.loading import load_encoder
-from flagtriton_server.settings import EncoderSettings
 from flagtriton_server.tokenization import TextTokenizer
 from flagtriton_server.tokenizer_files import TokenizerFiles
 from tests.checkpoints import TEXTS, make_bert

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from flagtriton.checks import device_names, refuse_mismatch, served_devices, warn_of_differences
 from flagtriton.errors import DeploymentMismatchError, DeploymentWarning
-from flagtriton.parameters import read_parameters
-from flagtriton.protocol import Deployment
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.parameters import read_parameters
+from flagtriton.remote.compatibility import device_names, refuse_mismatch, served_devices, warn_of_differences
 from tests.unit.fakes import model_config
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton.connection import ConnectionSettings
+from flagtriton.remote.connection import ConnectionSettings
 from tests.unit.fakes import fake_server
 
 

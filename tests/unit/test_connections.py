@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from flagtriton import errors
-from flagtriton.texts import text_tensor
-from flagtriton.transport import connect
+from flagtriton.protocol.text import text_tensor
+from flagtriton.transport.connect import connect
 from tests.network import refusing_early, speaking
 from tests.unit.http_server import Answer, Asked, answering
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flagtriton.texts import as_pair_list, as_text_list
+from flagtriton.remote.inputs import as_pair_list, as_text_list
 
 
 class Table:

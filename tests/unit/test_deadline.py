@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from flagtriton import FlagModel, RequestTimeoutError, ServerUnavailableError
-from flagtriton.retries import RetryPolicy
-from flagtriton.texts import text_tensor
-from flagtriton.transport import Deadline, connect
+from flagtriton.protocol.text import text_tensor
+from flagtriton.remote.retries import RetryPolicy
+from flagtriton.transport.base import Deadline
+from flagtriton.transport.connect import connect
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.unit.fakes import NAME, fake_server
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton.protocol import Deployment
+from flagtriton.protocol.deployment import Deployment
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.definition_check import check_definition, unread
-from flagtriton_server.settings import EncoderSettings
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, describe
 from tests.checkpoints import make_bert

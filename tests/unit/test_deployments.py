@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from flagtriton.parameters import read_parameters
-from flagtriton.protocol import Deployment
-from flagtriton_server.settings import EncoderSettings, PoolerSettings, TokenizerSettings
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.parameters import read_parameters
+from flagtriton.protocol.settings import EncoderSettings, PoolerSettings, TokenizerSettings
 from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
 from tests.unit.builders import facts

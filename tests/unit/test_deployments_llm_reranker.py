@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from flagtriton.parameters import read_parameters
-from flagtriton.protocol import Deployment
-from flagtriton_server.settings import (
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.parameters import read_parameters
+from flagtriton.protocol.settings import (
     EncoderSettings,
     LayeredSettings,
     RerankerHeadSettings,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig
 
-from flagtriton.parameters import read_parameters
-from flagtriton.protocol import Deployment
-from flagtriton_server.settings import (
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.parameters import read_parameters
+from flagtriton.protocol.settings import (
     ColbertSettings,
     EncoderSettings,
     HeadSettings,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
-from flagtriton_server.settings import EncoderSettings, RerankerHeadSettings, TokenizerSettings, read_settings
+from flagtriton.protocol.settings import EncoderSettings, RerankerHeadSettings, TokenizerSettings, read_settings
 from flagtriton_tools.checkpoint import CheckpointFacts, inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, Model, build
 from flagtriton_tools.errors import ToolError

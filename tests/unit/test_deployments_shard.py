@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
-from flagtriton.parameters import read_parameters
-from flagtriton.protocol import Deployment
-from flagtriton_server.settings import EncoderSettings, PoolerSettings
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.parameters import read_parameters
+from flagtriton.protocol.settings import EncoderSettings, PoolerSettings
 from flagtriton_tools.deployments import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.main import main

@@ -16,13 +16,13 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
+from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server import loading
 from flagtriton_server.domains import in_domain
 from flagtriton_server.encoding import encode_pooled
 from flagtriton_server.forward import LoadedEncoder, forward
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.pooling import Pooling, cls_pool, last_token_pool, mean_pool
-from flagtriton_server.settings import EncoderSettings
 from tests.unit.test_packed_architectures import DECODER, PACKED, TOLERANCE, VOCABULARY, save
 from tests.unit.triton_stand_in import ids
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton.examples`: few-shot examples and the text that they become."""
+"""`flagtriton.protocol.examples`: few-shot examples and the text that they become."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton.examples import (
+from flagtriton.protocol.examples import (
     DEFAULT_EXAMPLE_FORMAT,
     Example,
     check_example_format,

@@ -67,7 +67,7 @@ def test_no_bytecode_and_no_programs_are_in(members: Members) -> None:
 
 
 def test_unpacked_anywhere_it_is_an_environment_of_its_own(unpacked: Path) -> None:
-    code = "import sys, numpy, flagtriton_server.settings as s; print(sys.prefix, numpy.__file__, s.__file__)"
+    code = "import sys, numpy, flagtriton.protocol.settings as s; print(sys.prefix, numpy.__file__, s.__file__)"
     ran = activated(unpacked, code)
     assert ran.returncode == 0, ran.stderr
     prefix, *files = ran.stdout.split()

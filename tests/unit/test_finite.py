@@ -15,6 +15,15 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from flagtriton.protocol.settings import (
+    ColbertSettings,
+    EncoderSettings,
+    HeadSettings,
+    LayeredSettings,
+    PoolerSettings,
+    RerankerHeadSettings,
+    ScorerSettings,
+)
 from flagtriton_server import loading
 from flagtriton_server.errors import NotFiniteError, one_by_one
 from flagtriton_server.finite import all_finite, check_finite, finite_norms
@@ -25,15 +34,6 @@ from flagtriton_server.layered_encoding import trial_vectors
 from flagtriton_server.layered_loading import load_decoder
 from flagtriton_server.loading import choose_precision, load_encoder
 from flagtriton_server.reranker_heads import load_reranker_head
-from flagtriton_server.settings import (
-    ColbertSettings,
-    EncoderSettings,
-    HeadSettings,
-    LayeredSettings,
-    PoolerSettings,
-    RerankerHeadSettings,
-    ScorerSettings,
-)
 from tests.checkpoints import make_bert, make_decoder, make_m3, make_reranker, make_xlm_roberta
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 from tests.unit.triton_stand_in import Request, Response, TritonError, ids, imported_steps, responses_of, started

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server import layered_decoder
 from flagtriton_server.encoding import encode_pooled
 from flagtriton_server.forward import LoadedEncoder
@@ -21,7 +22,6 @@ from flagtriton_server.full_precision import ExactRotary, compute_in_full, with_
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.pooling import last_token_pool
 from flagtriton_server.prefix_attention import AttentionSpec, attention_behind
-from flagtriton_server.settings import EncoderSettings
 from tests.checkpoints import TEXTS, make_decoder
 
 CPU = torch.device("cpu")

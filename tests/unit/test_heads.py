@@ -13,10 +13,10 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 
+from flagtriton.protocol.settings import HeadSettings
 from flagtriton_server import checkpoint_lookup
 from flagtriton_server.forward import Precision
 from flagtriton_server.heads import Head, load_head, load_sparse_head
-from flagtriton_server.settings import HeadSettings
 from tests.unit.builders import write_json
 
 FP32 = Precision("fp32", torch.float32, torch.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from flagtriton.protocol import INPUT_IDS, TOKEN_COUNT
+from flagtriton.protocol.tensors import INPUT_IDS, TOKEN_COUNT
 from flagtriton_server.errors import RequestError
 from flagtriton_server.in_context import QueryBatch, encode_queries
 from flagtriton_server.tokenization import TextTokenizer

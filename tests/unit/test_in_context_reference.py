@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from flagtriton.examples import DEFAULT_EXAMPLE_FORMAT, DEFAULT_SUFFIX, examples_prefix
-from flagtriton.instructions import apply_instruction
-from flagtriton.protocol import INPUT_IDS, TOKEN_COUNT
+from flagtriton.protocol.examples import DEFAULT_EXAMPLE_FORMAT, DEFAULT_SUFFIX, examples_prefix
+from flagtriton.protocol.instructions import apply_instruction
+from flagtriton.protocol.tensors import INPUT_IDS, TOKEN_COUNT
 from flagtriton_server.in_context import QueryBatch, encode_queries
 from flagtriton_server.tokenization import TextTokenizer
 from tests.checkpoints import TEXTS, cuts_left, make_bert, make_decoder, make_xlm_roberta

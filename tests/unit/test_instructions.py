@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from flagtriton.instructions import apply_instruction, check_fields, check_instruction_format
+from flagtriton.protocol.instructions import apply_instruction, check_fields, check_instruction_format
 
 
 def test_the_plain_format_puts_the_instruction_right_before_the_text() -> None:

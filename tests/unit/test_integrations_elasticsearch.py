@@ -19,7 +19,7 @@ from flagtriton.integrations.elasticsearch import (
     rank_features_query,
     sparse_vector_query,
 )
-from flagtriton.integrations.shares import FieldNames
+from flagtriton.integrations.rows import FieldNames
 from tests.unit.engines import RecordingServer, recording_server, two_texts
 
 WEIGHTS = {"9": np.float32(0.25), "250001": np.float32(0.5)}

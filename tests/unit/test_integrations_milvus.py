@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flagtriton.integrations.milvus import rows, sparse_row
-from flagtriton.integrations.shares import FieldNames
+from flagtriton.integrations.rows import FieldNames
 from tests.unit.engines import two_texts
 
 WEIGHTS = {"250001": 0.5, "9": 0.25}

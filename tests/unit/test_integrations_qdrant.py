@@ -12,7 +12,7 @@ import pytest
 
 from flagtriton.errors import MissingExtraError
 from flagtriton.integrations.qdrant import collection_parameters, named_vectors, points, sparse_vector
-from flagtriton.integrations.shares import FieldNames
+from flagtriton.integrations.rows import FieldNames
 from tests.unit.engines import two_texts
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flagtriton.integrations.shares import (
+from flagtriton.integrations.rows import (
     FieldNames,
     by_token_id,
     check_one_a_text,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flagtriton.integrations.shares import FieldNames
+from flagtriton.integrations.rows import FieldNames
 from flagtriton.integrations.vespa import colbert_tensor, fields, sparse_tensor
 from tests.unit.engines import RecordingServer, recording_server, two_texts
 

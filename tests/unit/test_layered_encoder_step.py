@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from flagtriton_server.settings import LayeredSettings
+from flagtriton.protocol.settings import LayeredSettings
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 from tests.unit.triton_stand_in import Request, answered, ids, imported_steps, responses_of, started
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from flagtriton.rerank_options import RerankOptions
+from flagtriton.protocol.options.rerank import RerankOptions
+from flagtriton.protocol.settings import LayeredSettings
 from flagtriton_server.attention import PackedTexts
 from flagtriton_server.errors import RequestError
 from flagtriton_server.layered_decoder import rotation
 from flagtriton_server.layered_encoding import Depth, LayeredRequest, check_parts, encode_layers
 from flagtriton_server.layered_loading import LoadedDecoder, load_decoder
-from flagtriton_server.settings import LayeredSettings
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 from tests.unit.triton_stand_in import ids
 

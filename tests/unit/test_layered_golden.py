@@ -16,14 +16,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from flagtriton.protocol import INPUT_IDS, PASSAGE_END, PASSAGE_START
-from flagtriton.rerank_options import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION, RerankOptions
+from flagtriton.protocol.options.rerank import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION, RerankOptions
+from flagtriton.protocol.settings import LayeredSettings, RerankerHeadSettings
+from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_END, PASSAGE_START
 from flagtriton_server.layered_encoding import LayeredRequest, encode_layers
 from flagtriton_server.layered_loading import load_decoder
 from flagtriton_server.loading import choose_precision
 from flagtriton_server.prompted_pairs import PROMPTS, PromptedBatch, encode_prompted_pairs
 from flagtriton_server.reranker_heads import load_reranker_head
-from flagtriton_server.settings import LayeredSettings, RerankerHeadSettings
 from flagtriton_server.tokenization import TextTokenizer
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 

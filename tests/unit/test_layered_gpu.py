@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from flagtriton.rerank_options import RerankOptions
+from flagtriton.protocol.options.rerank import RerankOptions
+from flagtriton.protocol.settings import LayeredSettings
 from flagtriton_server.layered_encoding import LayeredRequest, encode_layers
 from flagtriton_server.layered_loading import load_decoder
-from flagtriton_server.settings import LayeredSettings
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from flagtriton.protocol.settings import LayeredSettings
 from flagtriton_server.layered_loading import LoadedDecoder, load_decoder, load_layer_heads, read_spec
-from flagtriton_server.settings import LayeredSettings
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 
 CPU = torch.device("cpu")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton.llm_rerankers`: FlagEmbedding's arguments become request parameters, replies become scores by layer."""
+"""`flagtriton.rerankers.llm`: FlagEmbedding's arguments become request parameters, replies become scores by layer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from flagtriton import (
     LayerWiseFlagLLMReranker,
     LightWeightFlagLLMReranker,
 )
-from flagtriton.abs_reranker import AbsReranker
-from flagtriton.transport import InferenceReply
+from flagtriton.rerankers.base import AbsReranker
+from flagtriton.transport.base import InferenceReply
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.unit.fakes import model_config, pairs_of
 

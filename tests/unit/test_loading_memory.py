@@ -23,7 +23,7 @@ MEASURED = """
 import json, sys, threading, time
 import torch
 from flagtriton_server.loading import load_encoder
-from flagtriton_server.settings import EncoderSettings
+from flagtriton.protocol.settings import EncoderSettings
 
 def anonymous():
     with open("/proc/self/status") as status:

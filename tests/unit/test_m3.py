@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from flagtriton import BGEM3FlagModel, DeploymentMismatchError, InvalidRequestError, M3Output
-from flagtriton.transport import InferenceReply
+from flagtriton.transport.base import InferenceReply
 from flagtriton.transport.fake import Request
 from tests.unit.fakes import COLBERT_DIM, DIMENSION, METHODS, colbert, fake_m3, m3, sparse, vector
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flagtriton.m3_output import M3Output
-from flagtriton.m3_replies import SCORES, CollectedOutputs, CollectedScores
-from flagtriton.transport import InferenceReply
+from flagtriton.m3.collect import SCORES, CollectedOutputs, CollectedScores
+from flagtriton.m3.output import M3Output
+from flagtriton.transport.base import InferenceReply
 
 ALL = {"dense": True, "sparse": True, "colbert": True}
 SCORE_TENSORS = ["colbert", "sparse", "dense", "sparse_dense", "colbert_sparse_dense"]

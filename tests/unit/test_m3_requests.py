@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton.protocol import TEXT
+from flagtriton.protocol.tensors import TEXT
 from tests.unit.fakes import METHODS, fake_m3, m3, texts_of
 
 ALL = {"return_dense": True, "return_sparse": True, "return_colbert_vecs": True}

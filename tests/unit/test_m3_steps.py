@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
-from flagtriton_server import multi_vector
-from flagtriton_server.settings import (
+from flagtriton.protocol.settings import (
     ColbertSettings,
     EncoderSettings,
     HeadSettings,
     ScorerSettings,
     TokenizerSettings,
 )
+from flagtriton_server import multi_vector
 from tests.checkpoints import make_m3
 from tests.unit.triton_stand_in import Request, answered, ids, imported_steps, responses_of, started
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from flagtriton import ModelNotServedError
-from flagtriton.protocol import TOKEN, TOKEN_ID
-from flagtriton.transport import InferenceReply
+from flagtriton.protocol.tensors import TOKEN, TOKEN_ID
+from flagtriton.transport.base import InferenceReply
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.unit.fakes import fake_m3, m3
 

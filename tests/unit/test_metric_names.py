@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.metric_names`: names as Prometheus wants them."""
+"""`flagtriton.protocol.metrics`: names as Prometheus wants them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 
 import pytest
 
-from flagtriton_server import metric_names
-from flagtriton_server.metric_names import METRICS, Metric
+from flagtriton.protocol import metrics
+from flagtriton.protocol.metrics import METRICS, Metric
 
 
 def test_all_of_them_are_listed_once() -> None:
-    defined = [value for value in vars(metric_names).values() if isinstance(value, Metric)]
+    defined = [value for value in vars(metrics).values() if isinstance(value, Metric)]
     assert sorted(METRICS, key=lambda metric: metric.name) == sorted(defined, key=lambda metric: metric.name)
     assert len({metric.name for metric in METRICS}) == len(METRICS)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.metric_names import METRICS
+from flagtriton.protocol.metrics import METRICS
 from flagtriton_tools.health import Health
 from flagtriton_tools.health_metrics import exposition
 from tests.prometheus import CAN_RUN, FOLDER, promtool

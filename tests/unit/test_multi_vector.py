@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from flagtriton.options import EmbedOptions
+from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton_server import multi_vector
 from flagtriton_server.blocks import FusedLinear
 from flagtriton_server.errors import RequestError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton.option_checks`: how one option is checked, whatever it is called."""
+"""`flagtriton.protocol.options.checks`: how one option is checked, whatever it is called."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from flagtriton.option_checks import (
+from flagtriton.protocol.options.checks import (
     Check,
     OptionError,
     a_boolean,

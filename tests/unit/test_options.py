@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton.options`: what a request may ask for, written by the SDK and read by the steps."""
+"""`flagtriton.protocol.options.embed`: what a request may ask for, written by the SDK and read by the steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from flagtriton.options import EmbedOptions, OptionError
+from flagtriton.protocol.options.checks import OptionError
+from flagtriton.protocol.options.embed import EmbedOptions
 
 
 def read(**parameters: Any) -> EmbedOptions:

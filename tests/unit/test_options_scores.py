@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton.options`: what a request for scores of pairs may ask for, and the weights of its means."""
+"""`flagtriton.protocol.options.embed`: what a request for scores of pairs may ask for, and the weights of its means."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from flagtriton.options import OptionError, ScoreOptions, check_weights
+from flagtriton.protocol.options.checks import OptionError
+from flagtriton.protocol.options.score import ScoreOptions, check_weights
 
 
 def read_score(**parameters: Any) -> ScoreOptions:

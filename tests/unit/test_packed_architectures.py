@@ -14,12 +14,12 @@ import torch
 import transformers
 from torch import Tensor
 
+from flagtriton.protocol.settings import _PACKED_ARCHITECTURES, EncoderSettings
 from flagtriton_server import loading
 from flagtriton_server.encoding import encode
 from flagtriton_server.forward import LoadedEncoder
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.path_trial import agree
-from flagtriton_server.settings import _PACKED_ARCHITECTURES, EncoderSettings
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5  # of a float32 vector's size

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flagtriton.options import ScoreOptions
-from flagtriton.protocol import INPUT_IDS, PASSAGE_IDS, PASSAGE_ROWS, QUERY_IDS, QUERY_ROWS, TOKEN_COUNT
+from flagtriton.protocol.options.score import ScoreOptions
+from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_IDS, PASSAGE_ROWS, QUERY_IDS, QUERY_ROWS, TOKEN_COUNT
 from flagtriton_server.errors import RequestError
 from flagtriton_server.pairs import DistinctTexts, PairBatch
 from flagtriton_server.tokenization import TextBatch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from flagtriton.parameters import ParameterError, read_parameters, write_parameters
+from flagtriton.protocol.parameters import ParameterError, read_parameters, write_parameters
 
 
 @dataclass(frozen=True)

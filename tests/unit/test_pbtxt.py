@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
-from flagtriton.protocol import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, TEXT, TOKEN_COUNT, Tensor
+from flagtriton.protocol.tensors import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, TEXT, TOKEN_COUNT, Tensor
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import (
     Device,

@@ -13,12 +13,12 @@ import torch
 import transformers
 from torch import nn
 
-from flagtriton.parameters import write_parameters
+from flagtriton.protocol.parameters import write_parameters
+from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server import loading, placement
 from flagtriton_server.forward import LoadedEncoder, Precision
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.placement import check_fit, instance_devices, loading_arguments, weights_bytes
-from flagtriton_server.settings import EncoderSettings
 from tests.unit.test_packed_architectures import PACKED, save
 from tests.unit.triton_stand_in import imported_steps
 

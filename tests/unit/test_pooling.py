@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flagtriton.options import EmbedOptions
+from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton_server.errors import NotFiniteError
 from flagtriton_server.pooling import (
     POOLING_METHODS,

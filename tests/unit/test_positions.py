@@ -10,7 +10,8 @@ import pytest
 
 import flagtriton_server
 from flagtriton.errors import InvalidRequestError
-from flagtriton.positions import KINDS, at_position, renumber, row_of, with_rows
+from flagtriton.protocol.error_positions import KINDS, at_position, row_of, with_rows
+from flagtriton.remote.sending import renumber
 from flagtriton.transport.base import ServerAddress
 from flagtriton.transport.refusals import refusal
 

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from flagtriton import FlagReranker
-from flagtriton.options import EmbedOptions, ScoreOptions
-from flagtriton.parameters import write_parameters
-from flagtriton.protocol import DENSE_VECS, PASSAGE, QUERY, TEXT, Deployment, Tensor
-from flagtriton.rerank_options import RerankOptions
-from flagtriton.transport import InferenceReply, ModelConfig
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.options.rerank import RerankOptions
+from flagtriton.protocol.options.score import ScoreOptions
+from flagtriton.protocol.parameters import write_parameters
+from flagtriton.protocol.tensors import DENSE_VECS, PASSAGE, QUERY, TEXT, Tensor
+from flagtriton.transport.base import InferenceReply, ModelConfig
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.unit.fakes import answer_as_m3, embedder, fake_m3, fake_server, find, m3, pairs_of
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.private_folder`: this user alone may write to it; its links serve interpreters of ASCII names."""
+"""`flagtriton.protocol.private_folder`: only this user may write to it; its links have ASCII names."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_server import private_folder as module
-from flagtriton_server.private_folder import link_to, private_folder, readable_path
+from flagtriton.protocol import private_folder as module
+from flagtriton.protocol.private_folder import link_to, private_folder, readable_path
 
 ASCII_NAMES = """
 import ctypes, os, sys

@@ -7,9 +7,10 @@ import dataclasses
 
 import pytest
 
-from flagtriton.options import EmbedOptions, OptionError
+from flagtriton.protocol.options.checks import OptionError
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.settings import TokenizerSettings
 from flagtriton_server.prompts import example_text, instructed, prompt_before
-from flagtriton_server.settings import TokenizerSettings
 
 SETTINGS = TokenizerSettings(
     "a/b",

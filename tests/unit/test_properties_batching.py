@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Properties of `flagtriton.batching` and `flagtriton.texts`: any list, any limits, every row in one request."""
+"""Properties of `remote.planning` and `protocol.text`: any list, any limits, every row in one request."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flagtriton.batching import plan_pairs, plan_requests
-from flagtriton.texts import as_pair_list, as_text_list, text_sizes, text_tensor
+from flagtriton.protocol.text import text_sizes, text_tensor
+from flagtriton.remote.inputs import as_pair_list, as_text_list
+from flagtriton.remote.planning import plan_pairs, plan_requests
 
 EXAMPLES = settings(
     max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from flagtriton.protocol import INPUT_IDS
+from flagtriton.protocol.tensors import INPUT_IDS
 from flagtriton_server import text_cutting
 from flagtriton_server.token_boundaries import boundary_rule
 from flagtriton_server.tokenization import TextBatch, TextTokenizer

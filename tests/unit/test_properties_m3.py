@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flagtriton import BGEM3FlagModel
-from flagtriton.m3_output import M3Output, lexical_matching_score, lexical_matching_scores
-from flagtriton.protocol import QUERY, SCORES, TOKEN_ID
-from flagtriton.transport import InferenceReply
+from flagtriton.m3.output import M3Output, lexical_matching_score, lexical_matching_scores
+from flagtriton.protocol.tensors import QUERY, SCORES, TOKEN_ID
+from flagtriton.transport.base import InferenceReply
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.unit.fakes import M3_NAME, METHODS, answer_as_m3, colbert, fake_m3, pairs_of, sparse, texts_of, vector
 from tests.unit.test_properties_served import BYTES, EXAMPLES, ROWS, TEXT, TEXTS, TROUBLES, Trouble, digest, in_trouble
@@ -75,8 +75,8 @@ def test_every_text_gets_its_own_outputs(
 
     quiet = fake_m3(answer, max_batch_size=max_batch_size)
     with (
-        mock.patch("flagtriton.served._BYTES_PER_REQUEST", max_bytes),
-        mock.patch("flagtriton.m3._COLBERT_BYTES_PER_REPLY", reply_bytes),
+        mock.patch("flagtriton.remote.model._BYTES_PER_REQUEST", max_bytes),
+        mock.patch("flagtriton.m3.model._COLBERT_BYTES_PER_REPLY", reply_bytes),
     ):
         outputs(quiet, texts)
         fake, unruly = in_trouble(quiet, trouble)
@@ -143,7 +143,7 @@ def test_weights_by_id_become_weights_by_token_and_no_id_is_asked_for_twice(
 def test_lexical_scores_of_two_lists_are_those_of_every_two_texts(
     queries: list[dict[str, float]], passages: list[dict[str, float]], columns: int
 ) -> None:
-    with mock.patch("flagtriton.m3_output._COLUMNS_AT_ONCE", columns):
+    with mock.patch("flagtriton.m3.output._COLUMNS_AT_ONCE", columns):
         scores = lexical_matching_scores(queries, passages)
     expected = [[lexical_matching_score(query, passage) for passage in passages] for query in queries]
     assert scores.shape == (len(queries), len(passages))

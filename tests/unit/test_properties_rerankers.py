@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flagtriton import FlagReranker
-from flagtriton.protocol import SCORE
-from flagtriton.transport import InferenceReply
+from flagtriton.protocol.tensors import SCORE
+from flagtriton.transport.base import InferenceReply
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.unit.fakes import model_config, pairs_of
 from tests.unit.test_properties_served import BYTES, EXAMPLES, ROWS, TEXT, TEXTS, TROUBLES, Trouble, digest, in_trouble
@@ -61,7 +61,7 @@ def test_every_pair_gets_its_own_scores_and_is_answered_once(
             return getattr(model, method)(asked, batch_size=batch_size)
 
     quiet = served(layers, max_batch_size)
-    with mock.patch("flagtriton.abs_reranker._BYTES_OF_A_REQUEST", max_bytes):
+    with mock.patch("flagtriton.rerankers.base._BYTES_OF_A_REQUEST", max_bytes):
         scores(quiet, pairs)
         fake, unruly = in_trouble(quiet, trouble)
         together = scores(fake, pairs, trouble.concurrency)

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flagtriton import FlagModel
-from flagtriton.dispatch import Dispatcher
 from flagtriton.errors import FlagTritonError, ModelNotServedError, RequestTimeoutError, ServerUnavailableError
-from flagtriton.protocol import DENSE_VECS
-from flagtriton.transport import InferenceReply
+from flagtriton.protocol.tensors import DENSE_VECS
+from flagtriton.remote.pool import Dispatcher
+from flagtriton.transport.base import InferenceReply
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.unit.fakes import METHODS, NAME, fake_server, texts_of
 
@@ -148,7 +148,7 @@ def test_every_text_gets_its_own_vector_and_is_answered_once(
         return fake_server(answer_with_digests, max_batch_size=max_batch_size)
 
     alone = np.array([vectors(served(), text) for text in texts], np.float32).reshape(-1, DIMENSION)
-    with mock.patch("flagtriton.served._BYTES_PER_REQUEST", max_bytes):
+    with mock.patch("flagtriton.remote.model._BYTES_PER_REQUEST", max_bytes):
         quiet = served()
         one_after_another = vectors(quiet, texts)
         fake, unruly = in_trouble(quiet, trouble)
@@ -167,7 +167,7 @@ def test_no_request_is_greater_than_asked_for_and_served(
 ) -> None:
     fake = fake_server(answer_with_digests, max_batch_size=max_batch_size)
     with (
-        mock.patch("flagtriton.served._BYTES_PER_REQUEST", max_bytes),
+        mock.patch("flagtriton.remote.model._BYTES_PER_REQUEST", max_bytes),
         FlagModel(NAME, batch_size=batch_size, transport=fake) as model,
     ):
         model.encode(texts)

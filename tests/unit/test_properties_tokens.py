@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flagtriton.protocol import INPUT_IDS, PASSAGE_END, PASSAGE_START, TOKEN_COUNT, Tensor
+from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_END, PASSAGE_START, TOKEN_COUNT, Tensor
 from flagtriton_server.errors import RequestError
 from flagtriton_server.in_context import QueryBatch, encode_queries
 from flagtriton_server.pair_tokens import RerankBatch, encode_pairs

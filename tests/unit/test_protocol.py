@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton.protocol`: the deployment's parameters, and the tensors that everything goes by."""
+"""`flagtriton.protocol.tensors`: the deployment's parameters, and the tensors that everything goes by."""
 
 from __future__ import annotations
 
-from flagtriton.parameters import read_parameters, write_parameters
-from flagtriton.protocol import DENSE_VECS, TEXT, Deployment
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.parameters import read_parameters, write_parameters
+from flagtriton.protocol.tensors import DENSE_VECS, TEXT
 
 
 def test_a_deployment_is_read_back_from_its_parameters() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from torch import nn
 
+from flagtriton.protocol.settings import EncoderSettings, LayeredSettings
 from flagtriton_server.busy_sign import BusySign, sign_path
-from flagtriton_server.settings import EncoderSettings, LayeredSettings
 from flagtriton_server.work_queue import QueueLimits
 from tests.unit.jobs import settable_clock
 from tests.unit.triton_stand_in import Request, imported_steps

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flagtriton.protocol import TOKEN_COUNT
+from flagtriton.protocol.tensors import TOKEN_COUNT
 from flagtriton_server.errors import RequestError
 from flagtriton_server.work_queue import QueueLimits
 from tests.unit.jobs import TURN, ended, in_thread, settable_clock, waits

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from flagtriton_server.settings import EncoderSettings, LayeredSettings
+from flagtriton.protocol.settings import EncoderSettings, LayeredSettings
 from tests.checkpoints import make_bert, make_decoder, make_m3
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 from tests.unit.triton_stand_in import Request, Response, Sender, answered, ids, imported_steps, started

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton.rerank_options`: what each class of rerankers may be asked, and how it travels."""
+"""`flagtriton.protocol.options.rerank`: what each class of rerankers may be asked, and how it travels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flagtriton.option_checks import OptionError, numbers_in, whole_numbers
-from flagtriton.rerank_options import RerankOptions
+from flagtriton.protocol.options.checks import OptionError, numbers_in, whole_numbers
+from flagtriton.protocol.options.rerank import RerankOptions
 
 ENCODER, LLM = "encoder-only-base", "decoder-only-base"
 LAYERWISE, LIGHTWEIGHT = "decoder-only-layerwise", "decoder-only-lightweight"

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from flagtriton.rerank_options import RerankOptions
+from flagtriton.protocol.options.rerank import RerankOptions
+from flagtriton.protocol.settings import RerankerHeadSettings
 from flagtriton_server.loading import choose_precision
 from flagtriton_server.reranker_heads import load_reranker_head
-from flagtriton_server.settings import RerankerHeadSettings
 from tests.checkpoints import make_bert, make_reranker, make_xlm_roberta
 
 CPU = torch.device("cpu")

@@ -13,13 +13,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerFast
 
-from flagtriton.rerank_options import RerankOptions
+from flagtriton.protocol.options.rerank import RerankOptions
+from flagtriton.protocol.settings import RerankerHeadSettings
 from flagtriton_server.errors import RequestError
 from flagtriton_server.layered_decoder import LayerHeads
 from flagtriton_server.layered_loading import read_spec
 from flagtriton_server.loading import choose_precision
 from flagtriton_server.reranker_heads import RerankerHead, load_reranker_head
-from flagtriton_server.settings import RerankerHeadSettings
 from tests.checkpoints import make_decoder
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton.abs_reranker` and `flagtriton.rerankers`: arguments become requests, replies become lists of floats."""
+"""`rerankers.base` and `rerankers.encoder`: arguments become requests, replies become lists of floats."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from flagtriton import (
     ModelNotServedError,
     RerankerModelClass,
 )
-from flagtriton.parameters import write_parameters
-from flagtriton.protocol import Deployment
-from flagtriton.transport import InferenceReply, ModelConfig
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.parameters import write_parameters
+from flagtriton.transport.base import InferenceReply, ModelConfig
 from flagtriton.transport.fake import FakeTransport, Request
 
 NAME = "bge-reranker-base"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton.retries`: what is tried again, after which waits, and until when."""
+"""`flagtriton.remote.retries`: what is tried again, after which waits, and until when."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from flagtriton import errors
 from flagtriton.errors import RequestTimeoutError, ServerUnavailableError
-from flagtriton.retries import RetryPolicy
-from flagtriton.transport import Deadline
+from flagtriton.remote.retries import RetryPolicy
+from flagtriton.transport.base import Deadline
 
 
 @pytest.fixture

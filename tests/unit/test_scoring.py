@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from flagtriton.protocol import (
+from flagtriton.protocol.tensors import (
     COLBERT_SCORE,
     COLBERT_SPARSE_DENSE_SCORE,
     DENSE_SCORE,

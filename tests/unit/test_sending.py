@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from flagtriton.errors import InvalidRequestError, RequestTooLargeError
-from flagtriton.sending import sent_in_parts
-from flagtriton.texts import text_tensor
-from flagtriton.transport import InferenceReply
+from flagtriton.protocol.text import text_tensor
+from flagtriton.remote.sending import sent_in_parts
+from flagtriton.transport.base import InferenceReply
 
 ROWS = np.array([7, 2, 9, 4, 1])
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import pytest
 
-from flagtriton.connection import ConnectionSettings
 from flagtriton.errors import DeploymentMismatchError, ModelNotServedError, ServerUnavailableError
-from flagtriton.served import ServedModel
-from flagtriton.transport import ModelConfig
+from flagtriton.remote.connection import ConnectionSettings
+from flagtriton.remote.model import ServedModel
+from flagtriton.transport.base import ModelConfig
 from flagtriton.transport.fake import FakeTransport
 from tests.unit.fakes import NAME, answer_with_bytes, fake_m3, fake_server, find, model_config
 

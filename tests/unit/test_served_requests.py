@@ -16,9 +16,10 @@ from flagtriton.errors import (
     RequestTimeoutError,
     ServerUnavailableError,
 )
-from flagtriton.options import EmbedOptions, ScoreOptions
-from flagtriton.protocol import COLBERT_VECS, DENSE_VECS, PASSAGE, QUERY, TEXT
-from flagtriton.transport import InferenceReply
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.options.score import ScoreOptions
+from flagtriton.protocol.tensors import COLBERT_VECS, DENSE_VECS, PASSAGE, QUERY, TEXT
+from flagtriton.transport.base import InferenceReply
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.unit.fakes import (
     DIMENSION,
@@ -217,7 +218,7 @@ def test_a_short_call_shows_no_progress_bar_unasked(wish: bool | None, capsys: p
 def test_a_long_call_shows_a_progress_bar_unasked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flagtriton.served._PROGRESS_DELAY_S", 0.0)  # every call is a long one
+    monkeypatch.setattr("flagtriton.remote.model._PROGRESS_DELAY_S", 0.0)  # every call is a long one
     embed(fake_server(), ["a", "bb"], max_rows=1)
     assert "2/2" in capsys.readouterr().err
 

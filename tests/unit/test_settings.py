@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.settings`: what Triton hands to `initialize` becomes typed values, or an error."""
+"""`flagtriton.protocol.settings`: what Triton hands to `initialize` becomes typed values, or an error."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from flagtriton.parameters import ParameterError, write_parameters
-from flagtriton_server.settings import (
+from flagtriton.protocol.parameters import ParameterError, write_parameters
+from flagtriton.protocol.settings import (
     VERSION_PARAMETERS,
     EncoderSettings,
     LayeredSettings,

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flagtriton.protocol.metrics import METRICS
+from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, TokenizerSettings
 from flagtriton_server.errors import RequestError
-from flagtriton_server.metric_names import METRICS
 from flagtriton_server.packing import packed_length
 from flagtriton_server.request_log import REQUEST_LOG
-from flagtriton_server.settings import EncoderSettings, LayeredSettings, TokenizerSettings
 from flagtriton_server.work_queue import Job
 from tests.checkpoints import make_bert, make_decoder
 from tests.layered_checkpoints import make_layerwise

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel
 
-from flagtriton_server.settings import EncoderSettings, PoolerSettings, rows_needed
+from flagtriton.protocol.settings import EncoderSettings, PoolerSettings, rows_needed
 from tests.checkpoints import make_bert
 from tests.unit.triton_stand_in import Request, answered, ids, imported_steps, started
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.metric_names import BUSY, MICRO_BATCHES, QUEUE_SECONDS, WAITING_REQUESTS, Metric
+from flagtriton.protocol.metrics import BUSY, MICRO_BATCHES, QUEUE_SECONDS, WAITING_REQUESTS, Metric
 from flagtriton_server.tally import Tally
 
 OWN = {"deployment": "bge-m3", "step": "encoder"}

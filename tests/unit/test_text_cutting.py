@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from flagtriton.protocol import INPUT_IDS
+from flagtriton.protocol.tensors import INPUT_IDS
 from flagtriton_server.errors import RequestError
 from flagtriton_server.in_context import QueryBatch, encode_queries
 from flagtriton_server.pair_tokens import RerankBatch, encode_pairs

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flagtriton.texts import as_pair_list, as_text_list, text_sizes, text_tensor
+from flagtriton.protocol.text import text_sizes, text_tensor
+from flagtriton.remote.inputs import as_pair_list, as_text_list
 
 LONE_SURROGATE = "\ud83d"
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from flagtriton.protocol import INPUT_IDS, PAST_END, TOKEN_COUNT
+from flagtriton.protocol.tensors import INPUT_IDS, PAST_END, TOKEN_COUNT
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenization import TextBatch, TextTokenizer, ragged
 from tests.checkpoints import make_bert, make_decoder, make_xlm_roberta

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from flagtriton.checkpoints import EMBEDDERS, RERANKERS
-from flagtriton.protocol import INPUT_IDS, PAST_END
+from flagtriton.protocol.tensors import INPUT_IDS, PAST_END
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
 from flagtriton_server.tokenizer_classes import CLASSES

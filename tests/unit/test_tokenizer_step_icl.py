@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flagtriton_server.settings import TokenizerSettings
+from flagtriton.protocol.settings import TokenizerSettings
 from flagtriton_server.tokenization import TextTokenizer
 from tests.checkpoints import make_decoder
 from tests.unit.triton_stand_in import Request, Response, answered, imported_steps, responses_of, started

@@ -21,8 +21,9 @@ from tritonclient.utils import InferenceServerException
 
 from flagtriton import errors
 from flagtriton.errors import ClosedError
-from flagtriton.texts import text_tensor
-from flagtriton.transport import TLS, ModelConfig, ServerAddress, Transport, connect
+from flagtriton.protocol.text import text_tensor
+from flagtriton.transport.base import TLS, ModelConfig, ServerAddress, Transport
+from flagtriton.transport.connect import connect
 
 GRPC_ERRORS = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequestError,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from flagtriton.texts import text_tensor
-from flagtriton.transport import connect
+from flagtriton.protocol.text import text_tensor
 from flagtriton.transport.base import queue_time_us
+from flagtriton.transport.connect import connect
 
 both_wires = pytest.mark.parametrize("wire", ["grpc", "http"])
 

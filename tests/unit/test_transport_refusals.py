@@ -13,8 +13,9 @@ import grpc
 import pytest
 
 from flagtriton import errors
-from flagtriton.texts import text_tensor
-from flagtriton.transport import Transport, connect
+from flagtriton.protocol.text import text_tensor
+from flagtriton.transport.base import Transport
+from flagtriton.transport.connect import connect
 from tests.unit.http_server import Answer, Asked, answering
 
 DEAD = "in ensemble 'x', Stub process 'x_0_0' is not healthy."

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flagtriton.options import OptionError
-from flagtriton.protocol import DENSE_VECS, TEXT, TOKEN_COUNT
+from flagtriton.protocol.options.checks import OptionError
+from flagtriton.protocol.tensors import DENSE_VECS, TEXT, TOKEN_COUNT
 from flagtriton_server.errors import RequestError
 
 

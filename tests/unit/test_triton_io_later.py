@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flagtriton.options import OptionError
-from flagtriton.protocol import TOKEN_COUNT
+from flagtriton.protocol.options.checks import OptionError
+from flagtriton.protocol.tensors import TOKEN_COUNT
 from flagtriton_server.errors import RequestError
 from tests.unit.triton_stand_in import Request, Response, TritonError, imported_steps
 

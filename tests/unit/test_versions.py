@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.settings import EncoderSettings, TokenizerSettings, read_settings
+from flagtriton.protocol.settings import EncoderSettings, TokenizerSettings, read_settings
 from flagtriton_tools.bytecode import compile_steps
 from flagtriton_tools.deployments import AddOptions, Model, build
 from flagtriton_tools.errors import ToolError

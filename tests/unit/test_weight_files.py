@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModel
 
+from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server import loading
 from flagtriton_server.loading import check_weights, load_encoder
-from flagtriton_server.settings import EncoderSettings
 from flagtriton_server.weight_files import adapter_base, unread_weights, weight_files
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.errors import ToolError
@@ -240,9 +240,9 @@ def test_a_file_in_half_precision_is_computed_in_the_deployments(checkpoint: Pat
 
 
 def test_heads_in_half_precision_are_loaded(tmp_path: Path) -> None:
+    from flagtriton.protocol.settings import HeadSettings
     from flagtriton_server.heads import load_sparse_head
     from flagtriton_server.loading import choose_precision
-    from flagtriton_server.settings import HeadSettings
 
     checkpoint = make_m3(tmp_path / "m3")
     head = torch.load(checkpoint / "sparse_linear.pt")

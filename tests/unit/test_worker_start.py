@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from flagtriton_server.settings import EncoderSettings, LayeredSettings
+from flagtriton.protocol.settings import EncoderSettings, LayeredSettings
 from flagtriton_server.work_queue import Job, QueueLimits
 from flagtriton_server.worker import Worker
 from tests.unit.jobs import Answers, ended, in_thread, job, queue, waits

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 import flagtriton_server
-from flagtriton.parameters import write_parameters
+from flagtriton.protocol.parameters import write_parameters
 
 __all__ = [
     "MetricFamily",

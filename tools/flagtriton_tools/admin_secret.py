@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flagtriton_server.private_folder import private_folder
+from flagtriton.protocol.private_folder import private_folder
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.serving import is_loopback
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from flagtriton.checkpoints import EMBEDDERS, RERANKERS, checkpoint_name
-from flagtriton.protocol import DEFAULT_MAX_LENGTH
+from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
 from flagtriton_server.checkpoint_files import two_sets_of_weights
 from flagtriton_server.positions import position_capacity
 from flagtriton_server.weight_files import WEIGHT_FILES, adapter_base, unread_weights, weights_entry

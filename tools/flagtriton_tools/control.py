@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from flagtriton.protocol import score_model_name
+from flagtriton.protocol.deployment import score_model_name
 from flagtriton_tools.admin import Admin, ModelState
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.supervision import public_ensembles, steps_of

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from flagtriton_server.settings import MODEL_DIRECTORY
+from flagtriton.protocol.settings import MODEL_DIRECTORY
 from flagtriton_server.weight_files import weight_files
 from flagtriton_tools.add_options import Model
 from flagtriton_tools.errors import ToolError

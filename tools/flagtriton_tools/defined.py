@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flagtriton.protocol import DEFAULT_MAX_LENGTH
+from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
 from flagtriton.types import EmbedderModelClass
 from flagtriton_server.definition_check import IGNORED, unread
 from flagtriton_server.embedder_definition import DefinitionError, EmbedderDefinition

@@ -10,15 +10,13 @@ import re
 from dataclasses import replace
 
 from flagtriton.checkpoints import checkpoint_name
-from flagtriton.instructions import check_instruction_format
-from flagtriton.protocol import (
-    DEFAULT_MAX_LENGTH,
-    Deployment,
-)
-from flagtriton.rerank_options import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.instructions import check_instruction_format
+from flagtriton.protocol.options.rerank import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION
+from flagtriton.protocol.pooling import POOLINGS, check_pooling
+from flagtriton.protocol.settings import MODEL_DIRECTORY, attention_path
+from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
 from flagtriton.types import EmbedderModelClass
-from flagtriton_server.pooling_names import POOLINGS, check_pooling
-from flagtriton_server.settings import MODEL_DIRECTORY, attention_path
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.budgets import TOKEN_BUDGETS
 from flagtriton_tools.checkpoint import CheckpointFacts, adapter_source

@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from flagtriton.parameters import write_parameters
-from flagtriton.protocol import (
+from flagtriton.protocol.deployment import Deployment, score_model_name
+from flagtriton.protocol.parameters import write_parameters
+from flagtriton.protocol.settings import rows_needed
+from flagtriton.protocol.tensors import (
     AFTER,
     COLBERT_LENGTHS,
     COLBERT_VECS,
@@ -31,11 +33,8 @@ from flagtriton.protocol import (
     TEXT,
     TOKEN_COUNT,
     UNWEIGHTED_IDS,
-    Deployment,
     Tensor,
-    score_model_name,
 )
-from flagtriton_server.settings import rows_needed
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.finishing import prompt_tensors

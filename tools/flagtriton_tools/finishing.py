@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from flagtriton.protocol import PROMPT_LENGTH, Deployment, Tensor
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.tensors import PROMPT_LENGTH, Tensor
 
 __all__ = ["finishing", "finishing_said", "prompt_tensors", "skips_prompts"]
 

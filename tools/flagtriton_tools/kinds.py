@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from flagtriton.protocol import Deployment
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.precision import best_cpu_precision
 from flagtriton.types import EmbedderModelClass, RerankerModelClass
-from flagtriton_server.processor import best_cpu_precision
 
 __all__ = ["LAYERED", "is_encoder_reranker", "is_llm_reranker", "is_m3", "is_pseudo_moe", "resolved_precision"]
 

@@ -9,7 +9,7 @@ from functools import partial
 from rich.markup import escape
 from rich.table import Table
 
-from flagtriton.protocol import Deployment
+from flagtriton.protocol.deployment import Deployment
 from flagtriton_tools.fitting import fitted
 from flagtriton_tools.kinds import resolved_precision
 from flagtriton_tools.repository import Entry

@@ -15,7 +15,7 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelInstanceGroup,
 )
 
-from flagtriton.protocol import Tensor
+from flagtriton.protocol.tensors import Tensor
 from flagtriton_tools.errors import ToolError
 
 __all__ = [

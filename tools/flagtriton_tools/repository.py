@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from flagtriton.parameters import ParameterError, read_parameters
-from flagtriton.protocol import Deployment
-from flagtriton_server.settings import VERSION_PARAMETERS
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.parameters import ParameterError, read_parameters
+from flagtriton.protocol.settings import VERSION_PARAMETERS
 from flagtriton_tools.deployments import PART_OF, Model
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import read_config, serving, string_parameters, to_pbtxt

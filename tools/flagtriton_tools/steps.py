@@ -7,8 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from flagtriton.parameters import write_parameters
-from flagtriton.protocol import (
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.parameters import write_parameters
+from flagtriton.protocol.settings import (
+    ColbertSettings,
+    EncoderSettings,
+    HeadSettings,
+    LayeredSettings,
+    PoolerSettings,
+    RerankerHeadSettings,
+    ScorerSettings,
+    TokenizerSettings,
+)
+from flagtriton.protocol.tensors import (
     AFTER,
     COLBERT_LENGTHS,
     COLBERT_VECS,
@@ -36,18 +47,7 @@ from flagtriton.protocol import (
     TOKEN_COUNT,
     TOKEN_ID,
     UNWEIGHTED_IDS,
-    Deployment,
     Tensor,
-)
-from flagtriton_server.settings import (
-    ColbertSettings,
-    EncoderSettings,
-    HeadSettings,
-    LayeredSettings,
-    PoolerSettings,
-    RerankerHeadSettings,
-    ScorerSettings,
-    TokenizerSettings,
 )
 from flagtriton_tools.add_options import AddOptions, Model
 from flagtriton_tools.budgets import queue_settings, token_budget

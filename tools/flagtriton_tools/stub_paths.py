@@ -12,7 +12,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from flagtriton_server.private_folder import TEMPORARY, link_to
+from flagtriton.protocol.private_folder import TEMPORARY, link_to
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import read_config
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flagtriton.parameters import ParameterError
-from flagtriton_server.settings import VERSION_PARAMETERS, version_parameters
+from flagtriton.protocol.parameters import ParameterError
+from flagtriton.protocol.settings import VERSION_PARAMETERS, version_parameters
 from flagtriton_tools.bytecode import compile_steps, has_bytecode
 from flagtriton_tools.deployments import Model
 from flagtriton_tools.errors import ToolError

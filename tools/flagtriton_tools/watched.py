@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from flagtriton.protocol import DEPLOYMENT_KEYS
+from flagtriton.protocol.deployment import DEPLOYMENT_KEYS
 from flagtriton_tools.admin import Admin, ModelState
 from flagtriton_tools.changes import Processes
 from flagtriton_tools.ensembles import PART_OF

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flagtriton.integrations.shares import DEFAULT_NAMES, FieldNames, checked_weights, share_of
+from flagtriton.integrations.rows import DEFAULT_NAMES, FieldNames, checked_weights, share_of
 
 __all__ = [
     "features",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flagtriton.integrations.shares import DEFAULT_NAMES, FieldNames, by_token_id, check_one_a_text, share_of
+from flagtriton.integrations.rows import DEFAULT_NAMES, FieldNames, by_token_id, check_one_a_text, share_of
 
 __all__ = ["rows", "sparse_row"]
 

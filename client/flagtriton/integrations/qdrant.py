@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flagtriton.errors import MissingExtraError
-from flagtriton.integrations.shares import DEFAULT_NAMES, FieldNames, by_token_id, check_one_a_text, share_of
+from flagtriton.integrations.rows import DEFAULT_NAMES, FieldNames, by_token_id, check_one_a_text, share_of
 
 if TYPE_CHECKING:
     from qdrant_client import models

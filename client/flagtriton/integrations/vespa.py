@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flagtriton.integrations.shares import DEFAULT_NAMES, FieldNames, checked_weights, share_of
+from flagtriton.integrations.rows import DEFAULT_NAMES, FieldNames, checked_weights, share_of
 from flagtriton.types import ColBERTVectors
 
 __all__ = ["colbert_tensor", "fields", "sparse_tensor"]

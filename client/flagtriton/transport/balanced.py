@@ -19,7 +19,7 @@ from flagtriton.errors import (
     RequestTimeoutError,
     ServerUnavailableError,
 )
-from flagtriton.options import OptionValue
+from flagtriton.protocol.options.checks import OptionValue
 from flagtriton.transport.base import InferenceReply, ModelConfig, ServerAddress, Transport
 from flagtriton.transport.endpoints import Endpoint, Endpoints
 

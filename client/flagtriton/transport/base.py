@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from numpy.typing import NDArray
 
 from flagtriton.errors import RequestTimeoutError
-from flagtriton.options import OptionValue
+from flagtriton.protocol.options.checks import OptionValue
 
 __all__ = [
     "TLS",

@@ -21,7 +21,7 @@ import grpc
 import tritonclient.grpc as triton
 
 from flagtriton.errors import ForkedProcessError
-from flagtriton.forks import across_forks
+from flagtriton.transport.forks import across_forks
 
 __all__ = ["Channels", "OpenClient"]
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from urllib.parse import urlsplit
 
-from flagtriton.forks import across_forks
+from flagtriton.transport.forks import across_forks
 
 __all__ = ["Connections", "HttpAnswer"]
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from flagtriton.errors import ModelNotServedError
-from flagtriton.options import OptionValue
+from flagtriton.protocol.options.checks import OptionValue
 from flagtriton.transport.base import InferenceReply, ModelConfig
 
 __all__ = ["FakeTransport", "Request"]

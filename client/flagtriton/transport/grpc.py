@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from flagtriton import errors
-from flagtriton.options import OptionValue
+from flagtriton.protocol.options.checks import OptionValue
 from flagtriton.transport.base import (
     TLS,
     InferenceReply,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from flagtriton import errors
-from flagtriton.options import OptionValue
+from flagtriton.protocol.options.checks import OptionValue
 from flagtriton.transport.base import TLS, InferenceReply, ModelConfig, ServerAddress, queue_time_us
 from flagtriton.transport.connections import Connections, HttpAnswer
 from flagtriton.transport.diagnosis import wrong_server

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from flagtriton.protocol import Deployment
+from flagtriton.protocol.deployment import Deployment
 from flagtriton_tools.bench.workload import Workload, make_examples
 from flagtriton_tools.deployments import TOKEN_BUDGETS, AddOptions
 

@@ -106,13 +106,13 @@ class Raw:
     def __init__(self, options: dict[str, Any]) -> None:
         import torch
 
-        from flagtriton.protocol import INPUT_IDS
+        from flagtriton.protocol.settings import EncoderSettings
+        from flagtriton.protocol.tensors import INPUT_IDS
         from flagtriton_server.cores import share_cores
         from flagtriton_server.encoding import encode_pooled
         from flagtriton_server.loading import load_encoder
         from flagtriton_server.memory import keep_freed_memory
         from flagtriton_server.pooling import pooling_named
-        from flagtriton_server.settings import EncoderSettings
         from flagtriton_server.tokenization import TextBatch, TextTokenizer
 
         keep_freed_memory()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from flagtriton_server.metric_names import (
+from flagtriton.protocol.metrics import (
     BUSY,
     LAST_SEEN,
     MICRO_BATCH_TOKENS,

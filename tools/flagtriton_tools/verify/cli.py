@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flagtriton.connection import ConnectionSettings
 from flagtriton.errors import FlagTritonError
-from flagtriton.served import ServedModel
+from flagtriton.remote.connection import ConnectionSettings
+from flagtriton.remote.model import ServedModel
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.launcher import running_server
 from flagtriton_tools.serving import ServeOptions, free_ports
@@ -27,7 +27,7 @@ from flagtriton_tools.verify.checks import Check
 from flagtriton_tools.verify.texts import DIFFICULT_TEXTS, read_texts
 
 if TYPE_CHECKING:
-    from flagtriton.protocol import Deployment
+    from flagtriton.protocol.deployment import Deployment
 
 __all__ = ["MISMATCH", "verify_command", "verify_deployment", "verify_repository"]
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.options import EmbedOptions
-from flagtriton.protocol import Deployment
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton_tools.verify.checks import Check, Limits, compare_vectors, skipped
 from flagtriton_tools.verify.plain import PlainModel
 from flagtriton_tools.verify.served import ServedDeployment

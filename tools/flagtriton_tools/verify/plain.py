@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from flagtriton.protocol import Deployment
+from flagtriton.protocol.deployment import Deployment
 from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.checkpoint_lookup import file_finder
 from flagtriton_server.dense import load_chain

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from flagtriton.instructions import apply_instruction
-from flagtriton.options import EmbedOptions
-from flagtriton.protocol import Deployment
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.instructions import apply_instruction
+from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton_server.definition_check import IGNORED, check_definition
 from flagtriton_server.prompted_pairs import PROMPTS
 from flagtriton_tools.kinds import LAYERED, is_encoder_reranker, is_m3

@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.options import EmbedOptions, OptionValue
-from flagtriton.protocol import (
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.options.checks import OptionValue
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.options.rerank import RerankOptions
+from flagtriton.protocol.tensors import (
     ALL_COMPONENTS,
     COLBERT_LENGTHS,
     COLBERT_VECS,
@@ -25,12 +28,10 @@ from flagtriton.protocol import (
     SPARSE_WEIGHTS,
     TEXT,
     TOKEN_COUNT,
-    Deployment,
     Tensor,
 )
-from flagtriton.rerank_options import RerankOptions
-from flagtriton.served import ServedModel
-from flagtriton.texts import text_tensor
+from flagtriton.protocol.text import text_tensor
+from flagtriton.remote.model import ServedModel
 
 __all__ = ["ServedDeployment"]
 

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Few-shot examples: what they are, and the text they become before a query; the same on both sides of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from flagtriton.protocol.instructions import check_fields
+
+__all__ = [
+    "DEFAULT_EXAMPLE_FORMAT",
+    "DEFAULT_SUFFIX",
+    "Example",
+    "check_example_format",
+    "check_examples",
+    "examples_prefix",
+    "format_example",
+]
+
+DEFAULT_EXAMPLE_FORMAT = "<instruct>{}\n<query>{}\n<response>{}"
+DEFAULT_SUFFIX = "\n<response>"
+"""bge-en-icl's, and FlagEmbedding's defaults."""
+
+Example: TypeAlias = Mapping[str, Any]
+"""`instruct`, `query` and `response`, each of which may be missing."""
+
+_KEYS = ("instruct", "query", "response")
+
+
+def format_example(example_format: str, instruction: str | None, query: str, response: str) -> str:
+    r"""Return one example written out.
+
+    Args:
+        example_format: three positional fields: instruction, query, response. A literal backslash-n is a newline.
+        instruction: put into the first field; None becomes the text `None`, as in FlagEmbedding.
+        query: put into the second.
+        response: put into the third.
+
+    Raises:
+        IndexError: the format has more than three fields.
+    """
+    return example_format.replace("\\n", "\n").format(instruction, query, response)
+
+
+def examples_prefix(examples: Sequence[Example] | None, example_format: str, instruction: str | None) -> str:
+    """Return the text that stands before a query.
+
+    Each example, and the last one too, is followed by an empty line; an empty list makes one empty line, None no text
+    (`flagembedding-behaviour.md` §7.1).
+
+    Args:
+        examples: a missing `query` or `response` is an empty text.
+        example_format: three fields.
+        instruction: of examples without an `instruct`.
+    """
+    if examples is None:
+        return ""
+    written = [
+        format_example(
+            example_format,
+            example.get("instruct", instruction),
+            example.get("query", ""),
+            example.get("response", ""),
+        )
+        for example in examples
+    ]
+    return "\n\n".join(written) + "\n\n"
+
+
+def check_examples(examples: Any, argument: str, *, strict: bool = False) -> list[str]:  # noqa: ANN401 - unchecked
+    """Return the keys, if any, that examples have and that mean nothing.
+
+    Args:
+        examples: what came.
+        argument: what messages call it.
+        strict: such keys are an error.
+
+    Raises:
+        TypeError: they are no list, or an example is no dict; it is named by its index.
+        ValueError: a key means nothing, where `strict`.
+    """
+    if isinstance(examples, (str, bytes)) or not isinstance(examples, Sequence):
+        raise TypeError(f"{argument} is a {type(examples).__name__}; expected a list of dicts with {', '.join(_KEYS)}")
+    unknown: set[str] = set()
+    for index, example in enumerate(examples):
+        if not isinstance(example, Mapping):
+            came = f"{example!r} ({type(example).__name__})"
+            raise TypeError(f"{argument}[{index}] is {came}; expected a dict with {', '.join(_KEYS)}")
+        unknown |= {str(key) for key in example} - set(_KEYS)
+    if unknown and strict:
+        raise ValueError(f"{argument} has the key {min(unknown)!r}; an example has {', '.join(_KEYS)}")
+    return sorted(unknown)
+
+
+def check_example_format(example_format: str, what: str) -> None:
+    """Raise where a format cannot write an example out.
+
+    Args:
+        example_format: three positional fields.
+        what: what messages call it.
+
+    Raises:
+        ValueError: it does not parse, wants other fields than three positional ones, or leaves one out.
+    """
+    check_fields(example_format, _KEYS, what)

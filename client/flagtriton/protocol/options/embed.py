@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of a request, which travel as Triton request parameters: made by the SDK, checked by the steps.
+
+A reranker's are in `rerank_options`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flagtriton.protocol.examples import (
+    DEFAULT_EXAMPLE_FORMAT,
+    DEFAULT_SUFFIX,
+    Example,
+    check_example_format,
+    check_examples,
+)
+from flagtriton.protocol.instructions import check_instruction_format
+from flagtriton.protocol.options.checks import (
+    Check,
+    OptionError,
+    OptionValue,
+    a_boolean,
+    a_string,
+    a_whole_number,
+    checked,
+    different,
+    one_of,
+    tokens,
+)
+from flagtriton.protocol.text import check_encodable
+
+__all__ = ["EmbedOptions", "OptionError", "OptionValue"]
+
+
+def _a_format(check_format: Callable[[str, str], None]) -> Check:
+    def check(name: str, value: object) -> None:
+        a_string(name, value)
+        try:
+            check_format(str(value), f"option {name!r}")
+        except ValueError as error:
+            raise OptionError(str(error)) from error
+
+    return check
+
+
+def _examples(name: str, value: object) -> None:
+    a_string(name, value)
+    try:
+        examples = json.loads(str(value))
+        check_examples(examples, name, strict=True)
+        check_encodable(json.dumps(examples, ensure_ascii=False), name)  # JSON may spell lone surrogates out
+    except (RecursionError, TypeError, ValueError) as error:
+        raise OptionError(
+            f"option {name!r} is no JSON list of objects with the keys instruct, query and response: {error}"
+        ) from error
+
+
+_OF_ONE_CLASS: dict[str, dict[str, Check]] = {
+    "decoder-only-icl": {
+        "examples": _examples,
+        "examples_instruction_format": _a_format(check_example_format),
+        "prefix": a_string,
+        "suffix": a_string,
+    },
+    "decoder-only-pseudo_moe": {"domain": a_string},
+    "encoder-only-m3": {"colbert_dtype": one_of("fp32", "fp16")},
+}
+"""The options that embedders of one class alone have."""
+
+
+@dataclass(frozen=True)
+class EmbedOptions:
+    """The options of one embedding request, which travel as Triton request parameters.
+
+    Attributes:
+        max_length: tokens of a text that are encoded, special tokens included; None is the deployment's own.
+        input_type: `query` or `passage` puts the deployment's instruction for it before every text.
+        instruction: replaces the deployment's instruction; needs an `input_type`, whose format it is put into.
+        instruction_format: replaces that format; two fields, instruction and text.
+        prompt_name: puts that prompt of the checkpoint before every text, in place of an instruction; empty is none.
+        normalize: L2-normalise the vectors.
+        truncate_dim: keep the first so many components, before normalising.
+        truncate: `END` cuts longer texts behind `max_length` tokens, `NONE` refuses them.
+        examples: few-shot examples that stand before every query, `decoder-only-icl` only, as the next three are; as a
+            parameter a JSON list of objects with the keys `instruct`, `query` and `response`.
+        examples_instruction_format: three fields, how one of them is written out.
+        prefix: in place of `examples`, the text that they make.
+        suffix: stands behind every query.
+        domain: which of its experts a `decoder-only-pseudo_moe` model uses.
+        colbert_dtype: `fp32` or `fp16`, in which ColBERT vectors travel, of `encoder-only-m3`; JSON has no fp16.
+        bulk: the request is part of a long job, which interactive requests may overtake.
+    """
+
+    max_length: int | None = None
+    input_type: str | None = None
+    instruction: str | None = None
+    instruction_format: str | None = None
+    prompt_name: str | None = None
+    normalize: bool = True
+    truncate_dim: int | None = None
+    truncate: str = "END"
+    examples: tuple[Example, ...] | None = None
+    examples_instruction_format: str = DEFAULT_EXAMPLE_FORMAT
+    prefix: str | None = None
+    suffix: str = DEFAULT_SUFFIX
+    domain: str | None = None
+    colbert_dtype: str = "fp32"
+    bulk: bool = False
+
+    def to_parameters(self) -> dict[str, OptionValue]:
+        """Return the options that differ from their defaults, by name."""
+        parameters = different(self)
+        if self.examples is not None:
+            parameters["examples"] = json.dumps(self.examples)
+        return parameters
+
+    @classmethod
+    def from_parameters(
+        cls,
+        parameters: Mapping[str, Any],
+        *,
+        min_length: int,
+        max_length: int,
+        model_class: str | None = None,
+        normalize: bool = True,
+        truncate_dim: int | None = None,
+    ) -> EmbedOptions:
+        """Return the options of a request.
+
+        Args:
+            parameters: the request's parameters, as Triton hands them over.
+            min_length: the least `max_length` allowed: the tokenizer's special tokens, or 1.
+            max_length: the greatest allowed: the deployment's.
+            model_class: options that only other classes have are unknown; None knows all.
+            normalize: what a request gets that does not say.
+            truncate_dim: likewise.
+
+        Raises:
+            OptionError: names the option, what came, and what is allowed.
+        """
+        checks: dict[str, Check] = {
+            "max_length": tokens(min_length, max_length),
+            "input_type": one_of("query", "passage"),
+            "instruction": a_string,
+            "instruction_format": _a_format(check_instruction_format),
+            "prompt_name": a_string,
+            "normalize": a_boolean,
+            "truncate_dim": a_whole_number(1, None, "components"),
+            "truncate": one_of("END", "NONE"),
+            "bulk": a_boolean,
+        }
+        for owner, of_that_class in _OF_ONE_CLASS.items():
+            if model_class in (owner, None):
+                checks.update(of_that_class)
+        given = checked(parameters, checks)
+        if "examples" in given:
+            given["examples"] = tuple(json.loads(given["examples"]))
+        _check_company(given)
+        return cls(**{"normalize": normalize, "truncate_dim": truncate_dim, **given})
+
+
+def _check_company(given: Mapping[str, Any]) -> None:
+    """Refuse options that mean nothing without another, or not beside another."""
+    for name in ("instruction", "instruction_format"):
+        if name in given and "input_type" not in given:
+            raise OptionError(f"option {name!r} came without 'input_type'; send 'query' or 'passage' with it")
+        if name in given and "prompt_name" in given:
+            raise OptionError(f"options {name!r} and 'prompt_name' came both; a prompt takes its place, so send one")
+    for name in _OF_ONE_CLASS["decoder-only-icl"]:
+        if name in given and given.get("input_type") != "query":
+            raise OptionError(f"option {name!r} came without 'input_type' 'query', and belongs to queries alone")
+    if "examples" in given and "prefix" in given:
+        raise OptionError("options 'examples' and 'prefix' came both; a prefix is what examples make, so send one")
