@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flagtriton_server.checkpoint_lookup import FilesUnavailableError, file_finder
+from flagtriton_server.checkpoint.lookup import FilesUnavailableError, file_finder
 from flagtriton_server.definition_summary import former_summary_of, summary_of
 from flagtriton_server.embedder_definition import DefinitionError, EmbedderDefinition, listed_modules
 from flagtriton_server.transformer_settings import embedder_definition

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flagtriton_server.checkpoint_lookup import FileFinder, file_finder
-from flagtriton_server.damaged_files import UNREADABLE
+from flagtriton_server.checkpoint.damaged_files import UNREADABLE
+from flagtriton_server.checkpoint.lookup import FileFinder, file_finder
 from flagtriton_server.dense_activations import OVER_COMPONENTS
 from flagtriton_server.embedder_definition import NORMALIZE, DenseModule, dense_module
 from flagtriton_server.finite import check_loaded

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from flagtriton_server.checkpoint_lookup import FileFinder
+from flagtriton_server.checkpoint.lookup import FileFinder
 from flagtriton_server.dense_activations import activation_refused
 
 __all__ = [

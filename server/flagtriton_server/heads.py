@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from flagtriton.protocol.settings import ColbertSettings, HeadSettings, ScorerSettings
 from flagtriton_server.blocks import FusedLinear
-from flagtriton_server.checkpoint_lookup import FilesUnavailableError, file_finder
-from flagtriton_server.damaged_files import UNREADABLE
+from flagtriton_server.checkpoint.damaged_files import UNREADABLE
+from flagtriton_server.checkpoint.lookup import FilesUnavailableError, file_finder
 from flagtriton_server.finite import check_loaded
 from flagtriton_server.forward import Precision
 from flagtriton_server.packing import packed_length

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from flagtriton.protocol.settings import LayeredSettings
 from flagtriton_server.adapters import merge_adapter
-from flagtriton_server.checkpoint_files import check_files
+from flagtriton_server.checkpoint.files import check_files
 from flagtriton_server.finite import check_answers, check_loaded
 from flagtriton_server.forward import Precision
 from flagtriton_server.full_precision import compute_in_full

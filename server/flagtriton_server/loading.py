@@ -15,8 +15,8 @@ from flagtriton.protocol.settings import EncoderSettings, attention_path
 from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.attention import ATTENTION_NAME, register_attention
 from flagtriton_server.blocks import fuse_bert_layers
-from flagtriton_server.checkpoint_files import check_files, two_sets_of_weights
-from flagtriton_server.checkpoint_lookup import file_finder
+from flagtriton_server.checkpoint.files import check_files, two_sets_of_weights
+from flagtriton_server.checkpoint.lookup import file_finder
 from flagtriton_server.configuration_check import check_configuration
 from flagtriton_server.finite import check_answers, check_loaded
 from flagtriton_server.forward import LoadedEncoder, Precision

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, normalizers
 from tokenizers.models import BPE
 
 from flagtriton.protocol.tensors import INPUT_IDS, PAST_END, TOKEN_COUNT, Tensor
-from flagtriton_server.checkpoint_files import check_tokenizer
+from flagtriton_server.checkpoint.files import check_tokenizer
 from flagtriton_server.decoded_text import without_spaces_before_marks
 from flagtriton_server.errors import RequestError
 from flagtriton_server.text_cutting import UNBOUNDED, TextCutter, TextSize, TextTooLongError

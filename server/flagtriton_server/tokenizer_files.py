@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from flagtriton_server.checkpoint_lookup import FileFinder, FilesUnavailableError, file_finder
+from flagtriton_server.checkpoint.lookup import FileFinder, FilesUnavailableError, file_finder
 
 __all__ = ["TOKENIZER_JSON", "VOCABULARY_FILES", "TokenizerFiles"]
 

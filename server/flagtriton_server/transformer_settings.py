@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from flagtriton_server.checkpoint_lookup import FileFinder
+from flagtriton_server.checkpoint.lookup import FileFinder
 from flagtriton_server.embedder_definition import (
     NORMALIZE,
     DefinitionError,

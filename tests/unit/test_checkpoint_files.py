@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.checkpoint_files`: files that are missing, cut short, pointers, or of two checkpoints."""
+"""`flagtriton_server.checkpoint.files`: files that are missing, cut short, pointers, or of two checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flagtriton_server.checkpoint_files import check_files, check_tokenizer
+from flagtriton_server.checkpoint.files import check_files, check_tokenizer
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 1340616616\n"
 TENSORS = {"a": torch.arange(6, dtype=torch.float32), "b": torch.ones(2, 2, dtype=torch.float16)}  # 24 + 8 bytes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.checkpoint_files` by what loads a checkpoint: what is not whole is told before it is read."""
+"""`flagtriton_server.checkpoint.files` by what loads a checkpoint: what is not whole is told before it is read."""
 
 from __future__ import annotations
 

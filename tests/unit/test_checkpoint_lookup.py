@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.checkpoint_lookup`, and tokenizers of the hub's cache where the hub does not answer."""
+"""`flagtriton_server.checkpoint.lookup`, and tokenizers of the hub's cache where the hub does not answer."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from huggingface_hub import constants
 
 from flagtriton.protocol.settings import EncoderSettings
-from flagtriton_server import checkpoint_lookup
-from flagtriton_server.checkpoint_lookup import FilesUnavailableError, FolderGoneError, file_finder
+from flagtriton_server.checkpoint import lookup
+from flagtriton_server.checkpoint.lookup import FilesUnavailableError, FolderGoneError, file_finder
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.tokenization import TextTokenizer
 from flagtriton_server.tokenizer_files import TokenizerFiles
@@ -25,7 +25,7 @@ REPO, COMMIT = "org/name", "0f3c"
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Make a cache of the hub with one reference, and no snapshot yet; return the repository's folder in it."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(checkpoint_lookup, "_hub_answers", lambda: False)
+    monkeypatch.setattr(lookup, "_hub_answers", lambda: False)
     folder = tmp_path / "models--org--name"
     (folder / "refs").mkdir(parents=True)
     (folder / "refs" / "main").write_text(COMMIT)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.checkpoint_lookup import file_finder
+from flagtriton_server.checkpoint.lookup import file_finder
 from flagtriton_server.definition_summary import summary_of
 from flagtriton_server.embedder_definition import DefinitionError, EmbedderDefinition, listed_modules
 from flagtriton_server.transformer_settings import embedder_definition

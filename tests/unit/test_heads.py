@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import save_file
 
 from flagtriton.protocol.settings import HeadSettings
-from flagtriton_server import checkpoint_lookup
+from flagtriton_server.checkpoint import lookup
 from flagtriton_server.forward import Precision
 from flagtriton_server.heads import Head, load_head, load_sparse_head
 from tests.unit.builders import write_json
@@ -216,7 +216,7 @@ def test_a_head_on_the_hub_is_fetched_at_the_deployments_revision(
         return str(folder / name)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
-    monkeypatch.setattr(checkpoint_lookup, "_hub_answers", lambda: True)
+    monkeypatch.setattr(lookup, "_hub_answers", lambda: True)
     assert through(load("maker/m3", 1, revision="v2"), [1, 1]) == [[13]]
     assert asked == [("maker/m3", name, "v2") for name in ("head.safetensors", "head.pt", "config.json")]
 
@@ -226,7 +226,7 @@ def test_a_head_that_the_hub_does_not_have_is_named(monkeypatch: pytest.MonkeyPa
         raise EntryNotFoundError("404")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
-    monkeypatch.setattr(checkpoint_lookup, "_hub_answers", lambda: True)
+    monkeypatch.setattr(lookup, "_hub_answers", lambda: True)
     with pytest.raises(ValueError, match=r"maker/m3 has neither head\.safetensors nor head\.pt"):
         load("maker/m3")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.weight_files`: which files weights are read from, held to what transformers itself loads."""
+"""`flagtriton_server.checkpoint.weight_files`: which files weights are read from, held to what transformers itself loads."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from transformers import AutoModel
 
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server import loading
+from flagtriton_server.checkpoint.weight_files import adapter_base, unread_weights, weight_files
 from flagtriton_server.loading import check_weights, load_encoder
-from flagtriton_server.weight_files import adapter_base, unread_weights, weight_files
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.errors import ToolError
 from tests.checkpoints import make_bert, make_decoder, make_m3
@@ -255,5 +255,5 @@ def test_heads_in_half_precision_are_loaded(tmp_path: Path) -> None:
 def test_which_files_are_read_is_known_without_torch() -> None:
     import subprocess
 
-    code = "import sys, flagtriton_server.checkpoint_files as f; sys.exit('torch' in sys.modules)"
+    code = "import sys, flagtriton_server.checkpoint.files as f; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,7 +16,7 @@ from pathlib import Path
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from flagtriton.protocol.settings import MODEL_DIRECTORY
-from flagtriton_server.weight_files import weight_files
+from flagtriton_server.checkpoint.weight_files import weight_files
 from flagtriton_tools.add_options import Model
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.pbtxt import string_parameters

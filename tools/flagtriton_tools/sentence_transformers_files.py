@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flagtriton_server.checkpoint_lookup import FileFinder, FilesUnavailableError, file_finder
+from flagtriton_server.checkpoint.lookup import FileFinder, FilesUnavailableError, file_finder
 from flagtriton_server.definition_summary import summary_of
 from flagtriton_server.embedder_definition import (
     DefinitionError,

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from flagtriton.protocol.deployment import Deployment
 from flagtriton_server.adapters import merge_adapter
-from flagtriton_server.checkpoint_lookup import file_finder
+from flagtriton_server.checkpoint.lookup import file_finder
 from flagtriton_server.dense import load_chain
 from flagtriton_server.tokenizer_backend import LoadedTokenizer, load_tokenizer
 from flagtriton_server.tokenizer_classes import OWN_CODE_WITH_FLAGS

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flagtriton_server.weight_files import ADAPTER, adapter_base, shard_names, weights_entry
+from flagtriton_server.checkpoint.weight_files import ADAPTER, adapter_base, shard_names, weights_entry
 
 __all__ = ["check_files", "check_tokenizer", "two_sets_of_weights"]
 
