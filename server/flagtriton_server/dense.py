@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from flagtriton_server.checkpoint.damaged_files import UNREADABLE
 from flagtriton_server.checkpoint.lookup import FileFinder, file_finder
-from flagtriton_server.dense_activations import OVER_COMPONENTS
-from flagtriton_server.embedder_definition import NORMALIZE, DenseModule, dense_module
 from flagtriton_server.finite import check_loaded
+from flagtriton_server.sentence_transformers.activations import OVER_COMPONENTS
+from flagtriton_server.sentence_transformers.definition import NORMALIZE, DenseModule, dense_module
 
 __all__ = ["DenseLayer", "ModuleChain", "load_chain"]
 

@@ -24,7 +24,6 @@ from flagtriton.protocol.tensors import (
 )
 from flagtriton_server import triton_io
 from flagtriton_server.cores import give_way, share_cores
-from flagtriton_server.definition_check import check_definition
 from flagtriton_server.dense import load_chain
 from flagtriton_server.domains import in_domain
 from flagtriton_server.encoding import check_token_ids, encode, encode_pooled
@@ -37,6 +36,7 @@ from flagtriton_server.packing import token_counts
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
 from flagtriton_server.queued_encoder import QueuedEncoder
+from flagtriton_server.sentence_transformers.check import check_definition
 from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]

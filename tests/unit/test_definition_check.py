@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.definition_check`: a deployment loads only if it serves what its checkpoint's files define now."""
+"""`flagtriton_server.sentence_transformers.check`: a deployment loads only if it serves what its checkpoint's files define now."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.settings import EncoderSettings
-from flagtriton_server.definition_check import check_definition, unread
+from flagtriton_server.sentence_transformers.check import check_definition, unread
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, describe
 from tests.checkpoints import make_bert

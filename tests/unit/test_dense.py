@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from flagtriton_server.dense import load_chain
-from flagtriton_server.dense_activations import ACTIVATIONS
+from flagtriton_server.sentence_transformers.activations import ACTIVATIONS
 from tests.unit.builders import write_json
 
 WEIGHT = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])  # [C=3, D=2]

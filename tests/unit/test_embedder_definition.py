@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.embedder_definition` and `transformer_settings`: what files say, and which are refused by name."""
+"""`flagtriton_server.sentence_transformers.definition` and `transformer_settings`: what files say, and which are refused by name."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from flagtriton_server.checkpoint.lookup import file_finder
-from flagtriton_server.definition_summary import summary_of
-from flagtriton_server.embedder_definition import DefinitionError, EmbedderDefinition, listed_modules
-from flagtriton_server.transformer_settings import embedder_definition
+from flagtriton_server.sentence_transformers.definition import DefinitionError, EmbedderDefinition, listed_modules
+from flagtriton_server.sentence_transformers.summary import summary_of
+from flagtriton_server.sentence_transformers.transformer_settings import embedder_definition
 from tests.sentence_transformers_checkpoints import dense
 from tests.unit.builders import write_json
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
 from flagtriton.types import EmbedderModelClass
-from flagtriton_server.definition_check import IGNORED, unread
-from flagtriton_server.embedder_definition import DefinitionError, EmbedderDefinition
+from flagtriton_server.sentence_transformers.check import IGNORED, unread
+from flagtriton_server.sentence_transformers.definition import DefinitionError, EmbedderDefinition
 from flagtriton_tools.add_options import AddOptions
 from flagtriton_tools.checkpoint import CheckpointFacts, with_definition
 from flagtriton_tools.errors import ToolError

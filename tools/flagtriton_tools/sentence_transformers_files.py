@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flagtriton_server.checkpoint.lookup import FileFinder, FilesUnavailableError, file_finder
-from flagtriton_server.definition_summary import summary_of
-from flagtriton_server.embedder_definition import (
+from flagtriton_server.sentence_transformers.definition import (
     DefinitionError,
     EmbedderDefinition,
     listed_modules,
     pooled_chain,
 )
-from flagtriton_server.transformer_settings import embedder_definition, with_prompts
+from flagtriton_server.sentence_transformers.summary import summary_of
+from flagtriton_server.sentence_transformers.transformer_settings import embedder_definition, with_prompts
 from flagtriton_tools.errors import ToolError
 
 __all__ = ["UNAVAILABLE", "Reading", "check_transformer_place", "module_folders", "read_files"]

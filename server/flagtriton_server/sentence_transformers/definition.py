@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from flagtriton_server.checkpoint.lookup import FileFinder
-from flagtriton_server.dense_activations import activation_refused
+from flagtriton_server.sentence_transformers.activations import activation_refused
 
 __all__ = [
     "NORMALIZE",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 
-from flagtriton_server.embedder_definition import EmbedderDefinition
+from flagtriton_server.sentence_transformers.definition import EmbedderDefinition
 
 __all__ = ["former_summary_of", "summary_of"]
 

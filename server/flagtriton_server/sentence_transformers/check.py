@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Final
 
 from flagtriton_server.checkpoint.lookup import FilesUnavailableError, file_finder
-from flagtriton_server.definition_summary import former_summary_of, summary_of
-from flagtriton_server.embedder_definition import DefinitionError, EmbedderDefinition, listed_modules
-from flagtriton_server.transformer_settings import embedder_definition
+from flagtriton_server.sentence_transformers.definition import DefinitionError, EmbedderDefinition, listed_modules
+from flagtriton_server.sentence_transformers.summary import former_summary_of, summary_of
+from flagtriton_server.sentence_transformers.transformer_settings import embedder_definition
 
 __all__ = ["IGNORED", "check_definition", "unread"]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from flagtriton_server.checkpoint.lookup import FileFinder
-from flagtriton_server.embedder_definition import (
+from flagtriton_server.sentence_transformers.definition import (
     NORMALIZE,
     DefinitionError,
     EmbedderDefinition,
