@@ -16,8 +16,8 @@ from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.decoders import Metaspace as MetaspaceDecoder
 from tokenizers.decoders import WordPiece as WordPieceDecoder
 
-from flagtriton_server.sentencepiece_model import model_message
-from flagtriton_server.tokenizer_conversion import QWEN2_WORDS
+from flagtriton_server.tokenizer_loading.sentencepiece_model import model_message
+from flagtriton_server.tokenizer_loading.vocabulary_conversion import QWEN2_WORDS
 
 __all__ = [
     "TEXTS",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from flagtriton_server.sentencepiece_model import BPE, CONTROL, UNIGRAM, model_message
+from flagtriton_server.tokenizer_loading.sentencepiece_model import BPE, CONTROL, UNIGRAM, model_message
 
 __all__ = ["LAYOUTS", "TEXTS", "Layout"]
 
@@ -208,7 +208,7 @@ _GEMMA_FIRST: Final = (("<pad>", CONTROL), ("<eos>", CONTROL), ("<bos>", CONTROL
 def _spm_bpe_json(
     folder: Path, first: Iterable[tuple[str, int]], template: str, *, prefix: bool, added: Iterable[str] = ()
 ) -> None:
-    from flagtriton_server.sentencepiece_conversion import piece_merges
+    from flagtriton_server.tokenizer_loading.sentencepiece_conversion import piece_merges
 
     special = [token for token, _ in first]
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]

@@ -15,7 +15,7 @@ from flagtriton_server.checkpoint import lookup
 from flagtriton_server.checkpoint.lookup import FilesUnavailableError, FolderGoneError, file_finder
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.tokenization import TextTokenizer
-from flagtriton_server.tokenizer_files import TokenizerFiles
+from flagtriton_server.tokenizer_loading.files import TokenizerFiles
 from tests.checkpoints import TEXTS, make_bert
 
 REPO, COMMIT = "org/name", "0f3c"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.tokenizer_backend` and its kin: what is refused, and what no golden file shows."""
+"""`flagtriton_server.tokenizer_loading.loader` and its kin: what is refused, and what no golden file shows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from flagtriton_server.decoded_text import without_spaces_before_marks
 from flagtriton_server.errors import RequestError
-from flagtriton_server.sentencepiece_conversion import piece_merges
-from flagtriton_server.sentencepiece_model import SentencePieceModel, model_message
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
-from flagtriton_server.tokenizer_files import TokenizerFiles
+from flagtriton_server.tokenizer_loading.decoded_text import without_spaces_before_marks
+from flagtriton_server.tokenizer_loading.files import TokenizerFiles
+from flagtriton_server.tokenizer_loading.sentencepiece_conversion import piece_merges
+from flagtriton_server.tokenizer_loading.sentencepiece_model import SentencePieceModel, model_message
 from flagtriton_server.unembedded import Unembedded
 from tests.tokenizer_layouts import LAYOUTS
 

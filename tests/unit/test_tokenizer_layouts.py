@@ -14,9 +14,9 @@ from flagtriton.checkpoints import EMBEDDERS, RERANKERS
 from flagtriton.protocol.tensors import INPUT_IDS, PAST_END
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenization import TextBatch, TextTokenizer
-from flagtriton_server.tokenizer_classes import CLASSES
-from flagtriton_server.tokenizer_model_types import CLASS_OF_MODEL_TYPE
-from flagtriton_server.tokenizer_refusals import check_served
+from flagtriton_server.tokenizer_loading.classes import CLASSES
+from flagtriton_server.tokenizer_loading.model_types import CLASS_OF_MODEL_TYPE
+from flagtriton_server.tokenizer_loading.refusals import check_served
 from tests.tokenizer_layouts import LAYOUTS, TEXTS
 
 GOLDEN: dict[str, Any] = json.loads(

@@ -21,10 +21,10 @@ from flagtriton.protocol.deployment import Deployment
 from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.checkpoint.lookup import file_finder
 from flagtriton_server.dense import load_chain
-from flagtriton_server.tokenizer_backend import LoadedTokenizer, load_tokenizer
-from flagtriton_server.tokenizer_classes import OWN_CODE_WITH_FLAGS
-from flagtriton_server.tokenizer_files import TokenizerFiles
-from flagtriton_server.tokenizer_own_code import load_by_own_code
+from flagtriton_server.tokenizer_loading.classes import OWN_CODE_WITH_FLAGS
+from flagtriton_server.tokenizer_loading.files import TokenizerFiles
+from flagtriton_server.tokenizer_loading.loader import LoadedTokenizer, load_tokenizer
+from flagtriton_server.tokenizer_loading.own_code import load_by_own_code
 
 __all__ = ["PlainModel", "Rows"]
 

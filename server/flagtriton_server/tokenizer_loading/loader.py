@@ -14,11 +14,11 @@ from typing import Any
 
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 
-from flagtriton_server.special_tokens import SpecialTokens
-from flagtriton_server.tokenizer_classes import CLASSES, TokenizerClass, class_name, class_of
-from flagtriton_server.tokenizer_conversion import convert_vocabulary
-from flagtriton_server.tokenizer_files import TOKENIZER_JSON, TokenizerFiles
-from flagtriton_server.tokenizer_refusals import check_served
+from flagtriton_server.tokenizer_loading.classes import CLASSES, TokenizerClass, class_name, class_of
+from flagtriton_server.tokenizer_loading.files import TOKENIZER_JSON, TokenizerFiles
+from flagtriton_server.tokenizer_loading.refusals import check_served
+from flagtriton_server.tokenizer_loading.special_tokens import SpecialTokens
+from flagtriton_server.tokenizer_loading.vocabulary_conversion import convert_vocabulary
 
 __all__ = ["LoadedTokenizer", "load_tokenizer"]
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from flagtriton_server.tokenizer_backend import LoadedTokenizer
+from flagtriton_server.tokenizer_loading.loader import LoadedTokenizer
 
 __all__ = ["load_by_own_code"]
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tokenizers import AddedToken
 
-from flagtriton_server.tokenizer_model_types import CLASS_OF_MODEL_TYPE
+from flagtriton_server.tokenizer_loading.model_types import CLASS_OF_MODEL_TYPE
 
 __all__ = ["CLASSES", "OWN_CODE_WITH_FLAGS", "TokenizerClass", "class_name", "class_of"]
 

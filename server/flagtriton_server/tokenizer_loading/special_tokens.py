@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from tokenizers import AddedToken, Tokenizer
 
-from flagtriton_server.tokenizer_classes import TokenizerClass
-from flagtriton_server.tokenizer_files import TokenizerFiles
+from flagtriton_server.tokenizer_loading.classes import TokenizerClass
+from flagtriton_server.tokenizer_loading.files import TokenizerFiles
 
 __all__ = ["SpecialTokens"]
 

@@ -13,8 +13,14 @@ from typing import Final, TypeAlias
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from flagtriton_server.sentencepiece_model import BPE, CONTROL, UNIGRAM, USER_DEFINED, SentencePieceModel
-from flagtriton_server.tokenizer_files import TokenizerFiles
+from flagtriton_server.tokenizer_loading.files import TokenizerFiles
+from flagtriton_server.tokenizer_loading.sentencepiece_model import (
+    BPE,
+    CONTROL,
+    UNIGRAM,
+    USER_DEFINED,
+    SentencePieceModel,
+)
 
 __all__ = ["SENTENCEPIECE", "piece_merges"]
 

@@ -14,8 +14,8 @@ from typing import Any, Final, TypeAlias
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from flagtriton_server.sentencepiece_conversion import SENTENCEPIECE
-from flagtriton_server.tokenizer_files import TokenizerFiles
+from flagtriton_server.tokenizer_loading.files import TokenizerFiles
+from flagtriton_server.tokenizer_loading.sentencepiece_conversion import SENTENCEPIECE
 
 __all__ = ["QWEN2_WORDS", "convert_vocabulary"]
 
