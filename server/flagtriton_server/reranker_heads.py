@@ -19,7 +19,7 @@ from flagtriton_server.adapters import adapter_heads
 from flagtriton_server.errors import RequestError
 from flagtriton_server.finite import check_loaded
 from flagtriton_server.forward import Precision
-from flagtriton_server.tokenization import TextTokenizer
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 
 __all__ = ["RerankerHead", "load_reranker_head"]
 

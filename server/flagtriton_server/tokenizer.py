@@ -32,16 +32,16 @@ from flagtriton.types import EmbedderModelClass
 from flagtriton_server import triton_io
 from flagtriton_server.busy_sign import BusySign, sign_path
 from flagtriton_server.errors import RequestError
-from flagtriton_server.in_context import QueryBatch, encode_queries
-from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
-from flagtriton_server.pairs import DistinctTexts, PairBatch
-from flagtriton_server.prompt_length import prompt_length
-from flagtriton_server.prompted_pairs import PROMPTS, PromptedBatch, encode_prompted_pairs, first_ids
-from flagtriton_server.prompts import example_text, instructed, pairs_instructed, prompt_before
 from flagtriton_server.queued_step import QueuedStep
 from flagtriton_server.step_watch import StepWatch
-from flagtriton_server.text_cutting import TextSize
-from flagtriton_server.tokenization import TextBatch, TextTokenizer
+from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, encode_pairs
+from flagtriton_server.tokenize.distinct_pairs import DistinctTexts, PairBatch
+from flagtriton_server.tokenize.icl_queries import QueryBatch, encode_queries
+from flagtriton_server.tokenize.instructions import example_text, instructed, pairs_instructed, prompt_before
+from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS, PromptedBatch, encode_prompted_pairs, first_ids
+from flagtriton_server.tokenize.prompt_length import prompt_length
+from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
+from flagtriton_server.tokenize.truncation import TextSize
 from flagtriton_server.triton_io import PbRequest, PbResponse
 from flagtriton_server.work_queue import QueueLimits
 

@@ -19,7 +19,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from flagtriton.protocol.text import text_tensor
-from flagtriton_server.tokenization import TextTokenizer
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.deployments import AddOptions, build
 from flagtriton_tools.launcher import running_server

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from flagtriton_server.tokenization import TextBatch, TextTokenizer
+from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 from flagtriton_tools.bench import shapes
 from flagtriton_tools.bench.callers import fan_out
 from flagtriton_tools.bench.contest import peer_python

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.in_context`: queries between prefix and suffix, with a vocabulary whose ids can be read off."""
+"""`flagtriton_server.tokenize.icl_queries`: queries between prefix and suffix, with a vocabulary whose ids can be read off."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from flagtriton.protocol.tensors import INPUT_IDS, TOKEN_COUNT
 from flagtriton_server.errors import RequestError
-from flagtriton_server.in_context import QueryBatch, encode_queries
-from flagtriton_server.tokenization import TextTokenizer
+from flagtriton_server.tokenize.icl_queries import QueryBatch, encode_queries
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 
 BOS, EOS, RESPONSE, A, B, C, D = 1, 2, 3, 4, 5, 6, 7
 VOCABULARY = {"[UNK]": 0, "<s>": BOS, "</s>": EOS, "<response>": RESPONSE, "a": A, "b": B, "c": C, "d": D}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.in_context` beside FlagEmbedding: the token ids that its `FlagICLModel` would run."""
+"""`flagtriton_server.tokenize.icl_queries` beside FlagEmbedding: the token ids that its `FlagICLModel` would run."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from flagtriton.protocol.examples import DEFAULT_EXAMPLE_FORMAT, DEFAULT_SUFFIX, examples_prefix
 from flagtriton.protocol.instructions import apply_instruction
 from flagtriton.protocol.tensors import INPUT_IDS, TOKEN_COUNT
-from flagtriton_server.in_context import QueryBatch, encode_queries
-from flagtriton_server.tokenization import TextTokenizer
+from flagtriton_server.tokenize.icl_queries import QueryBatch, encode_queries
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from tests.checkpoints import TEXTS, cuts_left, make_bert, make_decoder, make_xlm_roberta
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]

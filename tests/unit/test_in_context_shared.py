@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.in_context`: what queries begin with is tokenised once, by SentencePiece's kind of tokenizer, too.
+"""`flagtriton_server.tokenize.icl_queries`: what queries begin with is tokenised once, by SentencePiece's kind of tokenizer, too.
 
 Such tokenizers put a space before a text, or before each piece of it, so that where a text is cut might matter.
 """
@@ -12,8 +12,8 @@ from collections.abc import Callable
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from flagtriton_server.in_context import _prompt_ids
-from flagtriton_server.tokenization import TextTokenizer
+from flagtriton_server.tokenize.icl_queries import _prompt_ids
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from tests.checkpoints import TEXTS
 
 TAGS = ["<instruct>", "<query>", "<response>"]

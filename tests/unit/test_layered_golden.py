@@ -22,9 +22,9 @@ from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_END, PASSAGE_START
 from flagtriton_server.layered_encoding import LayeredRequest, encode_layers
 from flagtriton_server.layered_loading import load_decoder
 from flagtriton_server.loading import choose_precision
-from flagtriton_server.prompted_pairs import PROMPTS, PromptedBatch, encode_prompted_pairs
 from flagtriton_server.reranker_heads import load_reranker_head
-from flagtriton_server.tokenization import TextTokenizer
+from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS, PromptedBatch, encode_prompted_pairs
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 
 CPU = torch.device("cpu")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.pair_tokens`: a pair's row of ids, by hand and against the Rust tokenizer's own pairs."""
+"""`flagtriton_server.tokenize.cross_encoder_inputs`: a pair's row of ids, by hand and against the Rust tokenizer's own pairs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from flagtriton_server.errors import RequestError
-from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
-from flagtriton_server.tokenization import TextTokenizer
+from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, encode_pairs
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from tests.checkpoints import TEXTS, make_bert, make_xlm_roberta
 
 A, B, C, BOS, EOS = range(5)

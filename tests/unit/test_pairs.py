@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.pairs`: each distinct text of a side once, and rows that keep their places."""
+"""`flagtriton_server.tokenize.distinct_pairs`: each distinct text of a side once, and rows that keep their places."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from flagtriton.protocol.options.score import ScoreOptions
 from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_IDS, PASSAGE_ROWS, QUERY_IDS, QUERY_ROWS, TOKEN_COUNT
 from flagtriton_server.errors import RequestError
-from flagtriton_server.pairs import DistinctTexts, PairBatch
-from flagtriton_server.tokenization import TextBatch
+from flagtriton_server.tokenize.distinct_pairs import DistinctTexts, PairBatch
+from flagtriton_server.tokenize.text_tokenizer import TextBatch
 from tests.unit.triton_stand_in import ids
 
 

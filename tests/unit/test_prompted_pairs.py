@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.prompted_pairs`: what an LLM reranker reads, by hand and built again with transformers."""
+"""`flagtriton_server.tokenize.llm_reranker_inputs`: what an LLM reranker reads, by hand and built again with transformers."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tokenizers.pre_tokenizers import Split
 from transformers import AutoTokenizer
 
 from flagtriton_server.errors import RequestError
-from flagtriton_server.prompted_pairs import PROMPTS, PromptedBatch, encode_prompted_pairs, first_ids
-from flagtriton_server.tokenization import TextTokenizer
+from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS, PromptedBatch, encode_prompted_pairs, first_ids
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from tests.checkpoints import TEXTS, make_decoder
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 

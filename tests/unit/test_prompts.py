@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.prompts`: whose instruction is put before a text, and in which format."""
+"""`flagtriton_server.tokenize.instructions`: whose instruction is put before a text, and in which format."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from flagtriton.protocol.options.checks import OptionError
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.settings import TokenizerSettings
-from flagtriton_server.prompts import example_text, instructed, prompt_before
+from flagtriton_server.tokenize.instructions import example_text, instructed, prompt_before
 
 SETTINGS = TokenizerSettings(
     "a/b",

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from flagtriton.protocol.tensors import INPUT_IDS
-from flagtriton_server import text_cutting
-from flagtriton_server.token_boundaries import boundary_rule
-from flagtriton_server.tokenization import TextBatch, TextTokenizer
+from flagtriton_server.tokenize import truncation
+from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
+from flagtriton_server.tokenize.token_boundaries import boundary_rule
 from tests.unit.tokenizer_kinds import ALL, KINDS
 
 EXAMPLES = settings(
@@ -46,8 +46,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let windows be so small that texts of a few words are cut, and grow."""
-    monkeypatch.setattr(text_cutting, "_CHARACTERS_OF_A_TOKEN", 1)
-    monkeypatch.setattr(text_cutting, "_LEAST_WINDOW", 2)
+    monkeypatch.setattr(truncation, "_CHARACTERS_OF_A_TOKEN", 1)
+    monkeypatch.setattr(truncation, "_LEAST_WINDOW", 2)
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_END, PASSAGE_START, TOKEN_COUNT, Tensor
 from flagtriton_server.errors import RequestError
-from flagtriton_server.in_context import QueryBatch, encode_queries
-from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
-from flagtriton_server.pairs import DistinctTexts
-from flagtriton_server.prompted_pairs import PromptedBatch, encode_prompted_pairs
-from flagtriton_server.tokenization import TextBatch, TextTokenizer
+from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, encode_pairs
+from flagtriton_server.tokenize.distinct_pairs import DistinctTexts
+from flagtriton_server.tokenize.icl_queries import QueryBatch, encode_queries
+from flagtriton_server.tokenize.llm_reranker_inputs import PromptedBatch, encode_prompted_pairs
+from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 from tests.checkpoints import make_bert, make_decoder
 
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

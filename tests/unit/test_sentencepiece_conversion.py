@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sentencepiece
 
-from flagtriton_server.tokenization import TextTokenizer
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from flagtriton_tools.verify.texts import DIFFICULT_TEXTS
 from tests import checkpoints, tokenizer_layouts
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.text_cutting`: how much of a long text is tokenised, and who may pass meanwhile."""
+"""`flagtriton_server.tokenize.truncation`: how much of a long text is tokenised, and who may pass meanwhile."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from flagtriton.protocol.tensors import INPUT_IDS
 from flagtriton_server.errors import RequestError
-from flagtriton_server.in_context import QueryBatch, encode_queries
-from flagtriton_server.pair_tokens import RerankBatch, encode_pairs
-from flagtriton_server.text_cutting import TextCutter, TextSize, TextTooLongError, window
-from flagtriton_server.token_boundaries import boundary_rule
-from flagtriton_server.tokenization import TextBatch, TextTokenizer
+from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, encode_pairs
+from flagtriton_server.tokenize.icl_queries import QueryBatch, encode_queries
+from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
+from flagtriton_server.tokenize.token_boundaries import boundary_rule
+from flagtriton_server.tokenize.truncation import TextCutter, TextSize, TextTooLongError, window
 from tests.unit.tokenizer_kinds import KINDS, word_piece
 
 LETTERS = "a b c d " * 50_000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.tokenization`: one vocabulary of four words, so that every id can be read off."""
+"""`flagtriton_server.tokenize.text_tokenizer`: one vocabulary of four words, so that every id can be read off."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from flagtriton.protocol.tensors import INPUT_IDS, PAST_END, TOKEN_COUNT
 from flagtriton_server.errors import RequestError
-from flagtriton_server.tokenization import TextBatch, TextTokenizer, ragged
+from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer, ragged
 from tests.checkpoints import make_bert, make_decoder, make_xlm_roberta
 from tests.unit.builders import write_json
 

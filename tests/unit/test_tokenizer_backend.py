@@ -14,12 +14,12 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from flagtriton_server.errors import RequestError
-from flagtriton_server.tokenization import TextBatch, TextTokenizer
+from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
+from flagtriton_server.tokenize.unembedded_tokens import Unembedded
 from flagtriton_server.tokenizer_loading.decoded_text import without_spaces_before_marks
 from flagtriton_server.tokenizer_loading.files import TokenizerFiles
 from flagtriton_server.tokenizer_loading.sentencepiece_conversion import piece_merges
 from flagtriton_server.tokenizer_loading.sentencepiece_model import SentencePieceModel, model_message
-from flagtriton_server.unembedded import Unembedded
 from tests.tokenizer_layouts import LAYOUTS
 
 VOCABULARY = {"<unk>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4}
@@ -241,7 +241,7 @@ def test_merges_come_best_score_first_and_then_with_the_longer_left_part() -> No
 def test_a_local_tokenizer_is_read_without_transformers_and_torch(tmp_path: Path) -> None:
     folder = LAYOUTS["mistral-eos-flag"].make(tmp_path / "tiny")
     program = (
-        "import sys; from flagtriton_server.tokenization import TextTokenizer; "
+        "import sys; from flagtriton_server.tokenize.text_tokenizer import TextTokenizer; "
         f"TextTokenizer.from_checkpoint({str(folder)!r}, None, False); "
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from flagtriton.checkpoints import EMBEDDERS, RERANKERS
 from flagtriton.protocol.tensors import INPUT_IDS, PAST_END
 from flagtriton_server.errors import RequestError
-from flagtriton_server.tokenization import TextBatch, TextTokenizer
+from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 from flagtriton_server.tokenizer_loading.classes import CLASSES
 from flagtriton_server.tokenizer_loading.model_types import CLASS_OF_MODEL_TYPE
 from flagtriton_server.tokenizer_loading.refusals import check_served

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from flagtriton.protocol.settings import TokenizerSettings
-from flagtriton_server.tokenization import TextTokenizer
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from tests.checkpoints import make_decoder
 from tests.unit.triton_stand_in import Request, Response, answered, imported_steps, responses_of, started
 

@@ -113,7 +113,7 @@ class Raw:
         from flagtriton_server.loading import load_encoder
         from flagtriton_server.memory import keep_freed_memory
         from flagtriton_server.pooling import pooling_named
-        from flagtriton_server.tokenization import TextBatch, TextTokenizer
+        from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 
         keep_freed_memory()
         share_cores(1)

@@ -202,7 +202,7 @@ def _save_tokenizer(tokenizer: Tokenizer, special: dict[str, int], shape: Shape,
 
 def _pieces() -> list[str]:
     """Return the words of the measured texts and of prompts: common ones are one piece, rare ones several."""
-    from flagtriton_server.prompted_pairs import PROMPTS
+    from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS
 
     texts = [*make_texts(Workload(count=200)), *PROMPTS.values(), "Yes"]
     words = {word for text in texts for word in text.split()}

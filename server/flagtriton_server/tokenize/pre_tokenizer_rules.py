@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from flagtriton_server.normalizer_rules import UnknownStageError
+from flagtriton_server.tokenize.normalizer_rules import UnknownStageError
 
 __all__ = ["WordRule", "word_rules"]
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol.tensors import PASSAGE_START, Tensor
 from flagtriton_server.errors import RequestError
-from flagtriton_server.text_cutting import UNBOUNDED, TextSize, TextTooLongError, window
-from flagtriton_server.tokenization import TextTokenizer, ragged
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer, ragged
+from flagtriton_server.tokenize.truncation import UNBOUNDED, TextSize, TextTooLongError, window
 
 __all__ = ["RerankBatch", "encode_pairs", "ids_of_both", "told"]
 

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from flagtriton_server.normalizer_rules import Normalization, UnknownStageError, is_stable, normalization
-from flagtriton_server.pre_tokenizer_rules import WordRule, word_rules
+from flagtriton_server.tokenize.normalizer_rules import Normalization, UnknownStageError, is_stable, normalization
+from flagtriton_server.tokenize.pre_tokenizer_rules import WordRule, word_rules
 
 __all__ = ["BoundaryRule", "boundary_rule"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from flagtriton.protocol.tensors import INPUT_IDS
 from flagtriton_server.errors import RequestError
-from flagtriton_server.tokenization import TextBatch, TextTokenizer
+from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 
 __all__ = ["prompt_length"]
 

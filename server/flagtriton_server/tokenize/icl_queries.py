@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol.tensors import Tensor
 from flagtriton_server.errors import RequestError
-from flagtriton_server.text_cutting import UNBOUNDED, TextSize, TextTooLongError
-from flagtriton_server.tokenization import TextTokenizer, ragged
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer, ragged
+from flagtriton_server.tokenize.truncation import UNBOUNDED, TextSize, TextTooLongError
 
 __all__ = ["QueryBatch", "encode_queries"]
 

@@ -15,13 +15,13 @@ from tokenizers.models import BPE
 from flagtriton.protocol.tensors import INPUT_IDS, PAST_END, TOKEN_COUNT, Tensor
 from flagtriton_server.checkpoint.files import check_tokenizer
 from flagtriton_server.errors import RequestError
-from flagtriton_server.text_cutting import UNBOUNDED, TextCutter, TextSize, TextTooLongError
+from flagtriton_server.tokenize.truncation import UNBOUNDED, TextCutter, TextSize, TextTooLongError
+from flagtriton_server.tokenize.unembedded_tokens import Unembedded
 from flagtriton_server.tokenizer_loading.classes import OWN_CODE_WITH_FLAGS
 from flagtriton_server.tokenizer_loading.decoded_text import without_spaces_before_marks
 from flagtriton_server.tokenizer_loading.files import TokenizerFiles
 from flagtriton_server.tokenizer_loading.loader import load_tokenizer
 from flagtriton_server.tokenizer_loading.own_code import load_by_own_code
-from flagtriton_server.unembedded import Unembedded
 
 __all__ = ["TextBatch", "TextTokenizer", "ragged"]
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from flagtriton.protocol.tensors import PASSAGE_END, PASSAGE_START, Tensor
 from flagtriton.types import RerankerModelClass
 from flagtriton_server.errors import RequestError
-from flagtriton_server.pair_tokens import RerankBatch, ids_of_both, told
-from flagtriton_server.tokenization import TextTokenizer, ragged
+from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, ids_of_both, told
+from flagtriton_server.tokenize.text_tokenizer import TextTokenizer, ragged
 
 __all__ = ["PROMPTS", "PromptedBatch", "encode_prompted_pairs", "first_ids"]
 

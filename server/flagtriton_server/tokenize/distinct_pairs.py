@@ -26,8 +26,8 @@ from flagtriton.protocol.tensors import (
     Tensor,
 )
 from flagtriton_server.errors import RequestError
-from flagtriton_server.text_cutting import UNBOUNDED, TextSize
-from flagtriton_server.tokenization import TextBatch
+from flagtriton_server.tokenize.text_tokenizer import TextBatch
+from flagtriton_server.tokenize.truncation import UNBOUNDED, TextSize
 
 __all__ = ["DistinctTexts", "PairBatch"]
 

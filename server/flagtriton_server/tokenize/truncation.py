@@ -16,7 +16,7 @@ from typing import Final
 from tokenizers import Tokenizer
 
 from flagtriton_server.errors import RequestError
-from flagtriton_server.token_boundaries import BoundaryRule, boundary_rule
+from flagtriton_server.tokenize.token_boundaries import BoundaryRule, boundary_rule
 
 __all__ = ["UNBOUNDED", "TextCutter", "TextSize", "TextTooLongError", "window"]
 
