@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton_server.packing import lengths_before, token_indices
-from flagtriton_server.sharing import Segments
+from flagtriton_server.packing.prefix_sharing import Segments
+from flagtriton_server.packing.ragged import lengths_before, token_indices
 
 __all__ = ["Parts", "merged"]
 

@@ -32,7 +32,7 @@ from flagtriton_server.forward import LoadedEncoder
 from flagtriton_server.hidden_states import to_bytes
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.memory import keep_freed_memory
-from flagtriton_server.packing import token_counts
+from flagtriton_server.packing.ragged import token_counts
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
 from flagtriton_server.queued_encoder import QueuedEncoder

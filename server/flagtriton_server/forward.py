@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flagtriton_server.attention import PackedTexts
-from flagtriton_server.packing import lengths_before, packed_length, token_indices
-from flagtriton_server.positions import packed_positions
+from flagtriton_server.packing.positions import packed_positions
+from flagtriton_server.packing.ragged import lengths_before, packed_length, token_indices
 
 __all__ = ["LoadedEncoder", "Precision", "forward"]
 

@@ -17,7 +17,7 @@ from flagtriton_server.checkpoint.damaged_files import UNREADABLE
 from flagtriton_server.checkpoint.lookup import FilesUnavailableError, file_finder
 from flagtriton_server.finite import check_loaded
 from flagtriton_server.forward import Precision
-from flagtriton_server.packing import packed_length
+from flagtriton_server.packing.ragged import packed_length
 
 __all__ = ["Head", "load_colbert_head", "load_head", "load_sparse_head"]
 

@@ -18,9 +18,9 @@ from flagtriton_server.errors import RequestError
 from flagtriton_server.layered_decoder import rotation
 from flagtriton_server.layered_loading import LoadedDecoder
 from flagtriton_server.layered_spec import LayeredSpec
-from flagtriton_server.packing import lengths_before, packed_length, token_counts, token_indices
-from flagtriton_server.ragged_texts import RaggedTexts
-from flagtriton_server.sharing import Segments
+from flagtriton_server.packing.micro_batches import RaggedTexts
+from flagtriton_server.packing.prefix_sharing import Segments
+from flagtriton_server.packing.ragged import lengths_before, packed_length, token_counts, token_indices
 
 __all__ = ["Depth", "LayeredRequest", "check_parts", "encode_layers", "trial_vectors"]
 

@@ -21,12 +21,12 @@ from flagtriton_server.configuration_check import check_configuration
 from flagtriton_server.finite import check_answers, check_loaded
 from flagtriton_server.forward import LoadedEncoder, Precision
 from flagtriton_server.full_precision import compute_in_full, with_exact_angles
-from flagtriton_server.packing import packed_lengths
+from flagtriton_server.packing.positions import counts_positions_behind_padding, position_capacity
+from flagtriton_server.packing.prefix_sharing import LEAST_SHARED
+from flagtriton_server.packing.ragged import packed_lengths
 from flagtriton_server.path_trial import agree, one_answer, padded_answers, trial_answers
 from flagtriton_server.placement import check_fit, loading_arguments, weights_bytes
-from flagtriton_server.positions import counts_positions_behind_padding, position_capacity
 from flagtriton_server.reranker_module import WithItsHead
-from flagtriton_server.sharing import LEAST_SHARED
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -31,7 +31,7 @@ from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.lexical import lexical_weights, token_weights
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors
-from flagtriton_server.packing import token_counts
+from flagtriton_server.packing.ragged import token_counts
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import pooling_named, to_embedding
 from flagtriton_server.scoring import EncodedSide, five_scores

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flagtriton_server.compression import Parts, merged
-from flagtriton_server.sharing import Segments
+from flagtriton_server.packing.prefix_sharing import Segments
 
 SEEDS = range(60)
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.packing`: which rows share a forward pass, and at what lengths."""
+"""`flagtriton_server.packing.ragged`: which rows share a forward pass, and at what lengths."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from flagtriton_server.packing import (
+from flagtriton_server.packing.ragged import (
     attention_length,
     batch_ranges,
     packed_length,

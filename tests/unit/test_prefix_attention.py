@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flagtriton_server.attention import AttentionSpec, PackedTexts, _varlen, packed_attention
-from flagtriton_server.packing import token_indices
+from flagtriton_server.packing.ragged import token_indices
 from flagtriton_server.prefix_attention import attention_behind
 from tests.unit.test_attention import CPU, SPECS, Heads, assert_close, heads, plain
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from flagtriton_server.errors import RequestError
 from flagtriton_server.hidden_states import from_bytes, to_bytes
-from flagtriton_server.packing import (
+from flagtriton_server.packing.micro_batches import RaggedTexts
+from flagtriton_server.packing.positions import packed_positions
+from flagtriton_server.packing.ragged import (
     attention_length,
     batch_ranges,
     lengths_before,
@@ -24,8 +26,6 @@ from flagtriton_server.packing import (
     token_counts,
     token_indices,
 )
-from flagtriton_server.positions import packed_positions
-from flagtriton_server.ragged_texts import RaggedTexts
 from tests.unit.triton_stand_in import ids
 
 EXAMPLES = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flagtriton_server.ragged_texts import RaggedTexts
-from flagtriton_server.sharing import LEAST_SHARED, Segments, find_families, plan_segments
+from flagtriton_server.packing.micro_batches import RaggedTexts
+from flagtriton_server.packing.prefix_sharing import LEAST_SHARED, Segments, find_families, plan_segments
 from tests.unit.triton_stand_in import ids
 
 EXAMPLES = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])

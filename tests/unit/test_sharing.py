@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.sharing`: which texts begin alike, by rows of ids that can be compared by eye."""
+"""`flagtriton_server.packing.prefix_sharing`: which texts begin alike, by rows of ids that can be compared by eye."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from flagtriton_server.sharing import LEAST_SHARED, find_families
+from flagtriton_server.packing.prefix_sharing import LEAST_SHARED, find_families
 
 LONGEST = 100
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.sharing`: how families and other texts are laid out in forward passes."""
+"""`flagtriton_server.packing.prefix_sharing`: how families and other texts are laid out in forward passes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flagtriton_server.packing import token_indices
-from flagtriton_server.sharing import LEAST_SHARED, Family, Segments, find_families, plan_segments, whole_texts
+from flagtriton_server.packing.prefix_sharing import (
+    LEAST_SHARED,
+    Family,
+    Segments,
+    find_families,
+    plan_segments,
+    whole_texts,
+)
+from flagtriton_server.packing.ragged import token_indices
 
 
 def plan(lengths: list[int], families: list[tuple[list[int], int]], token_budget: int) -> list[Segments]:

@@ -18,7 +18,7 @@ import pytest
 from flagtriton.protocol.metrics import METRICS
 from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, TokenizerSettings
 from flagtriton_server.errors import RequestError
-from flagtriton_server.packing import packed_length
+from flagtriton_server.packing.ragged import packed_length
 from flagtriton_server.request_log import REQUEST_LOG
 from flagtriton_server.work_queue import Job
 from tests.checkpoints import make_bert, make_decoder

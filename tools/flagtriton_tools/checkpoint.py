@@ -14,7 +14,7 @@ from flagtriton.checkpoints import EMBEDDERS, RERANKERS, checkpoint_name
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
 from flagtriton_server.checkpoint.files import two_sets_of_weights
 from flagtriton_server.checkpoint.weight_files import WEIGHT_FILES, adapter_base, unread_weights, weights_entry
-from flagtriton_server.positions import position_capacity
+from flagtriton_server.packing.positions import position_capacity
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.sentence_transformers_files import Reading, check_transformer_place, read_files
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton_server.packing import packed_length, plan_micro_batches
+from flagtriton_server.packing.ragged import packed_length, plan_micro_batches
 
 __all__ = ["PaddingWaste", "padding_waste"]
 

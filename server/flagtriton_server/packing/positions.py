@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton_server.packing import token_indices
+from flagtriton_server.packing.ragged import token_indices
 
 __all__ = ["counts_positions_behind_padding", "packed_positions", "position_capacity"]
 

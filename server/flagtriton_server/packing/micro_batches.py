@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.protocol.tensors import PAST_END
-from flagtriton_server.packing import plan_micro_batches, token_indices
-from flagtriton_server.sharing import Segments, find_families, plan_segments, whole_texts
+from flagtriton_server.packing.prefix_sharing import Segments, find_families, plan_segments, whole_texts
+from flagtriton_server.packing.ragged import plan_micro_batches, token_indices
 
 __all__ = ["RaggedTexts"]
 

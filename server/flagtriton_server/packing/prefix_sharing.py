@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton_server.packing import batch_ranges
+from flagtriton_server.packing.ragged import batch_ranges
 
 __all__ = ["LEAST_SHARED", "Family", "Segments", "find_families", "plan_segments", "whole_texts"]
 
