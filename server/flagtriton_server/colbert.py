@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.settings import ColbertSettings, read_settings
 from flagtriton.protocol.tensors import COLBERT_LENGTHS, COLBERT_VECS, HIDDEN_STATES, INPUT_IDS, Tensor
-from flagtriton_server import triton_io
+from flagtriton_server.backend import triton_io
+from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.heads import load_colbert_head
 from flagtriton_server.hidden_states import from_bytes
@@ -25,7 +26,6 @@ from flagtriton_server.loading import encoder_precision
 from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors, padded_vectors
 from flagtriton_server.packing.ragged import token_counts
 from flagtriton_server.placement import instance_devices
-from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
 

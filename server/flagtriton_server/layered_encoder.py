@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol.settings import LayeredSettings, instance_count, read_settings
 from flagtriton.protocol.tensors import HIDDEN_STATES, INPUT_IDS, PASSAGE_END, PASSAGE_START, Tensor
-from flagtriton_server import triton_io
-from flagtriton_server.cores import give_way, share_cores
+from flagtriton_server.backend import triton_io
+from flagtriton_server.backend.cores import give_way, share_cores
+from flagtriton_server.backend.memory import keep_freed_memory
+from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.encoding import check_token_ids
 from flagtriton_server.hidden_states import to_bytes
 from flagtriton_server.layered_encoding import LayeredRequest, check_parts, encode_layers
 from flagtriton_server.layered_loading import load_decoder
-from flagtriton_server.memory import keep_freed_memory
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.queued_encoder import QueuedEncoder
-from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
 

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.settings import PoolerSettings, read_settings
 from flagtriton.protocol.tensors import DENSE_VECS, DONE, HIDDEN_STATES, INPUT_IDS, PROMPT_LENGTH, Tensor
-from flagtriton_server import triton_io
+from flagtriton_server.backend import triton_io
+from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.dense import load_chain
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.packing.ragged import token_counts
 from flagtriton_server.pooling import pooling_named, to_embedding
-from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
 

@@ -9,11 +9,11 @@ from typing import Any
 from torch import nn
 
 from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, all_instances
-from flagtriton_server.busy_sign import BusySign, sign_path
+from flagtriton_server.backend.backpressure import BusySign, sign_path
+from flagtriton_server.backend.metrics import StepWatch
+from flagtriton_server.backend.queue import QueueLimits
+from flagtriton_server.backend.triton_io import PbRequest
 from flagtriton_server.queued_step import QueuedStep, T
-from flagtriton_server.step_watch import StepWatch
-from flagtriton_server.triton_io import PbRequest
-from flagtriton_server.work_queue import QueueLimits
 
 __all__ = ["QueuedEncoder", "queue_limits"]
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
-from flagtriton_server import triton_io
+from flagtriton_server.backend import triton_io
+from flagtriton_server.backend.metrics import StepWatch
+from flagtriton_server.backend.queue import Job, QueueLimits, WorkQueue
+from flagtriton_server.backend.scheduler import Worker
+from flagtriton_server.backend.triton_io import PbRequest, PbResponse, Reply
 from flagtriton_server.errors import RequestError
-from flagtriton_server.step_watch import StepWatch
-from flagtriton_server.triton_io import PbRequest, PbResponse, Reply
-from flagtriton_server.work_queue import Job, QueueLimits, WorkQueue
-from flagtriton_server.worker import Worker
 
 __all__ = ["QueuedStep"]
 

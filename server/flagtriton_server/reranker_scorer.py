@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import RerankerHeadSettings, read_settings
 from flagtriton.protocol.tensors import HIDDEN_STATES, SCORE, Tensor
-from flagtriton_server import triton_io
+from flagtriton_server.backend import triton_io
+from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.finite import check_finite
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.reranker_heads import load_reranker_head
-from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
 

@@ -23,7 +23,8 @@ from flagtriton.protocol.tensors import (
     UNWEIGHTED_IDS,
     Tensor,
 )
-from flagtriton_server import triton_io
+from flagtriton_server.backend import triton_io
+from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.finite import check_finite
 from flagtriton_server.heads import load_colbert_head, load_sparse_head
@@ -35,7 +36,6 @@ from flagtriton_server.packing.ragged import token_counts
 from flagtriton_server.placement import instance_devices
 from flagtriton_server.pooling import pooling_named, to_embedding
 from flagtriton_server.scoring import EncodedSide, five_scores
-from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
 

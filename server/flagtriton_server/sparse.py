@@ -20,7 +20,8 @@ from flagtriton.protocol.tensors import (
     UNWEIGHTED_IDS,
     Tensor,
 )
-from flagtriton_server import triton_io
+from flagtriton_server.backend import triton_io
+from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.heads import load_sparse_head
 from flagtriton_server.hidden_states import from_bytes
@@ -28,7 +29,6 @@ from flagtriton_server.lexical import lexical_weights, token_weights
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.packing.ragged import token_counts
 from flagtriton_server.placement import instance_devices
-from flagtriton_server.triton_io import PbRequest, PbResponse
 
 __all__ = ["TritonPythonModel"]
 

@@ -29,11 +29,13 @@ from flagtriton.protocol.tensors import (
 )
 from flagtriton.protocol.text import text_tensor
 from flagtriton.types import EmbedderModelClass
-from flagtriton_server import triton_io
-from flagtriton_server.busy_sign import BusySign, sign_path
+from flagtriton_server.backend import triton_io
+from flagtriton_server.backend.backpressure import BusySign, sign_path
+from flagtriton_server.backend.metrics import StepWatch
+from flagtriton_server.backend.queue import QueueLimits
+from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.errors import RequestError
 from flagtriton_server.queued_step import QueuedStep
-from flagtriton_server.step_watch import StepWatch
 from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, encode_pairs
 from flagtriton_server.tokenize.distinct_pairs import DistinctTexts, PairBatch
 from flagtriton_server.tokenize.icl_queries import QueryBatch, encode_queries
@@ -42,8 +44,6 @@ from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS, PromptedBatc
 from flagtriton_server.tokenize.prompt_length import prompt_length
 from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 from flagtriton_server.tokenize.truncation import TextSize
-from flagtriton_server.triton_io import PbRequest, PbResponse
-from flagtriton_server.work_queue import QueueLimits
 
 __all__ = ["TritonPythonModel"]
 

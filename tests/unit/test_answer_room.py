@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.answer_room`: answers that shared memory has no room for are refused before they are sent."""
+"""`backend.response_budget`: answers that shared memory has no room for are refused before they are sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flagtriton_server.answer_room import AnswerRoom
+from flagtriton_server.backend.response_budget import AnswerRoom
 
 MB = 1 << 20
 

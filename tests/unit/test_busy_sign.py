@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.busy_sign`: what an encoder tells the tokenizer of its deployment, in shared memory."""
+"""`flagtriton_server.backend.backpressure`: what an encoder tells the tokenizer of its deployment, in shared memory."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from flagtriton_server import busy_sign
-from flagtriton_server.busy_sign import BusySign, remove_signs, sign_path
+from flagtriton_server.backend import backpressure
+from flagtriton_server.backend.backpressure import BusySign, remove_signs, sign_path
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(busy_sign, "FOLDER", tmp_path)
+    monkeypatch.setattr(backpressure, "FOLDER", tmp_path)
     return tmp_path
 
 
@@ -43,7 +43,7 @@ def test_another_process_sees_it(folder: Path) -> None:
     BusySign(path).tell(False, True)
     code = f"""
 from pathlib import Path
-from flagtriton_server.busy_sign import BusySign
+from flagtriton_server.backend.backpressure import BusySign
 sign = BusySign(Path({str(path)!r}))
 print(sign.is_up(False), sign.is_up(True))
 """
@@ -53,7 +53,7 @@ print(sign.is_up(False), sign.is_up(True))
 
 def test_it_comes_down_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=time.monotonic())
-    monkeypatch.setattr(busy_sign, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(backpressure, "time", SimpleNamespace(monotonic=lambda: clock.now))
     sign = BusySign(sign_path("tiny_encoder", "1"))
     sign.tell(True, True)
     clock.now += 1.9
@@ -65,7 +65,7 @@ def test_it_comes_down_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_another_containers_sign_is_another_and_left_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = sign_path("tiny_encoder", "1")
     with monkeypatch.context() as patched:
-        patched.setattr(busy_sign, "_PROCESSES", folder)
+        patched.setattr(backpressure, "_PROCESSES", folder)
         theirs = sign_path("tiny_encoder", "1")
     assert theirs != ours
     theirs = theirs.with_name(theirs.name.replace(f"_{os.getppid()}_", "_999999999_"))  # no process of ours
@@ -128,14 +128,14 @@ def test_one_that_has_left_speaks_to_itself(folder: Path) -> None:
 
 def test_another_users_file_is_done_without_and_left(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = sign_path("tiny_encoder", "1")
-    stale = folder / f"{busy_sign._here()}999999999_1_tiny"
+    stale = folder / f"{backpressure._here()}999999999_1_tiny"
     stale.touch()
 
     def refused(*_: object, **__: object) -> int:
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
-        patched.setattr(busy_sign.os, "open", refused)
+        patched.setattr(backpressure.os, "open", refused)
         patched.setattr(Path, "unlink", refused)  # as in the sticky /dev/shm
         sign = BusySign(path)
         sign.tell(False, True)
@@ -147,7 +147,7 @@ def test_another_users_file_is_done_without_and_left(folder: Path, monkeypatch: 
 
 def test_each_user_has_files_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = sign_path("tiny_encoder", "1")
-    monkeypatch.setattr(busy_sign.os, "getuid", lambda: 12345)
+    monkeypatch.setattr(backpressure.os, "getuid", lambda: 12345)
     assert sign_path("tiny_encoder", "1") != ours
 
 

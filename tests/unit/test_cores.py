@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.cores`: threads, what they do while they wait, and who goes first."""
+"""`flagtriton_server.backend.cores`: threads, what they do while they wait, and who goes first."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from flagtriton_server import cores
+from flagtriton_server.backend import cores
 
 NICENESS = """
 import os, threading
-from flagtriton_server.cores import give_way
+from flagtriton_server.backend.cores import give_way
 stop, was = threading.Event(), os.getpriority(os.PRIO_PROCESS, 0)
 before = threading.Thread(target=stop.wait)
 before.start()

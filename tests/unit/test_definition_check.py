@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.sentence_transformers.check`: a deployment loads only if it serves what its checkpoint's files define now."""
+"""`sentence_transformers.check`: a deployment loads only if it serves what its checkpoint's files define now."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.sentence_transformers.definition` and `transformer_settings`: what files say, and which are refused by name."""
+"""`sentence_transformers.definition` and `transformer_settings`: what files say, and which are refused by name."""
 
 from __future__ import annotations
 

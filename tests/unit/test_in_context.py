@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.tokenize.icl_queries`: queries between prefix and suffix, with a vocabulary whose ids can be read off."""
+"""`tokenize.icl_queries`: queries between prefix and suffix, with a vocabulary whose ids can be read off."""
 
 from __future__ import annotations
 

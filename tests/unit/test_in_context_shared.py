@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.tokenize.icl_queries`: what queries begin with is tokenised once, by SentencePiece's kind of tokenizer, too.
+"""`tokenize.icl_queries`: what queries begin with is tokenised once, by SentencePiece's kind of tokenizer, too.
 
 Such tokenizers put a space before a text, or before each piece of it, so that where a text is cut might matter.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.memory`, in processes of its own: what it changes cannot be changed back."""
+"""`flagtriton_server.backend.memory`, in processes of its own: what it changes cannot be changed back."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from flagtriton_server import memory
+from flagtriton_server.backend import memory
 
 ALLOCATE = """
 import ctypes, resource
-from flagtriton_server.memory import keep_freed_memory
+from flagtriton_server.backend.memory import keep_freed_memory
 
 MEGABYTES = 40
 libc = ctypes.CDLL(None)

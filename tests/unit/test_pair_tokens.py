@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.tokenize.cross_encoder_inputs`: a pair's row of ids, by hand and against the Rust tokenizer's own pairs."""
+"""`tokenize.cross_encoder_inputs`: a pair's row of ids, by hand and against the Rust tokenizer's own pairs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.tokenize.llm_reranker_inputs`: what an LLM reranker reads, by hand and built again with transformers."""
+"""`tokenize.llm_reranker_inputs`: what an LLM reranker reads, by hand and built again with transformers."""
 
 from __future__ import annotations
 

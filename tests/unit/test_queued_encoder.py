@@ -11,8 +11,8 @@ import pytest
 from torch import nn
 
 from flagtriton.protocol.settings import EncoderSettings, LayeredSettings
-from flagtriton_server.busy_sign import BusySign, sign_path
-from flagtriton_server.work_queue import QueueLimits
+from flagtriton_server.backend.backpressure import BusySign, sign_path
+from flagtriton_server.backend.queue import QueueLimits
 from tests.unit.jobs import settable_clock
 from tests.unit.triton_stand_in import Request, imported_steps
 
@@ -150,7 +150,9 @@ def test_others_may_pass_before_every_layer_and_nowhere_else(
     queued_encoder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr("flagtriton_server.worker.Worker.let_interactive_pass", lambda _: seen.append("pause"))
+    monkeypatch.setattr(
+        "flagtriton_server.backend.scheduler.Worker.let_interactive_pass", lambda _: seen.append("pause")
+    )
     queued = encoder(queued_encoder)
     network = Network()
     queued.pause_between_layers(network)

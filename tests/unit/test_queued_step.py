@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from flagtriton.protocol.tensors import TOKEN_COUNT
+from flagtriton_server.backend.queue import QueueLimits
 from flagtriton_server.errors import RequestError
-from flagtriton_server.work_queue import QueueLimits
 from tests.unit.jobs import TURN, ended, in_thread, settable_clock, waits
 from tests.unit.triton_stand_in import Request, TritonError, imported_steps
 

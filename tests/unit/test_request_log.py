@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.request_log`: a line of JSON a request, if somebody asked for it."""
+"""`flagtriton_server.backend.request_log`: a line of JSON a request, if somebody asked for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_server.request_log import REQUEST_LOG, RequestLog
+from flagtriton_server.backend.request_log import REQUEST_LOG, RequestLog
 
 SOURCE = {"deployment": "bge-m3", "step": "encoder"}
 

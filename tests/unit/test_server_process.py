@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_server.request_log import REQUEST_LOG
+from flagtriton_server.backend.request_log import REQUEST_LOG
 from flagtriton_tools import server_process
 from flagtriton_tools.embedded import Tritonserver
 from flagtriton_tools.errors import ToolError

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.step_watch`, and what steps on tiny models tell through it."""
+"""`flagtriton_server.backend.metrics`, and what steps on tiny models tell through it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import pytest
 
 from flagtriton.protocol.metrics import METRICS
 from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, TokenizerSettings
+from flagtriton_server.backend.queue import Job
+from flagtriton_server.backend.request_log import REQUEST_LOG
 from flagtriton_server.errors import RequestError
 from flagtriton_server.packing.ragged import packed_length
-from flagtriton_server.request_log import REQUEST_LOG
-from flagtriton_server.work_queue import Job
 from tests.checkpoints import make_bert, make_decoder
 from tests.layered_checkpoints import make_layerwise
 from tests.unit.jobs import queue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.tally`: sums and gauges on their way to Triton's metrics."""
+"""`flagtriton_server.backend.metrics_publisher`: sums and gauges on their way to Triton's metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.metrics import BUSY, MICRO_BATCHES, QUEUE_SECONDS, WAITING_REQUESTS, Metric
-from flagtriton_server.tally import Tally
+from flagtriton_server.backend.metrics_publisher import Tally
 
 OWN = {"deployment": "bge-m3", "step": "encoder"}
 

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from flagtriton.protocol.settings import TokenizerSettings
-from flagtriton_server.busy_sign import BusySign, sign_path
+from flagtriton_server.backend.backpressure import BusySign, sign_path
 from tests.checkpoints import make_bert
 from tests.unit.triton_stand_in import Request, TritonError, answered, imported_steps, responses_of, started
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.triton_io`, with a stand-in for the module that exists only inside Triton's stub."""
+"""`flagtriton_server.backend.triton_io`, with a stand-in for the module that exists only inside Triton's stub."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ def triton_io(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     }.items():
         setattr(backend, name, value)
     monkeypatch.setitem(sys.modules, backend.__name__, backend)
-    sys.modules.pop("flagtriton_server.triton_io", None)
-    yield importlib.import_module("flagtriton_server.triton_io")
-    sys.modules.pop("flagtriton_server.triton_io", None)
+    sys.modules.pop("flagtriton_server.backend.triton_io", None)
+    yield importlib.import_module("flagtriton_server.backend.triton_io")
+    sys.modules.pop("flagtriton_server.backend.triton_io", None)
 
 
 def number(request: FakeRequest) -> int:

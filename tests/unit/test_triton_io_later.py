@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.triton_io`: answers that are sent after `execute` has returned."""
+"""`flagtriton_server.backend.triton_io`: answers that are sent after `execute` has returned."""
 
 from __future__ import annotations
 

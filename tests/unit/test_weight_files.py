@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.checkpoint.weight_files`: which files weights are read from, held to what transformers itself loads."""
+"""`checkpoint.weight_files`: which files weights are read from, held to what transformers itself loads."""
 
 from __future__ import annotations
 

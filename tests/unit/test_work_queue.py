@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.work_queue`: what may wait, and whose turn it is."""
+"""`flagtriton_server.backend.queue`: what may wait, and whose turn it is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from flagtriton_server.backend.queue import Job, QueueLimits, WorkQueue
 from flagtriton_server.errors import RequestError
-from flagtriton_server.work_queue import Job, QueueLimits, WorkQueue
 from tests.unit.jobs import TURN, job, queue, settable_clock
 
 LIMITS = QueueLimits(requests=3, tokens=100)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.work_queue` between threads: who waits for what, and that nothing is lost."""
+"""`flagtriton_server.backend.queue` between threads: who waits for what, and that nothing is lost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.work_queue import Job
+from flagtriton_server.backend.queue import Job
 from tests.unit.jobs import ended, in_thread, job, queue, waits
 
 

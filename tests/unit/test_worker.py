@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.worker`: every request is answered once, whatever becomes of the others."""
+"""`flagtriton_server.backend.scheduler`: every request is answered once, whatever becomes of the others."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from flagtriton_server.backend.queue import Job, QueueLimits, WorkQueue
+from flagtriton_server.backend.scheduler import Watch, Worker
 from flagtriton_server.errors import RequestError
-from flagtriton_server.work_queue import Job, QueueLimits, WorkQueue
-from flagtriton_server.worker import Watch, Worker
 from tests.unit.jobs import TURN, Answers, job, queue, settable_clock
 
 FAILED = "the model failed on this batch: ZeroDivisionError, see its log"

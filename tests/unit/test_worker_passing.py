@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.worker`: interactive requests that overtake bulk work while it runs."""
+"""`flagtriton_server.backend.scheduler`: interactive requests that overtake bulk work while it runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from flagtriton_server.backend.queue import Job, WorkQueue
+from flagtriton_server.backend.scheduler import Worker
 from flagtriton_server.errors import RequestError
-from flagtriton_server.work_queue import Job, WorkQueue
-from flagtriton_server.worker import Worker
 from tests.unit.jobs import TURN, Answers, job, queue
 
 END = "end"

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.worker` and `work_queue`: short interactive requests that overtake work of any kind."""
+"""`flagtriton_server.backend.scheduler` and `work_queue`: short interactive requests that overtake work of any kind."""
 
 from __future__ import annotations
 
 import pytest
 
-from flagtriton_server.work_queue import WorkQueue
-from flagtriton_server.worker import Worker
+from flagtriton_server.backend.queue import WorkQueue
+from flagtriton_server.backend.scheduler import Worker
 from tests.unit.jobs import TURN, Answers, job, queue
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.worker` and the steps that have one: what its thread does before all requests, and holds after."""
+"""`backend.scheduler` and the steps that have one: what its thread does before all requests, and holds after."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from flagtriton.protocol.settings import EncoderSettings, LayeredSettings
-from flagtriton_server.work_queue import Job, QueueLimits
-from flagtriton_server.worker import Worker
+from flagtriton_server.backend.queue import Job, QueueLimits
+from flagtriton_server.backend.scheduler import Worker
 from tests.unit.jobs import Answers, ended, in_thread, job, queue, waits
 from tests.unit.triton_stand_in import imported_steps, started
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flagtriton_server.work_queue import QueueLimits
+from flagtriton_server.backend.queue import QueueLimits
 from flagtriton_tools.add_options import AddOptions
 from flagtriton_tools.pbtxt import Device
 

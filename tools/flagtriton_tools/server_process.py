@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flagtriton_server.busy_sign import remove_signs
-from flagtriton_server.request_log import REQUEST_LOG
+from flagtriton_server.backend.backpressure import remove_signs
+from flagtriton_server.backend.request_log import REQUEST_LOG
 from flagtriton_tools.embedded import Tritonserver
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.machine import SHARED_MEMORY

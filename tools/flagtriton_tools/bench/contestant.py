@@ -108,10 +108,10 @@ class Raw:
 
         from flagtriton.protocol.settings import EncoderSettings
         from flagtriton.protocol.tensors import INPUT_IDS
-        from flagtriton_server.cores import share_cores
+        from flagtriton_server.backend.cores import share_cores
+        from flagtriton_server.backend.memory import keep_freed_memory
         from flagtriton_server.encoding import encode_pooled
         from flagtriton_server.loading import load_encoder
-        from flagtriton_server.memory import keep_freed_memory
         from flagtriton_server.pooling import pooling_named
         from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 

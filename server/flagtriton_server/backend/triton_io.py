@@ -25,9 +25,9 @@ from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.options.score import ScoreOptions
 from flagtriton.protocol.tensors import Tensor as TensorSpec
-from flagtriton_server.answer_room import AnswerRoom
+from flagtriton_server.backend.metrics_publisher import Series
+from flagtriton_server.backend.response_budget import AnswerRoom
 from flagtriton_server.errors import RequestError
-from flagtriton_server.tally import Series
 
 __all__ = [
     "PbRequest",

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
+from flagtriton_server.backend.queue import Job, WorkQueue
 from flagtriton_server.errors import RequestError
-from flagtriton_server.work_queue import Job, WorkQueue
 
 __all__ = ["Watch", "Worker"]
 

@@ -29,11 +29,11 @@ from flagtriton.protocol.metrics import (
     WAITING_TOKENS,
     WAITING_TOKENS_LIMIT,
 )
-from flagtriton_server import triton_io
-from flagtriton_server.request_log import RequestLog
-from flagtriton_server.tally import Tally
-from flagtriton_server.work_queue import Job, QueueLimits, WorkQueue
-from flagtriton_server.worker import Watch
+from flagtriton_server.backend import triton_io
+from flagtriton_server.backend.metrics_publisher import Tally
+from flagtriton_server.backend.queue import Job, QueueLimits, WorkQueue
+from flagtriton_server.backend.request_log import RequestLog
+from flagtriton_server.backend.scheduler import Watch
 
 __all__ = ["StepWatch", "priority_name"]
 
