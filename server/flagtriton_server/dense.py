@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from flagtriton_server.checkpoint.damaged_files import UNREADABLE
 from flagtriton_server.checkpoint.lookup import FileFinder, file_finder
-from flagtriton_server.finite import check_loaded
+from flagtriton_server.engines.finite import check_loaded
 from flagtriton_server.sentence_transformers.activations import OVER_COMPONENTS
 from flagtriton_server.sentence_transformers.definition import NORMALIZE, DenseModule, dense_module
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from flagtriton.protocol.settings import ColbertSettings, HeadSettings, ScorerSettings
-from flagtriton_server.blocks import FusedLinear
 from flagtriton_server.checkpoint.damaged_files import UNREADABLE
 from flagtriton_server.checkpoint.lookup import FilesUnavailableError, file_finder
-from flagtriton_server.finite import check_loaded
-from flagtriton_server.forward import Precision
+from flagtriton_server.engines.base import Precision
+from flagtriton_server.engines.finite import check_loaded
+from flagtriton_server.engines.torch_packed.fused_bert import FusedLinear
 from flagtriton_server.packing.ragged import packed_length
 
 __all__ = ["Head", "load_colbert_head", "load_head", "load_sparse_head"]

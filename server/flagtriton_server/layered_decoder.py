@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
-from flagtriton_server.attention import AttentionSpec, PackedTexts, packed_attention
+from flagtriton_server.engines.torch_packed.attention import AttentionSpec, PackedTexts, packed_attention
 from flagtriton_server.layered_spec import LayeredSpec
 
 __all__ = ["LayerHeads", "LayeredDecoder", "Rotation", "rotation"]

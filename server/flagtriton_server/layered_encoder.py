@@ -14,7 +14,7 @@ from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.cores import give_way, share_cores
 from flagtriton_server.backend.memory import keep_freed_memory
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
-from flagtriton_server.encoding import check_token_ids
+from flagtriton_server.engines.encode import check_token_ids
 from flagtriton_server.hidden_states import to_bytes
 from flagtriton_server.layered_encoding import LayeredRequest, check_parts, encode_layers
 from flagtriton_server.layered_loading import load_decoder

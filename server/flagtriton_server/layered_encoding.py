@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flagtriton.protocol.options.rerank import RerankOptions
-from flagtriton_server.attention import PackedTexts
 from flagtriton_server.compression import Parts, merged
+from flagtriton_server.engines.torch_packed.attention import PackedTexts
 from flagtriton_server.errors import RequestError
 from flagtriton_server.layered_decoder import rotation
 from flagtriton_server.layered_loading import LoadedDecoder

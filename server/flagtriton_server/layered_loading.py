@@ -12,8 +12,8 @@ from transformers import PretrainedConfig
 from flagtriton.protocol.settings import LayeredSettings
 from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.checkpoint.files import check_files
-from flagtriton_server.finite import check_answers, check_loaded
-from flagtriton_server.forward import Precision
+from flagtriton_server.engines.base import Precision
+from flagtriton_server.engines.finite import check_answers, check_loaded
 from flagtriton_server.full_precision import compute_in_full
 from flagtriton_server.layered_decoder import LayeredDecoder, LayerHeads
 from flagtriton_server.layered_spec import LayeredSpec

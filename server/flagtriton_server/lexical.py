@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flagtriton.protocol.tensors import PAST_END
-from flagtriton_server.finite import check_finite
+from flagtriton_server.engines.finite import check_finite
 from flagtriton_server.heads import Head
 
 __all__ = ["LexicalWeights", "lexical_weights", "token_weights"]

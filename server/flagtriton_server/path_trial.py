@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from flagtriton_server.forward import LoadedEncoder, forward
+from flagtriton_server.engines.base import LoadedEncoder, forward
 
 __all__ = ["agree", "one_answer", "padded_answers", "trial_answers"]
 

@@ -14,8 +14,8 @@ from flagtriton.protocol.settings import RerankerHeadSettings, read_settings
 from flagtriton.protocol.tensors import HIDDEN_STATES, SCORE, Tensor
 from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
+from flagtriton_server.engines.finite import check_finite
 from flagtriton_server.errors import RequestError, one_by_one
-from flagtriton_server.finite import check_finite
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.loading import encoder_precision
 from flagtriton_server.placement import instance_devices

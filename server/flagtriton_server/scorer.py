@@ -25,8 +25,9 @@ from flagtriton.protocol.tensors import (
 )
 from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
+from flagtriton_server.engines.finite import check_finite
+from flagtriton_server.engines.pooling import pooling_named, to_embedding
 from flagtriton_server.errors import RequestError, one_by_one
-from flagtriton_server.finite import check_finite
 from flagtriton_server.heads import load_colbert_head, load_sparse_head
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.lexical import lexical_weights, token_weights
@@ -34,7 +35,6 @@ from flagtriton_server.loading import encoder_precision
 from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors
 from flagtriton_server.packing.ragged import token_counts
 from flagtriton_server.placement import instance_devices
-from flagtriton_server.pooling import pooling_named, to_embedding
 from flagtriton_server.scoring import EncodedSide, five_scores
 
 __all__ = ["TritonPythonModel"]

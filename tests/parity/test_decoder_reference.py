@@ -17,9 +17,9 @@ from flagtriton.protocol.examples import DEFAULT_SUFFIX
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton.protocol.tensors import INPUT_IDS
-from flagtriton_server.encoding import encode_pooled
+from flagtriton_server.engines.encode import encode_pooled
+from flagtriton_server.engines.pooling import pooling_named, to_embedding
 from flagtriton_server.loading import load_encoder
-from flagtriton_server.pooling import pooling_named, to_embedding
 from flagtriton_server.tokenize.icl_queries import QueryBatch, encode_queries
 from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 from tests.checkpoints import TEXTS, make_decoder

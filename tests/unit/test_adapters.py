@@ -67,7 +67,7 @@ def test_the_encoder_is_loaded_with_its_adapter_and_packed(checkpoint: Path, tmp
     expected = states(trained(AutoModel.from_pretrained(checkpoint), tmp_path))
     settings = EncoderSettings(str(checkpoint), 512, 1024, precision="fp32", peft=str(tmp_path))
     encoder = load_encoder(settings, torch.device("cpu"))
-    from flagtriton_server.forward import forward
+    from flagtriton_server.engines.base import forward
 
     with torch.inference_mode():
         packed = forward(encoder, IDS[0].numpy(), torch.tensor([IDS.shape[1]]).numpy())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.attention`: texts end to end, held to a softmax over each text that is written out here."""
+"""`engines.torch_packed.attention`: texts end to end, held to a softmax over each text that is written out here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flagtriton_server.attention import AttentionSpec, PackedTexts, packed_attention
+from flagtriton_server.engines.torch_packed.attention import AttentionSpec, PackedTexts, packed_attention
 
 CPU = torch.device("cpu")
 LENGTHS = [130, 17, 16, 16, 15, 1]

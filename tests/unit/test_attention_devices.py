@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.attention`: texts go with a module whose layers are on several devices."""
+"""`flagtriton_server.engines.torch_packed.attention`: texts go with a module whose layers are on several devices."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from accelerate.utils import send_to_device
 
-from flagtriton_server.attention import PackedTexts
-from flagtriton_server.encoding import encode_pooled
-from flagtriton_server.pooling import last_token_pool
+from flagtriton_server.engines.encode import encode_pooled
+from flagtriton_server.engines.pooling import last_token_pool
+from flagtriton_server.engines.torch_packed.attention import PackedTexts
 from tests.unit.test_packed_architectures import PACKED, load, save
 from tests.unit.triton_stand_in import ids
 

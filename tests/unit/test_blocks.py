@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.blocks`: layers in few operations, held to transformers' own."""
+"""`flagtriton_server.engines.torch_packed.fused_bert`: layers in few operations, held to transformers' own."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from flagtriton_server.attention import PackedTexts
-from flagtriton_server.blocks import BertBlock, FusedLinear, fuse_bert_layers
+from flagtriton_server.engines.torch_packed.attention import PackedTexts
+from flagtriton_server.engines.torch_packed.fused_bert import BertBlock, FusedLinear, fuse_bert_layers
 
 KIN = {
     "bert": (BertModel, BertConfig),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.domains`: a model's domain is chosen for some texts, and is what it was behind them."""
+"""`flagtriton_server.engines.pseudo_moe`: a model's domain is chosen for some texts, and is what it was behind them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from flagtriton_server.domains import in_domain
-from flagtriton_server.forward import LoadedEncoder, Precision
+from flagtriton_server.engines.base import LoadedEncoder, Precision
+from flagtriton_server.engines.pseudo_moe import in_domain
 
 FP32 = Precision("fp32", torch.float32, torch.float32)
 

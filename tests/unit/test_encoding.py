@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.encoding`: every request gets its own texts' vectors back, as if it had come alone."""
+"""`flagtriton_server.engines.encode`: every request gets its own texts' vectors back, as if it had come alone."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from transformers import BertConfig, BertModel
 
-from flagtriton_server.attention import ATTENTION_NAME, register_attention
-from flagtriton_server.encoding import check_token_ids, encode, encode_pooled
+from flagtriton_server.engines.base import LoadedEncoder, Precision
+from flagtriton_server.engines.encode import check_token_ids, encode, encode_pooled
+from flagtriton_server.engines.pooling import Pooling, cls_pool, last_token_pool, mean_pool
+from flagtriton_server.engines.torch_packed.attention import ATTENTION_NAME, register_attention
 from flagtriton_server.errors import RequestError
-from flagtriton_server.forward import LoadedEncoder, Precision
-from flagtriton_server.pooling import Pooling, cls_pool, last_token_pool, mean_pool
 
 HIDDEN_SIZE = 8
 VOCAB_SIZE = 20

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.encoding` of decoders: texts that begin alike get the vectors that each gets by itself."""
+"""`flagtriton_server.engines.encode` of decoders: texts that begin alike get the vectors that each gets by itself."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server import loading
-from flagtriton_server.domains import in_domain
-from flagtriton_server.encoding import encode_pooled
-from flagtriton_server.forward import LoadedEncoder, forward
+from flagtriton_server.engines.base import LoadedEncoder, forward
+from flagtriton_server.engines.encode import encode_pooled
+from flagtriton_server.engines.pooling import Pooling, cls_pool, last_token_pool, mean_pool
+from flagtriton_server.engines.pseudo_moe import in_domain
 from flagtriton_server.loading import load_encoder
-from flagtriton_server.pooling import Pooling, cls_pool, last_token_pool, mean_pool
 from tests.unit.test_packed_architectures import DECODER, PACKED, TOLERANCE, VOCABULARY, save
 from tests.unit.triton_stand_in import ids
 

@@ -25,9 +25,9 @@ from flagtriton.protocol.settings import (
     ScorerSettings,
 )
 from flagtriton_server import loading
+from flagtriton_server.engines.base import Precision
+from flagtriton_server.engines.finite import all_finite, check_finite, finite_norms
 from flagtriton_server.errors import NotFiniteError, one_by_one
-from flagtriton_server.finite import all_finite, check_finite, finite_norms
-from flagtriton_server.forward import Precision
 from flagtriton_server.heads import load_colbert_head, load_sparse_head
 from flagtriton_server.hidden_states import to_bytes
 from flagtriton_server.layered_encoding import trial_vectors

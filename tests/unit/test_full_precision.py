@@ -16,12 +16,12 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server import layered_decoder
-from flagtriton_server.encoding import encode_pooled
-from flagtriton_server.forward import LoadedEncoder
+from flagtriton_server.engines.base import LoadedEncoder
+from flagtriton_server.engines.encode import encode_pooled
+from flagtriton_server.engines.pooling import last_token_pool
+from flagtriton_server.engines.torch_packed.prefix_attention import AttentionSpec, attention_behind
 from flagtriton_server.full_precision import ExactRotary, compute_in_full, with_exact_angles
 from flagtriton_server.loading import load_encoder
-from flagtriton_server.pooling import last_token_pool
-from flagtriton_server.prefix_attention import AttentionSpec, attention_behind
 from tests.checkpoints import TEXTS, make_decoder
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from flagtriton.protocol.settings import HeadSettings
 from flagtriton_server.checkpoint import lookup
-from flagtriton_server.forward import Precision
+from flagtriton_server.engines.base import Precision
 from flagtriton_server.heads import Head, load_head, load_sparse_head
 from tests.unit.builders import write_json
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2Model, LlamaConfig, LlamaModel, PretrainedConfig
 
-from flagtriton_server.attention import PackedTexts
+from flagtriton_server.engines.torch_packed.attention import PackedTexts
 from flagtriton_server.layered_decoder import LayeredDecoder, LayerHeads, rotation
 from flagtriton_server.layered_spec import LayeredSpec
 

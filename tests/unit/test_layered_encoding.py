@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import LayeredSettings
-from flagtriton_server.attention import PackedTexts
+from flagtriton_server.engines.torch_packed.attention import PackedTexts
 from flagtriton_server.errors import RequestError
 from flagtriton_server.layered_decoder import rotation
 from flagtriton_server.layered_encoding import Depth, LayeredRequest, check_parts, encode_layers

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from flagtriton_server.blocks import FusedLinear
+from flagtriton_server.engines.torch_packed.fused_bert import FusedLinear
 from flagtriton_server.heads import Head
 from flagtriton_server.lexical import LexicalWeights, lexical_weights, token_weights
 from tests.unit.triton_stand_in import ids

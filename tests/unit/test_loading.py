@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from flagtriton.protocol import precision as processor
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server import loading
-from flagtriton_server.blocks import BertBlock
-from flagtriton_server.forward import LoadedEncoder, Precision
+from flagtriton_server.engines.base import LoadedEncoder, Precision
+from flagtriton_server.engines.torch_packed.fused_bert import BertBlock
 from flagtriton_server.loading import choose_precision, load_encoder
 from flagtriton_server.path_trial import one_answer
 from tests.checkpoints import make_bert

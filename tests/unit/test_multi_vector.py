@@ -12,7 +12,7 @@ from torch import nn
 
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton_server import multi_vector
-from flagtriton_server.blocks import FusedLinear
+from flagtriton_server.engines.torch_packed.fused_bert import FusedLinear
 from flagtriton_server.errors import RequestError
 from flagtriton_server.heads import Head
 from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors, padded_vectors

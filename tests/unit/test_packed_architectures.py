@@ -16,8 +16,8 @@ from torch import Tensor
 
 from flagtriton.protocol.settings import _PACKED_ARCHITECTURES, EncoderSettings
 from flagtriton_server import loading
-from flagtriton_server.encoding import encode
-from flagtriton_server.forward import LoadedEncoder
+from flagtriton_server.engines.base import LoadedEncoder
+from flagtriton_server.engines.encode import encode
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.path_trial import agree
 

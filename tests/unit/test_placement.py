@@ -16,7 +16,7 @@ from torch import nn
 from flagtriton.protocol.parameters import write_parameters
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server import loading, placement
-from flagtriton_server.forward import LoadedEncoder, Precision
+from flagtriton_server.engines.base import LoadedEncoder, Precision
 from flagtriton_server.loading import load_encoder
 from flagtriton_server.placement import check_fit, instance_devices, loading_arguments, weights_bytes
 from tests.unit.test_packed_architectures import PACKED, save

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.pooling`: one vector a text, by numbers that can be checked by hand."""
+"""`flagtriton_server.engines.pooling`: one vector a text, by numbers that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from flagtriton.protocol.options.embed import EmbedOptions
-from flagtriton_server.errors import NotFiniteError
-from flagtriton_server.pooling import (
+from flagtriton_server.engines.pooling import (
     POOLING_METHODS,
     ROW_CHOICES,
     Pooling,
@@ -22,6 +21,7 @@ from flagtriton_server.pooling import (
     to_embedding,
     weighted_mean_pool,
 )
+from flagtriton_server.errors import NotFiniteError
 
 STATES = torch.tensor([[1.0, 2.0], [3.0, 4.0], [8.0, 6.0], [5.0, 0.0], [7.0, 2.0]])  # [N=5, D=2]
 THREE_AND_TWO = torch.tensor([3, 2])  # [B=2]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from flagtriton_server.attention import AttentionSpec, PackedTexts, _varlen, packed_attention
+from flagtriton_server.engines.torch_packed.attention import AttentionSpec, PackedTexts, _varlen, packed_attention
+from flagtriton_server.engines.torch_packed.prefix_attention import attention_behind
 from flagtriton_server.packing.ragged import token_indices
-from flagtriton_server.prefix_attention import attention_behind
 from tests.unit.test_attention import CPU, SPECS, Heads, assert_close, heads, plain
 
 SHARED_SPECS = {

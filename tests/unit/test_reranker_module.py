@@ -17,9 +17,9 @@ from transformers import (
 
 from flagtriton.protocol.settings import EncoderSettings, RerankerHeadSettings
 from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_START
-from flagtriton_server.encoding import encode_pooled
+from flagtriton_server.engines.encode import encode_pooled
+from flagtriton_server.engines.pooling import cls_pool
 from flagtriton_server.loading import choose_precision, load_encoder
-from flagtriton_server.pooling import cls_pool
 from flagtriton_server.reranker_heads import load_reranker_head
 from flagtriton_server.reranker_module import WithItsHead
 from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, encode_pairs

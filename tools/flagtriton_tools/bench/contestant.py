@@ -110,9 +110,9 @@ class Raw:
         from flagtriton.protocol.tensors import INPUT_IDS
         from flagtriton_server.backend.cores import share_cores
         from flagtriton_server.backend.memory import keep_freed_memory
-        from flagtriton_server.encoding import encode_pooled
+        from flagtriton_server.engines.encode import encode_pooled
+        from flagtriton_server.engines.pooling import pooling_named
         from flagtriton_server.loading import load_encoder
-        from flagtriton_server.pooling import pooling_named
         from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 
         keep_freed_memory()

@@ -18,10 +18,10 @@ from flagtriton.protocol.settings import EncoderSettings
 from flagtriton.protocol.tensors import PAST_END
 from flagtriton_server.backend.cores import share_cores
 from flagtriton_server.backend.memory import keep_freed_memory
-from flagtriton_server.encoding import encode_pooled
-from flagtriton_server.forward import LoadedEncoder
+from flagtriton_server.engines.base import LoadedEncoder
+from flagtriton_server.engines.encode import encode_pooled
+from flagtriton_server.engines.pooling import last_token_pool
 from flagtriton_server.loading import load_encoder
-from flagtriton_server.pooling import last_token_pool
 from flagtriton_tools.bench.callers import seconds_of
 from flagtriton_tools.errors import ToolError
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.pooling import POOLINGS, check_pooling
-from flagtriton_server.finite import check_finite, finite_norms
+from flagtriton_server.engines.finite import check_finite, finite_norms
 
 __all__ = [
     "POOLING_METHODS",

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton_server.attention import PackedTexts
+from flagtriton_server.engines.torch_packed.attention import PackedTexts
 from flagtriton_server.packing.positions import packed_positions
 from flagtriton_server.packing.ragged import lengths_before, packed_length, token_indices
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flagtriton_server.attention import AttentionSpec, PackedTexts, packed_attention
+from flagtriton_server.engines.torch_packed.attention import AttentionSpec, PackedTexts, packed_attention
 
 __all__ = ["BertBlock", "FusedLinear", "fuse_bert_layers"]
 

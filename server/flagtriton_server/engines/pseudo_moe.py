@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from flagtriton_server.forward import LoadedEncoder
+from flagtriton_server.engines.base import LoadedEncoder
 
 __all__ = ["in_domain"]
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flagtriton.protocol.tensors import PAST_END
+from flagtriton_server.engines.base import LoadedEncoder, forward
+from flagtriton_server.engines.pooling import Pooling, cls_pool, last_token_pool
 from flagtriton_server.errors import RequestError
-from flagtriton_server.forward import LoadedEncoder, forward
 from flagtriton_server.packing.micro_batches import RaggedTexts
 from flagtriton_server.packing.ragged import plan_micro_batches, token_indices
-from flagtriton_server.pooling import Pooling, cls_pool, last_token_pool
 
 __all__ = ["check_token_ids", "encode", "encode_pooled"]
 

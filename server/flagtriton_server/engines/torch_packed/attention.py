@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flagtriton_server.engines.torch_packed.prefix_attention import AttentionSpec, attention_behind
 from flagtriton_server.packing.ragged import attention_length, lengths_before, token_indices
-from flagtriton_server.prefix_attention import AttentionSpec, attention_behind
 
 __all__ = ["ATTENTION_NAME", "AttentionSpec", "PackedTexts", "packed_attention", "register_attention"]
 
