@@ -33,9 +33,9 @@ from flagtriton_server.engines.pooling import ROW_CHOICES, Pooling, pooling_name
 from flagtriton_server.engines.pseudo_moe import in_domain
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.hidden_states import to_bytes
-from flagtriton_server.loading import load_encoder
+from flagtriton_server.loading.encoder import load_encoder
+from flagtriton_server.loading.placement import instance_devices
 from flagtriton_server.packing.ragged import token_counts
-from flagtriton_server.placement import instance_devices
 from flagtriton_server.queued_encoder import QueuedEncoder
 from flagtriton_server.sentence_transformers.check import check_definition
 

@@ -10,15 +10,15 @@ import torch
 from transformers import PretrainedConfig
 
 from flagtriton.protocol.settings import LayeredSettings
-from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.checkpoint.files import check_files
 from flagtriton_server.engines.base import Precision
 from flagtriton_server.engines.finite import check_answers, check_loaded
-from flagtriton_server.full_precision import compute_in_full
 from flagtriton_server.layered_decoder import LayeredDecoder, LayerHeads
 from flagtriton_server.layered_spec import LayeredSpec
-from flagtriton_server.loading import check_positions, check_weights, choose_precision
-from flagtriton_server.placement import check_fit, loading_arguments, weights_bytes
+from flagtriton_server.loading.adapters import merge_adapter
+from flagtriton_server.loading.encoder import check_positions, check_weights, choose_precision
+from flagtriton_server.loading.placement import check_fit, loading_arguments, weights_bytes
+from flagtriton_server.loading.precision import compute_in_full
 
 __all__ = ["LoadedDecoder", "load_decoder", "load_layer_heads", "read_spec"]
 

@@ -18,7 +18,7 @@ from flagtriton_server.dense import load_chain
 from flagtriton_server.engines.pooling import pooling_named, to_embedding
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.hidden_states import from_bytes
-from flagtriton_server.loading import encoder_precision
+from flagtriton_server.loading.encoder import encoder_precision
 from flagtriton_server.packing.ragged import token_counts
 
 __all__ = ["TritonPythonModel"]

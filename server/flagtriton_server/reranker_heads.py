@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import RerankerHeadSettings
 from flagtriton.types import RerankerModelClass
-from flagtriton_server.adapters import adapter_heads
 from flagtriton_server.engines.base import Precision
 from flagtriton_server.engines.finite import check_loaded
 from flagtriton_server.errors import RequestError
+from flagtriton_server.loading.adapters import adapter_heads
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 
 __all__ = ["RerankerHead", "load_reranker_head"]

@@ -17,8 +17,8 @@ from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.engines.finite import check_finite
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.hidden_states import from_bytes
-from flagtriton_server.loading import encoder_precision
-from flagtriton_server.placement import instance_devices
+from flagtriton_server.loading.encoder import encoder_precision
+from flagtriton_server.loading.placement import instance_devices
 from flagtriton_server.reranker_heads import load_reranker_head
 
 __all__ = ["TritonPythonModel"]

@@ -31,10 +31,10 @@ from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.heads import load_colbert_head, load_sparse_head
 from flagtriton_server.hidden_states import from_bytes
 from flagtriton_server.lexical import lexical_weights, token_weights
-from flagtriton_server.loading import encoder_precision
+from flagtriton_server.loading.encoder import encoder_precision
+from flagtriton_server.loading.placement import instance_devices
 from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors
 from flagtriton_server.packing.ragged import token_counts
-from flagtriton_server.placement import instance_devices
 from flagtriton_server.scoring import EncodedSide, five_scores
 
 __all__ = ["TritonPythonModel"]

@@ -19,7 +19,7 @@ from flagtriton.protocol.settings import EncoderSettings
 from flagtriton.protocol.tensors import INPUT_IDS
 from flagtriton_server.engines.encode import encode_pooled
 from flagtriton_server.engines.pooling import pooling_named, to_embedding
-from flagtriton_server.loading import load_encoder
+from flagtriton_server.loading.encoder import load_encoder
 from flagtriton_server.tokenize.icl_queries import QueryBatch, encode_queries
 from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 from tests.checkpoints import TEXTS, make_decoder

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.adapters`: LoRA weights merged into a tiny decoder, against PEFT's own forward pass."""
+"""`flagtriton_server.loading.adapters`: LoRA weights merged into a tiny decoder, against PEFT's own forward pass."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, BertModel
 
 from flagtriton.protocol.settings import EncoderSettings
-from flagtriton_server.adapters import merge_adapter
-from flagtriton_server.loading import load_encoder
+from flagtriton_server.loading.adapters import merge_adapter
+from flagtriton_server.loading.encoder import load_encoder
 from tests.checkpoints import make_decoder
 
 pytest.importorskip("peft")

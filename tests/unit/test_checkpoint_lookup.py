@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.checkpoint import lookup
 from flagtriton_server.checkpoint.lookup import FilesUnavailableError, FolderGoneError, file_finder
-from flagtriton_server.loading import load_encoder
+from flagtriton_server.loading.encoder import load_encoder
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from flagtriton_server.tokenizer_loading.files import TokenizerFiles
 from tests.checkpoints import TEXTS, make_bert

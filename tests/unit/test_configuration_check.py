@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.configuration_check`: what a `config.json` may ask for that would be wrong."""
+"""`flagtriton_server.loading.configuration_check`: what a `config.json` may ask for that would be wrong."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.configuration_check import check_configuration
+from flagtriton_server.loading.configuration_check import check_configuration
 
 LONG = {"rope_type": "longrope", "original_max_position_embeddings": 4096, "long_factor": [4.0], "short_factor": [1.0]}
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flagtriton.protocol.settings import EncoderSettings, read_settings
-from flagtriton_server.loading import load_encoder
+from flagtriton_server.loading.encoder import load_encoder
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.copies import bytes_of, with_copies
 from flagtriton_tools.deployments import AddOptions, Model, build

@@ -17,12 +17,12 @@ import transformers
 from numpy.typing import NDArray
 
 from flagtriton.protocol.settings import EncoderSettings
-from flagtriton_server import loading
 from flagtriton_server.engines.base import LoadedEncoder, forward
 from flagtriton_server.engines.encode import encode_pooled
 from flagtriton_server.engines.pooling import Pooling, cls_pool, last_token_pool, mean_pool
 from flagtriton_server.engines.pseudo_moe import in_domain
-from flagtriton_server.loading import load_encoder
+from flagtriton_server.loading import encoder as loading
+from flagtriton_server.loading.encoder import load_encoder
 from tests.unit.test_packed_architectures import DECODER, PACKED, TOLERANCE, VOCABULARY, save
 from tests.unit.triton_stand_in import ids
 
@@ -169,7 +169,7 @@ def test_a_model_whose_shared_answers_differ_shares_nothing_and_says_so(
     save(PACKED["llama"](), tmp_path)
     verdicts = iter([True, False])  # packed answers agree, those behind a prefix do not
     monkeypatch.setattr(loading, "agree", lambda *_: next(verdicts))
-    with caplog.at_level(logging.WARNING, logger="flagtriton_server.loading"):
+    with caplog.at_level(logging.WARNING, logger="flagtriton_server.loading.encoder"):
         encoder = load(tmp_path)
     assert caplog.messages == [f"{tmp_path}: texts that share a prefix get other answers, so none do"]
     assert (encoder.packed, encoder.shared_within) == (True, 0)
@@ -180,7 +180,7 @@ def test_the_trial_finds_out_a_model_that_forgets_the_prefix(
 ) -> None:
     save(PACKED["llama"](), tmp_path)
     monkeypatch.setattr(
-        "flagtriton_server.path_trial.forward",
+        "flagtriton_server.loading.packing_check.forward",
         lambda encoder, tokens, lengths, _=None: forward(encoder, tokens, lengths),
     )
     encoder = load(tmp_path)

@@ -24,7 +24,6 @@ from flagtriton.protocol.settings import (
     RerankerHeadSettings,
     ScorerSettings,
 )
-from flagtriton_server import loading
 from flagtriton_server.engines.base import Precision
 from flagtriton_server.engines.finite import all_finite, check_finite, finite_norms
 from flagtriton_server.errors import NotFiniteError, one_by_one
@@ -32,7 +31,8 @@ from flagtriton_server.heads import load_colbert_head, load_sparse_head
 from flagtriton_server.hidden_states import to_bytes
 from flagtriton_server.layered_encoding import trial_vectors
 from flagtriton_server.layered_loading import load_decoder
-from flagtriton_server.loading import choose_precision, load_encoder
+from flagtriton_server.loading import encoder
+from flagtriton_server.loading.encoder import choose_precision, load_encoder
 from flagtriton_server.reranker_heads import load_reranker_head
 from tests.checkpoints import make_bert, make_decoder, make_m3, make_reranker, make_xlm_roberta
 from tests.layered_checkpoints import make_layerwise, make_lightweight
@@ -133,7 +133,7 @@ def test_a_text_whose_values_pass_fp16_on_the_way_is_found_at_load(
     checkpoint = change(make_bert(tmp_path / "tiny"), name, lambda bias: bias.fill_(6e4))
     change(checkpoint, "encoder.layer.0.output.dense.weight", lambda weight: weight.fill_(1.0))
     assert load(checkpoint) is not None  # on a processor fp16 is computed in float32
-    monkeypatch.setattr(loading, "choose_precision", lambda *_: HALF)
+    monkeypatch.setattr(encoder, "choose_precision", lambda *_: HALF)
     with pytest.raises(
         ValueError, match=r"hidden states of a short text are not finite in fp16; add it with --precision bf16 or fp32$"
     ):
@@ -167,7 +167,7 @@ def test_padded_models_are_tried_too(
     settings = kind(tmp_path / "tiny")
     name = next(name for name in load_file(tmp_path / "tiny" / "model.safetensors") if "layer.1.output.dense.b" in name)
     change(tmp_path / "tiny", name, lambda bias: bias.fill_(value))
-    monkeypatch.setattr(loading, "check_loaded", lambda *_: None)
+    monkeypatch.setattr(encoder, "check_loaded", lambda *_: None)
     with pytest.raises(ValueError, match=r"of a short text are not finite in fp32; no precision is wider"):
         load(tmp_path / "tiny", "fp32", **settings)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.full_precision`: what float32 deployments compute, held to float64."""
+"""`flagtriton_server.loading.precision`: what float32 deployments compute, held to float64."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import encode_pooled
 from flagtriton_server.engines.pooling import last_token_pool
 from flagtriton_server.engines.torch_packed.prefix_attention import AttentionSpec, attention_behind
-from flagtriton_server.full_precision import ExactRotary, compute_in_full, with_exact_angles
-from flagtriton_server.loading import load_encoder
+from flagtriton_server.loading.encoder import load_encoder
+from flagtriton_server.loading.precision import ExactRotary, compute_in_full, with_exact_angles
 from tests.checkpoints import TEXTS, make_decoder
 
 CPU = torch.device("cpu")

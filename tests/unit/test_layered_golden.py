@@ -21,7 +21,7 @@ from flagtriton.protocol.settings import LayeredSettings, RerankerHeadSettings
 from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_END, PASSAGE_START
 from flagtriton_server.layered_encoding import LayeredRequest, encode_layers
 from flagtriton_server.layered_loading import load_decoder
-from flagtriton_server.loading import choose_precision
+from flagtriton_server.loading.encoder import choose_precision
 from flagtriton_server.reranker_heads import load_reranker_head
 from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS, PromptedBatch, encode_prompted_pairs
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer

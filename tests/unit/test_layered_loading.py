@@ -237,7 +237,7 @@ def test_rows_share_prefixes_as_long_as_no_window_is_shorter(
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(
     checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flagtriton_server.placement._free_bytes", lambda _: 10_000)
+    monkeypatch.setattr("flagtriton_server.loading.placement._free_bytes", lambda _: 10_000)
     with pytest.raises(ValueError, match=r"does not fit: .* add it again with --precision bf16, or fewer --instances"):
         load(checkpoints[LAYERWISE])
 

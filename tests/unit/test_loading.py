@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.loading`: which dtypes a precision means, and what a checkpoint's weights become."""
+"""`flagtriton_server.loading.encoder`: which dtypes a precision means, and what a checkpoint's weights become."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from flagtriton.protocol import precision as processor
 from flagtriton.protocol.settings import EncoderSettings
-from flagtriton_server import loading
 from flagtriton_server.engines.base import LoadedEncoder, Precision
 from flagtriton_server.engines.torch_packed.fused_bert import BertBlock
-from flagtriton_server.loading import choose_precision, load_encoder
-from flagtriton_server.path_trial import one_answer
+from flagtriton_server.loading import encoder as loading
+from flagtriton_server.loading.encoder import choose_precision, load_encoder
+from flagtriton_server.loading.packing_check import one_answer
 from tests.checkpoints import make_bert
 
 CPU = torch.device("cpu")

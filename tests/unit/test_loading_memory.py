@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.loading`: how much of a machine's memory a checkpoint takes while it is read."""
+"""`flagtriton_server.loading.encoder`: how much of a machine's memory a checkpoint takes while it is read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOISE = 8 * MIB
 MEASURED = """
 import json, sys, threading, time
 import torch
-from flagtriton_server.loading import load_encoder
+from flagtriton_server.loading.encoder import load_encoder
 from flagtriton.protocol.settings import EncoderSettings
 
 def anonymous():

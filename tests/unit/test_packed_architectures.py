@@ -15,11 +15,11 @@ import transformers
 from torch import Tensor
 
 from flagtriton.protocol.settings import _PACKED_ARCHITECTURES, EncoderSettings
-from flagtriton_server import loading
 from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import encode
-from flagtriton_server.loading import load_encoder
-from flagtriton_server.path_trial import agree
+from flagtriton_server.loading import encoder as loading
+from flagtriton_server.loading.encoder import load_encoder
+from flagtriton_server.loading.packing_check import agree
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-5  # of a float32 vector's size
@@ -193,7 +193,7 @@ def test_a_model_whose_packed_answers_differ_is_padded_with_a_warning(
 ) -> None:
     save(PACKED["bert"](), tmp_path)
     monkeypatch.setattr(loading, "agree", lambda *_: False)
-    with caplog.at_level(logging.WARNING, logger="flagtriton_server.loading"):
+    with caplog.at_level(logging.WARNING, logger="flagtriton_server.loading.encoder"):
         encoder = load(tmp_path)
     assert f"{tmp_path}: packed answers differ from padded ones, so texts are padded" in caplog.messages
     assert encoder.packed is False

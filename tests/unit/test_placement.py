@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.placement`: where weights go, and a word before they do not fit."""
+"""`flagtriton_server.loading.placement`: where weights go, and a word before they do not fit."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from torch import nn
 
 from flagtriton.protocol.parameters import write_parameters
 from flagtriton.protocol.settings import EncoderSettings
-from flagtriton_server import loading, placement
 from flagtriton_server.engines.base import LoadedEncoder, Precision
-from flagtriton_server.loading import load_encoder
-from flagtriton_server.placement import check_fit, instance_devices, loading_arguments, weights_bytes
+from flagtriton_server.loading import encoder as loading
+from flagtriton_server.loading import placement
+from flagtriton_server.loading.encoder import load_encoder
+from flagtriton_server.loading.placement import check_fit, instance_devices, loading_arguments, weights_bytes
 from tests.unit.test_packed_architectures import PACKED, save
 from tests.unit.triton_stand_in import imported_steps
 

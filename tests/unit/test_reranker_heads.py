@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import RerankerHeadSettings
-from flagtriton_server.loading import choose_precision
+from flagtriton_server.loading.encoder import choose_precision
 from flagtriton_server.reranker_heads import load_reranker_head
 from tests.checkpoints import make_bert, make_reranker, make_xlm_roberta
 

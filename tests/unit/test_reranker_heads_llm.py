@@ -18,7 +18,7 @@ from flagtriton.protocol.settings import RerankerHeadSettings
 from flagtriton_server.errors import RequestError
 from flagtriton_server.layered_decoder import LayerHeads
 from flagtriton_server.layered_loading import read_spec
-from flagtriton_server.loading import choose_precision
+from flagtriton_server.loading.encoder import choose_precision
 from flagtriton_server.reranker_heads import RerankerHead, load_reranker_head
 from tests.checkpoints import make_decoder
 from tests.layered_checkpoints import make_layerwise, make_lightweight

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from transformers import Qwen3Config, Qwen3Model
 
 from flagtriton.protocol.settings import EncoderSettings, PoolerSettings
-from flagtriton_server.loading import load_encoder
+from flagtriton_server.loading.encoder import load_encoder
 from tests.unit.triton_stand_in import Request, TritonError, answered, ids, imported_steps, responses_of, started
 
 HIDDEN_SIZE = 16

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import AutoModel
 
 from flagtriton.protocol.settings import EncoderSettings
-from flagtriton_server import loading
 from flagtriton_server.checkpoint.weight_files import adapter_base, unread_weights, weight_files
-from flagtriton_server.loading import check_weights, load_encoder
+from flagtriton_server.loading import encoder
+from flagtriton_server.loading.encoder import check_weights, load_encoder
 from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.errors import ToolError
 from tests.checkpoints import make_bert, make_decoder, make_m3
@@ -191,7 +191,7 @@ def test_an_adapter_that_the_hub_has_beside_the_weights_is_refused_too(
     get_peft_model(AutoModel.from_pretrained(checkpoint), LoraConfig(target_modules=["q_proj"])).save_pretrained(
         checkpoint
     )
-    monkeypatch.setattr(loading, "check_files", lambda _: None)  # as for a hub name, whose files are not here yet
+    monkeypatch.setattr(encoder, "check_files", lambda _: None)  # as for a hub name, whose files are not here yet
     with pytest.raises(ValueError, match="holds the weights of a model and a PEFT adapter"):
         load(checkpoint)
 
@@ -242,7 +242,7 @@ def test_a_file_in_half_precision_is_computed_in_the_deployments(checkpoint: Pat
 def test_heads_in_half_precision_are_loaded(tmp_path: Path) -> None:
     from flagtriton.protocol.settings import HeadSettings
     from flagtriton_server.heads import load_sparse_head
-    from flagtriton_server.loading import choose_precision
+    from flagtriton_server.loading.encoder import choose_precision
 
     checkpoint = make_m3(tmp_path / "m3")
     head = torch.load(checkpoint / "sparse_linear.pt")

@@ -112,7 +112,7 @@ class Raw:
         from flagtriton_server.backend.memory import keep_freed_memory
         from flagtriton_server.engines.encode import encode_pooled
         from flagtriton_server.engines.pooling import pooling_named
-        from flagtriton_server.loading import load_encoder
+        from flagtriton_server.loading.encoder import load_encoder
         from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 
         keep_freed_memory()

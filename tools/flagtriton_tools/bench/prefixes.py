@@ -21,7 +21,7 @@ from flagtriton_server.backend.memory import keep_freed_memory
 from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import encode_pooled
 from flagtriton_server.engines.pooling import last_token_pool
-from flagtriton_server.loading import load_encoder
+from flagtriton_server.loading.encoder import load_encoder
 from flagtriton_tools.bench.callers import seconds_of
 from flagtriton_tools.errors import ToolError
 

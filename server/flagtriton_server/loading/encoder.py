@@ -12,21 +12,21 @@ import torch
 
 from flagtriton.protocol.precision import best_cpu_precision
 from flagtriton.protocol.settings import EncoderSettings, attention_path
-from flagtriton_server.adapters import merge_adapter
 from flagtriton_server.checkpoint.files import check_files, two_sets_of_weights
 from flagtriton_server.checkpoint.lookup import file_finder
-from flagtriton_server.configuration_check import check_configuration
 from flagtriton_server.engines.base import LoadedEncoder, Precision
 from flagtriton_server.engines.finite import check_answers, check_loaded
 from flagtriton_server.engines.torch_packed.attention import ATTENTION_NAME, register_attention
 from flagtriton_server.engines.torch_packed.fused_bert import fuse_bert_layers
-from flagtriton_server.full_precision import compute_in_full, with_exact_angles
+from flagtriton_server.loading.adapters import merge_adapter
+from flagtriton_server.loading.configuration_check import check_configuration
+from flagtriton_server.loading.packing_check import agree, one_answer, padded_answers, trial_answers
+from flagtriton_server.loading.placement import check_fit, loading_arguments, weights_bytes
+from flagtriton_server.loading.precision import compute_in_full, with_exact_angles
+from flagtriton_server.loading.reranker_module import WithItsHead
 from flagtriton_server.packing.positions import counts_positions_behind_padding, position_capacity
 from flagtriton_server.packing.prefix_sharing import LEAST_SHARED
 from flagtriton_server.packing.ragged import packed_lengths
-from flagtriton_server.path_trial import agree, one_answer, padded_answers, trial_answers
-from flagtriton_server.placement import check_fit, loading_arguments, weights_bytes
-from flagtriton_server.reranker_module import WithItsHead
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
