@@ -151,7 +151,7 @@ def _answer_id(settings: RerankerHeadSettings) -> int:
 
 def _layer_heads(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
     """Return the heads of a layered reranker, one row of weights for each layer that has one."""
-    from flagtriton_server.layered_loading import load_layer_heads, read_spec
+    from flagtriton_server.layerwise.loading import load_layer_heads, read_spec
 
     spec = read_spec(settings.checkpoint, settings.revision, settings.model_class)
     heads = load_layer_heads(settings.checkpoint, settings.revision, spec, precision.stored)

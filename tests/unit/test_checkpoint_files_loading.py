@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from flagtriton.protocol.settings import EncoderSettings, LayeredSettings
-from flagtriton_server.layered_loading import load_decoder
+from flagtriton_server.layerwise.loading import load_decoder
 from flagtriton_server.loading.encoder import load_encoder
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from tests.checkpoints import TEXTS, make_bert, make_xlm_roberta

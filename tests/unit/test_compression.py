@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.compression`: means of neighbouring tokens, by hand and against one text after another."""
+"""`layerwise.token_compression`: means of neighbouring tokens, by hand and against one text after another."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from flagtriton_server.compression import Parts, merged
+from flagtriton_server.layerwise.token_compression import Parts, merged
 from flagtriton_server.packing.prefix_sharing import Segments
 
 SEEDS = range(60)

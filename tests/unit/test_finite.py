@@ -29,8 +29,8 @@ from flagtriton_server.engines.finite import all_finite, check_finite, finite_no
 from flagtriton_server.errors import NotFiniteError, one_by_one
 from flagtriton_server.heads import load_colbert_head, load_sparse_head
 from flagtriton_server.hidden_states import to_bytes
-from flagtriton_server.layered_encoding import trial_vectors
-from flagtriton_server.layered_loading import load_decoder
+from flagtriton_server.layerwise.encode import trial_vectors
+from flagtriton_server.layerwise.loading import load_decoder
 from flagtriton_server.loading import encoder
 from flagtriton_server.loading.encoder import choose_precision, load_encoder
 from flagtriton_server.reranker_heads import load_reranker_head

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from flagtriton.protocol.settings import EncoderSettings
-from flagtriton_server import layered_decoder
 from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import encode_pooled
 from flagtriton_server.engines.pooling import last_token_pool
 from flagtriton_server.engines.torch_packed.prefix_attention import AttentionSpec, attention_behind
+from flagtriton_server.layerwise import decoder
 from flagtriton_server.loading.encoder import load_encoder
 from flagtriton_server.loading.precision import ExactRotary, compute_in_full, with_exact_angles
 from tests.checkpoints import TEXTS, make_decoder
@@ -56,7 +56,7 @@ def test_an_angle_is_a_position_times_a_frequency_however_far_the_position() -> 
 
 def test_layered_rerankers_angles_are_as_exact() -> None:
     spec = SimpleNamespace(head_dim=4, rope_theta=100.0)  # frequencies 1 and 100 ** -0.5 = 0.1
-    cosines, sines = layered_decoder.rotation(torch.tensor(POSITIONS), spec)
+    cosines, sines = decoder.rotation(torch.tensor(POSITIONS), spec)
     assert cosines.dtype == torch.float32
     tenth = float(100.0 ** -torch.tensor(0.5))
     for row, position in enumerate(POSITIONS):

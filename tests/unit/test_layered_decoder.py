@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.layered_decoder` against transformers' Llama and Gemma-2, where they are the same network."""
+"""`flagtriton_server.layerwise.decoder` against transformers' Llama and Gemma-2, where they are the same network."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2Model, LlamaConfig, LlamaModel, PretrainedConfig
 
 from flagtriton_server.engines.torch_packed.attention import PackedTexts
-from flagtriton_server.layered_decoder import LayeredDecoder, LayerHeads, rotation
-from flagtriton_server.layered_spec import LayeredSpec
+from flagtriton_server.layerwise.decoder import LayeredDecoder, LayerHeads, rotation
+from flagtriton_server.layerwise.spec import LayeredSpec
 
 CPU = torch.device("cpu")
 BOUND = 2e-5

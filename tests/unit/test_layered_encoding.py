@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.layered_encoding`: a row's vectors are its own, whoever comes with it and however deep they go."""
+"""`flagtriton_server.layerwise.encode`: a row's vectors are its own, whoever comes with it and however deep they go."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import LayeredSettings
 from flagtriton_server.engines.torch_packed.attention import PackedTexts
 from flagtriton_server.errors import RequestError
-from flagtriton_server.layered_decoder import rotation
-from flagtriton_server.layered_encoding import Depth, LayeredRequest, check_parts, encode_layers
-from flagtriton_server.layered_loading import LoadedDecoder, load_decoder
+from flagtriton_server.layerwise.decoder import rotation
+from flagtriton_server.layerwise.encode import Depth, LayeredRequest, check_parts, encode_layers
+from flagtriton_server.layerwise.loading import LoadedDecoder, load_decoder
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 from tests.unit.triton_stand_in import ids
 

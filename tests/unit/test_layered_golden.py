@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from flagtriton.protocol.options.rerank import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION, RerankOptions
 from flagtriton.protocol.settings import LayeredSettings, RerankerHeadSettings
 from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_END, PASSAGE_START
-from flagtriton_server.layered_encoding import LayeredRequest, encode_layers
-from flagtriton_server.layered_loading import load_decoder
+from flagtriton_server.layerwise.encode import LayeredRequest, encode_layers
+from flagtriton_server.layerwise.loading import load_decoder
 from flagtriton_server.loading.encoder import choose_precision
 from flagtriton_server.reranker_heads import load_reranker_head
 from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS, PromptedBatch, encode_prompted_pairs

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import LayeredSettings
-from flagtriton_server.layered_encoding import LayeredRequest, encode_layers
-from flagtriton_server.layered_loading import load_decoder
+from flagtriton_server.layerwise.encode import LayeredRequest, encode_layers
+from flagtriton_server.layerwise.loading import load_decoder
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

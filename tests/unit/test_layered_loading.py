@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.layered_loading`: checkpoints as they are released, and ones that lack something."""
+"""`flagtriton_server.layerwise.loading`: checkpoints as they are released, and ones that lack something."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flagtriton.protocol.settings import LayeredSettings
-from flagtriton_server.layered_loading import LoadedDecoder, load_decoder, load_layer_heads, read_spec
+from flagtriton_server.layerwise.loading import LoadedDecoder, load_decoder, load_layer_heads, read_spec
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 
 CPU = torch.device("cpu")

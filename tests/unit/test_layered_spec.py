@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.layered_spec`: what two made-up `config.json` describe, and which of their layers have heads."""
+"""`flagtriton_server.layerwise.spec`: what two made-up `config.json` describe, and which of their layers have heads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flagtriton_server.errors import RequestError
-from flagtriton_server.layered_spec import LayeredSpec
+from flagtriton_server.layerwise.spec import LayeredSpec
 
 LAYERWISE, LIGHTWEIGHT = "decoder-only-layerwise", "decoder-only-lightweight"
 

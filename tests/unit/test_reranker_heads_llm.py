@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import RerankerHeadSettings
 from flagtriton_server.errors import RequestError
-from flagtriton_server.layered_decoder import LayerHeads
-from flagtriton_server.layered_loading import read_spec
+from flagtriton_server.layerwise.decoder import LayerHeads
+from flagtriton_server.layerwise.loading import read_spec
 from flagtriton_server.loading.encoder import choose_precision
 from flagtriton_server.reranker_heads import RerankerHead, load_reranker_head
 from tests.checkpoints import make_decoder

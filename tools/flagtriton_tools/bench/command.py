@@ -22,7 +22,7 @@ from flagtriton.protocol.settings import EncoderSettings
 from flagtriton.protocol.tensors import TOKEN_COUNT
 from flagtriton.remote.connection import ConnectionSettings
 from flagtriton.remote.model import ServedModel
-from flagtriton_server.layered_loading import read_spec
+from flagtriton_server.layerwise.loading import read_spec
 from flagtriton_tools.bench.bench_options import BenchOptions, BenchTask
 from flagtriton_tools.bench.contest import infinity_server, library, peer_python
 from flagtriton_tools.bench.growth import draw_growth, measure_growth, to_json

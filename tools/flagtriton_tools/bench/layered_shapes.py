@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import PretrainedConfig
 
-from flagtriton_server.layered_decoder import LayeredDecoder, LayerHeads
-from flagtriton_server.layered_spec import LayeredSpec
+from flagtriton_server.layerwise.decoder import LayeredDecoder, LayerHeads
+from flagtriton_server.layerwise.spec import LayeredSpec
 
 __all__ = ["write_layered"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flagtriton import FlagAutoReranker
-from flagtriton_server.layered_spec import LayeredSpec
+from flagtriton_server.layerwise.spec import LayeredSpec
 from flagtriton_tools.bench.callers import seconds_of
 from flagtriton_tools.bench.ours import Place
 from flagtriton_tools.bench.tasks import TaskResult

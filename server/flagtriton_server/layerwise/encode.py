@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flagtriton.protocol.options.rerank import RerankOptions
-from flagtriton_server.compression import Parts, merged
 from flagtriton_server.engines.torch_packed.attention import PackedTexts
 from flagtriton_server.errors import RequestError
-from flagtriton_server.layered_decoder import rotation
-from flagtriton_server.layered_loading import LoadedDecoder
-from flagtriton_server.layered_spec import LayeredSpec
+from flagtriton_server.layerwise.decoder import rotation
+from flagtriton_server.layerwise.loading import LoadedDecoder
+from flagtriton_server.layerwise.spec import LayeredSpec
+from flagtriton_server.layerwise.token_compression import Parts, merged
 from flagtriton_server.packing.micro_batches import RaggedTexts
 from flagtriton_server.packing.prefix_sharing import Segments
 from flagtriton_server.packing.ragged import lengths_before, packed_length, token_counts, token_indices

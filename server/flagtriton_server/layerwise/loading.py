@@ -13,8 +13,8 @@ from flagtriton.protocol.settings import LayeredSettings
 from flagtriton_server.checkpoint.files import check_files
 from flagtriton_server.engines.base import Precision
 from flagtriton_server.engines.finite import check_answers, check_loaded
-from flagtriton_server.layered_decoder import LayeredDecoder, LayerHeads
-from flagtriton_server.layered_spec import LayeredSpec
+from flagtriton_server.layerwise.decoder import LayeredDecoder, LayerHeads
+from flagtriton_server.layerwise.spec import LayeredSpec
 from flagtriton_server.loading.adapters import merge_adapter
 from flagtriton_server.loading.encoder import check_positions, check_weights, choose_precision
 from flagtriton_server.loading.placement import check_fit, loading_arguments, weights_bytes
@@ -63,7 +63,7 @@ def load_decoder(settings: LayeredSettings, device: torch.device) -> LoadedDecod
         ValueError: it is of another architecture, lacks weights, they do not fit the device, it has fewer positions
             than the deployment's `max_length`, or what it computes is not finite in the deployment's precision.
     """
-    from flagtriton_server.layered_encoding import trial_vectors  # which knows what is loaded here
+    from flagtriton_server.layerwise.encode import trial_vectors  # which knows what is loaded here
 
     check_files(settings.checkpoint)
     spec = read_spec(settings.checkpoint, settings.revision, settings.model_class)

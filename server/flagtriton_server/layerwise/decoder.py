@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
 from flagtriton_server.engines.torch_packed.attention import AttentionSpec, PackedTexts, packed_attention
-from flagtriton_server.layered_spec import LayeredSpec
+from flagtriton_server.layerwise.spec import LayeredSpec
 
 __all__ = ["LayerHeads", "LayeredDecoder", "Rotation", "rotation"]
 
