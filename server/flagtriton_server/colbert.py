@@ -20,11 +20,11 @@ from flagtriton.protocol.tensors import COLBERT_LENGTHS, COLBERT_VECS, HIDDEN_ST
 from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.errors import RequestError, one_by_one
-from flagtriton_server.heads import load_colbert_head
-from flagtriton_server.hidden_states import from_bytes
+from flagtriton_server.heads.colbert import colbert_lengths, colbert_vectors, padded_vectors
+from flagtriton_server.heads.linear import load_colbert_head
+from flagtriton_server.heads.transfer import from_bytes
 from flagtriton_server.loading.encoder import encoder_precision
 from flagtriton_server.loading.placement import instance_devices
-from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors, padded_vectors
 from flagtriton_server.packing.ragged import token_counts
 
 __all__ = ["TritonPythonModel"]

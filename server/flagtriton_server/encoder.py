@@ -26,13 +26,13 @@ from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.cores import give_way, share_cores
 from flagtriton_server.backend.memory import keep_freed_memory
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
-from flagtriton_server.dense import load_chain
 from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import check_token_ids, encode, encode_pooled
 from flagtriton_server.engines.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
 from flagtriton_server.engines.pseudo_moe import in_domain
 from flagtriton_server.errors import RequestError, one_by_one
-from flagtriton_server.hidden_states import to_bytes
+from flagtriton_server.heads.dense import load_chain
+from flagtriton_server.heads.transfer import to_bytes
 from flagtriton_server.loading.encoder import load_encoder
 from flagtriton_server.loading.placement import instance_devices
 from flagtriton_server.packing.ragged import token_counts

@@ -15,7 +15,7 @@ from flagtriton_server.backend.cores import give_way, share_cores
 from flagtriton_server.backend.memory import keep_freed_memory
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.engines.encode import check_token_ids
-from flagtriton_server.hidden_states import to_bytes
+from flagtriton_server.heads.transfer import to_bytes
 from flagtriton_server.layerwise.encode import LayeredRequest, check_parts, encode_layers
 from flagtriton_server.layerwise.loading import load_decoder
 from flagtriton_server.loading.placement import instance_devices

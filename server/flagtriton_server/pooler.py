@@ -14,10 +14,10 @@ from flagtriton.protocol.settings import PoolerSettings, read_settings
 from flagtriton.protocol.tensors import DENSE_VECS, DONE, HIDDEN_STATES, INPUT_IDS, PROMPT_LENGTH, Tensor
 from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
-from flagtriton_server.dense import load_chain
 from flagtriton_server.engines.pooling import pooling_named, to_embedding
 from flagtriton_server.errors import RequestError, one_by_one
-from flagtriton_server.hidden_states import from_bytes
+from flagtriton_server.heads.dense import load_chain
+from flagtriton_server.heads.transfer import from_bytes
 from flagtriton_server.loading.encoder import encoder_precision
 from flagtriton_server.packing.ragged import token_counts
 

@@ -28,14 +28,14 @@ from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.engines.finite import check_finite
 from flagtriton_server.engines.pooling import pooling_named, to_embedding
 from flagtriton_server.errors import RequestError, one_by_one
-from flagtriton_server.heads import load_colbert_head, load_sparse_head
-from flagtriton_server.hidden_states import from_bytes
-from flagtriton_server.lexical import lexical_weights, token_weights
+from flagtriton_server.heads.colbert import colbert_lengths, colbert_vectors
+from flagtriton_server.heads.lexical import lexical_weights, token_weights
+from flagtriton_server.heads.linear import load_colbert_head, load_sparse_head
+from flagtriton_server.heads.m3_scores import EncodedSide, five_scores
+from flagtriton_server.heads.transfer import from_bytes
 from flagtriton_server.loading.encoder import encoder_precision
 from flagtriton_server.loading.placement import instance_devices
-from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors
 from flagtriton_server.packing.ragged import token_counts
-from flagtriton_server.scoring import EncodedSide, five_scores
 
 __all__ = ["TritonPythonModel"]
 

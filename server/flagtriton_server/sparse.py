@@ -23,9 +23,9 @@ from flagtriton.protocol.tensors import (
 from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.errors import RequestError, one_by_one
-from flagtriton_server.heads import load_sparse_head
-from flagtriton_server.hidden_states import from_bytes
-from flagtriton_server.lexical import lexical_weights, token_weights
+from flagtriton_server.heads.lexical import lexical_weights, token_weights
+from flagtriton_server.heads.linear import load_sparse_head
+from flagtriton_server.heads.transfer import from_bytes
 from flagtriton_server.loading.encoder import encoder_precision
 from flagtriton_server.loading.placement import instance_devices
 from flagtriton_server.packing.ragged import token_counts

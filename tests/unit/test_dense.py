@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.dense`: what follows pooling, by numbers that can be checked by hand."""
+"""`flagtriton_server.heads.dense`: what follows pooling, by numbers that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flagtriton_server.dense import load_chain
+from flagtriton_server.heads.dense import load_chain
 from flagtriton_server.sentence_transformers.activations import ACTIVATIONS
 from tests.unit.builders import write_json
 

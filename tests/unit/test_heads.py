@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.heads`: BGE-M3's linear layers from files of their own, read as tensors and nothing else."""
+"""`heads.linear`: BGE-M3's linear layers from files of their own, read as tensors and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from flagtriton.protocol.settings import HeadSettings
 from flagtriton_server.checkpoint import lookup
 from flagtriton_server.engines.base import Precision
-from flagtriton_server.heads import Head, load_head, load_sparse_head
+from flagtriton_server.heads.linear import Head, load_head, load_sparse_head
 from tests.unit.builders import write_json
 
 FP32 = Precision("fp32", torch.float32, torch.float32)

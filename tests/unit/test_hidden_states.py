@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.hidden_states`: vectors cross as bytes and come back to the bit, or are refused."""
+"""`flagtriton_server.heads.transfer`: vectors cross as bytes and come back to the bit, or are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from flagtriton_server.errors import RequestError
-from flagtriton_server.hidden_states import from_bytes, to_bytes
+from flagtriton_server.heads.transfer import from_bytes, to_bytes
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from flagtriton.protocol.options.rerank import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION, RerankOptions
 from flagtriton.protocol.settings import LayeredSettings, RerankerHeadSettings
 from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_END, PASSAGE_START
+from flagtriton_server.heads.classifier import load_reranker_head
 from flagtriton_server.layerwise.encode import LayeredRequest, encode_layers
 from flagtriton_server.layerwise.loading import load_decoder
 from flagtriton_server.loading.encoder import choose_precision
-from flagtriton_server.reranker_heads import load_reranker_head
 from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS, PromptedBatch, encode_prompted_pairs
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from tests.layered_checkpoints import make_layerwise, make_lightweight

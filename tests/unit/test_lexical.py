@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.lexical`: the greatest weight of each token id of a text, in the order they first occur."""
+"""`flagtriton_server.heads.lexical`: the greatest weight of each token id of a text, in the order they first occur."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from flagtriton_server.engines.torch_packed.fused_bert import FusedLinear
-from flagtriton_server.heads import Head
-from flagtriton_server.lexical import LexicalWeights, lexical_weights, token_weights
+from flagtriton_server.heads.lexical import LexicalWeights, lexical_weights, token_weights
+from flagtriton_server.heads.linear import Head
 from tests.unit.triton_stand_in import ids
 
 

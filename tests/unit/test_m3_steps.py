@@ -23,7 +23,7 @@ from flagtriton.protocol.settings import (
     ScorerSettings,
     TokenizerSettings,
 )
-from flagtriton_server import multi_vector
+from flagtriton_server.heads import colbert as multi_vector
 from tests.checkpoints import make_m3
 from tests.unit.triton_stand_in import Request, answered, ids, imported_steps, responses_of, started
 

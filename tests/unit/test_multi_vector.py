@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.multi_vector`: a vector for every token but a text's first."""
+"""`flagtriton_server.heads.colbert`: a vector for every token but a text's first."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from flagtriton.protocol.options.embed import EmbedOptions
-from flagtriton_server import multi_vector
 from flagtriton_server.engines.torch_packed.fused_bert import FusedLinear
 from flagtriton_server.errors import RequestError
-from flagtriton_server.heads import Head
-from flagtriton_server.multi_vector import colbert_lengths, colbert_vectors, padded_vectors
+from flagtriton_server.heads import colbert
+from flagtriton_server.heads.colbert import colbert_lengths, colbert_vectors, padded_vectors
+from flagtriton_server.heads.linear import Head
 
 FP32, FP16 = np.dtype(np.float32), np.dtype(np.float16)
 RAW = EmbedOptions(normalize=False)
@@ -113,9 +113,9 @@ def test_vectors_are_given_in_the_dtype_they_travel_in(dtype: np.dtype[Any]) -> 
 def test_what_just_fits_one_reply_is_given(monkeypatch: pytest.MonkeyPatch, dtype: np.dtype[Any], most: int) -> None:
     # 2 texts, 3 vectors of the longer one, 2 components: 12 numbers of 4 or 2 bytes
     rows, lengths = [[1, 2]] * 4, [1, 3]
-    monkeypatch.setattr(multi_vector, "_MOST_BYTES", most + 1)
+    monkeypatch.setattr(colbert, "_MOST_BYTES", most + 1)
     assert padded(rows, lengths, dtype).shape == (2, 3, 2)
-    monkeypatch.setattr(multi_vector, "_MOST_BYTES", most)
+    monkeypatch.setattr(colbert, "_MOST_BYTES", most)
     with pytest.raises(RequestError, match=rf"colbert_vecs would be \[2, 3, 2\] {dtype}"):
         padded(rows, lengths, dtype)
 

@@ -20,7 +20,7 @@ from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import check_token_ids, encode, encode_pooled
 from flagtriton_server.engines.pooling import Pooling, cls_pool, last_token_pool, mean_pool
-from flagtriton_server.hidden_states import from_bytes, to_bytes
+from flagtriton_server.heads.transfer import from_bytes, to_bytes
 from flagtriton_server.loading.encoder import load_encoder
 from flagtriton_server.packing.prefix_sharing import LEAST_SHARED
 from tests.checkpoints import make_bert, make_decoder, make_xlm_roberta

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flagtriton_server.errors import RequestError
-from flagtriton_server.hidden_states import from_bytes, to_bytes
+from flagtriton_server.heads.transfer import from_bytes, to_bytes
 from flagtriton_server.packing.micro_batches import RaggedTexts
 from flagtriton_server.packing.positions import packed_positions
 from flagtriton_server.packing.ragged import (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.reranker_heads`: the head alone gives what the checkpoint's own class gives."""
+"""`flagtriton_server.heads.classifier`: the head alone gives what the checkpoint's own class gives."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification
 
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import RerankerHeadSettings
+from flagtriton_server.heads.classifier import load_reranker_head
 from flagtriton_server.loading.encoder import choose_precision
-from flagtriton_server.reranker_heads import load_reranker_head
 from tests.checkpoints import make_bert, make_reranker, make_xlm_roberta
 
 CPU = torch.device("cpu")

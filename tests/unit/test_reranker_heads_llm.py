@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.reranker_heads` of LLMs: the logit of "Yes" as the whole model gives it, and heads of layers."""
+"""`flagtriton_server.heads.classifier` of LLMs: the logit of "Yes" as the whole model gives it, and heads of layers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import RerankerHeadSettings
 from flagtriton_server.errors import RequestError
+from flagtriton_server.heads.classifier import RerankerHead, load_reranker_head
 from flagtriton_server.layerwise.decoder import LayerHeads
 from flagtriton_server.layerwise.loading import read_spec
 from flagtriton_server.loading.encoder import choose_precision
-from flagtriton_server.reranker_heads import RerankerHead, load_reranker_head
 from tests.checkpoints import make_decoder
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from flagtriton.protocol.settings import RerankerHeadSettings
-from flagtriton_server.hidden_states import to_bytes
+from flagtriton_server.heads.transfer import to_bytes
 from tests.checkpoints import make_bert, make_decoder, make_reranker
 from tests.layered_checkpoints import make_layerwise, make_lightweight
 from tests.unit.triton_stand_in import Request, answered, imported_steps, started

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.scoring`: BGE-M3's five scores of a pair, by numbers that can be checked by hand."""
+"""`flagtriton_server.heads.m3_scores`: BGE-M3's five scores of a pair, by numbers that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from flagtriton.protocol.tensors import (
     SPARSE_SCORE,
     Tensor,
 )
-from flagtriton_server.lexical import LexicalWeights
-from flagtriton_server.scoring import EncodedSide, five_scores
+from flagtriton_server.heads.lexical import LexicalWeights
+from flagtriton_server.heads.m3_scores import EncodedSide, five_scores
 
 ONES = (1.0, 1.0, 1.0)
 

@@ -241,7 +241,7 @@ def test_a_file_in_half_precision_is_computed_in_the_deployments(checkpoint: Pat
 
 def test_heads_in_half_precision_are_loaded(tmp_path: Path) -> None:
     from flagtriton.protocol.settings import HeadSettings
-    from flagtriton_server.heads import load_sparse_head
+    from flagtriton_server.heads.linear import load_sparse_head
     from flagtriton_server.loading.encoder import choose_precision
 
     checkpoint = make_m3(tmp_path / "m3")

@@ -13,7 +13,7 @@ from torch import Tensor
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton_server.engines.pooling import finished
 from flagtriton_server.errors import RequestError
-from flagtriton_server.heads import Head
+from flagtriton_server.heads.linear import Head
 
 __all__ = ["colbert_lengths", "colbert_vectors", "padded_vectors"]
 

@@ -21,7 +21,7 @@ from flagtriton.protocol.tensors import (
     SPARSE_SCORE,
 )
 from flagtriton.protocol.tensors import Tensor as TensorSpec
-from flagtriton_server.lexical import LexicalWeights
+from flagtriton_server.heads.lexical import LexicalWeights
 
 __all__ = ["EncodedSide", "five_scores"]
 

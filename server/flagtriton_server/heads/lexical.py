@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flagtriton.protocol.tensors import PAST_END
 from flagtriton_server.engines.finite import check_finite
-from flagtriton_server.heads import Head
+from flagtriton_server.heads.linear import Head
 
 __all__ = ["LexicalWeights", "lexical_weights", "token_weights"]
 
