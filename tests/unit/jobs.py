@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.backend import queue, scheduler
+from flagtriton_server.backend import queue as queue_module
+from flagtriton_server.backend import scheduler
 from flagtriton_server.backend.queue import Job, QueueLimits, WorkQueue
 
 __all__ = ["NO_LIMITS", "TURN", "Answers", "ended", "in_thread", "job", "queue", "settable_clock", "waits"]
@@ -45,7 +46,7 @@ def queue(*jobs: Job[Any], limits: QueueLimits = NO_LIMITS) -> WorkQueue[Any]:
 def settable_clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Replace the clock of queues and workers; return one whose `now`, in seconds, stands still unless it is set."""
     clock = SimpleNamespace(now=1000.0)
-    for module in (queue, scheduler):
+    for module in (queue_module, scheduler):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 

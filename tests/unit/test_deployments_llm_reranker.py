@@ -60,7 +60,8 @@ def deployment(model_class: str, **chosen: Any) -> Deployment:
 
 
 @pytest.mark.parametrize(
-    ("model_class", "encoder"), [(BASE, "encoder"), (LAYERWISE, "layered_encoder"), (LIGHTWEIGHT, "layered_encoder")]
+    ("model_class", "encoder"),
+    [(BASE, "encoder"), *((each, "layerwise_encoder") for each in (LAYERWISE, LIGHTWEIGHT))],
 )
 def test_an_ensemble_and_three_steps_stand_for_it(model_class: str, encoder: str) -> None:
     found = {name: model.step for name, model in models(model_class).items()}
@@ -245,7 +246,7 @@ def test_a_layered_checkpoint_is_known_by_its_architecture_and_needs_no_code_of_
     assert (found.task, found.model_class, found.trust_remote_code) == ("rerank", model_class, False)
     assert (found.hidden_size, found.max_length) == (48, {LAYERWISE: 2048, LIGHTWEIGHT: 8192}[model_class])
     ensemble, *steps = build(found, AddOptions())
-    assert [step.step for step in steps] == ["tokenizer", "layered_encoder", "reranker_scorer"]
+    assert [step.step for step in steps] == ["tokenizer", "layerwise_encoder", "reranker_scorer"]
     assert ensemble.config.parameters["model_class"].string_value == model_class
 
 

@@ -53,7 +53,7 @@ def activated(environment: Path, code: str) -> subprocess.CompletedProcess[str]:
 def test_the_steps_and_the_contract_are_in_and_the_command_is_not(members: Members) -> None:
     assert {"flagtriton", "flagtriton_server", "numpy", "tokenizers"} <= packages(members)
     assert not packages(members) & {"flagtriton_tools", "pytest", "FlagEmbedding", "pytriton"}
-    assert f"{SITE_PACKAGES}/flagtriton_server/encoder.py" in members
+    assert f"{SITE_PACKAGES}/flagtriton_server/steps/encoder.py" in members
 
 
 def test_what_is_left_out_is_left_out_with_what_only_it_needs(members: Members) -> None:

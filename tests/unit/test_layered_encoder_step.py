@@ -31,7 +31,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    with imported_steps(monkeypatch, "layered_encoder") as modules:
+    with imported_steps(monkeypatch, "layerwise_encoder") as modules:
         yield modules
 
 
@@ -39,7 +39,7 @@ def encoder(
     steps: SimpleNamespace, checkpoints: dict[str, Path], model_class: str = LIGHTWEIGHT, precision: str = "fp32"
 ) -> Any:
     settings = LayeredSettings(str(checkpoints[model_class]), model_class, 32, token_budget=64, precision=precision)
-    return started(steps.layered_encoder, settings)
+    return started(steps.layerwise_encoder, settings)
 
 
 @pytest.fixture

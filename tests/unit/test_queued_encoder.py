@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.queued_encoder`: what may wait for an encoder, and where bulk work makes way for others."""
+"""`flagtriton_server.steps.queued_encoder`: what may wait for an encoder, and where bulk work makes way for others."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.queued_step`: from Triton's `execute` to answers that a thread of the step's own sends."""
+"""`flagtriton_server.steps.base`: from Triton's `execute` to answers that a thread of the step's own sends."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MOST_REQUESTS, MOST_TOKENS = 4, 60
 
 @pytest.fixture
 def queued_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    with imported_steps(monkeypatch, "queued_step", "step_watch") as modules:
-        yield modules.queued_step
+    with imported_steps(monkeypatch, "base", "backend.metrics") as modules:
+        yield modules.base
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    with imported_steps(monkeypatch, "encoder", "layered_encoder") as modules:
+    with imported_steps(monkeypatch, "encoder", "layerwise_encoder") as modules:
         yield modules
 
 
@@ -73,7 +73,7 @@ def settings_of(checkpoints: dict[str, Path], name: str, **more: Any) -> Encoder
 
 
 def begun(steps: SimpleNamespace, settings: EncoderSettings | LayeredSettings) -> Any:
-    return started(steps.layered_encoder if isinstance(settings, LayeredSettings) else steps.encoder, settings)
+    return started(steps.layerwise_encoder if isinstance(settings, LayeredSettings) else steps.encoder, settings)
 
 
 def layers_of(step: Any) -> list[nn.Module]:
@@ -226,7 +226,7 @@ def test_on_a_gpu_no_query_overtakes_as_its_kernels_are_queued_long_before_they_
 ) -> None:
     settings, gpu = settings_of(checkpoints, name), torch.device("cuda")
     assert set(hooks(begun(steps, settings))) == {1}
-    module = steps.encoder if load == "load_encoder" else steps.layered_encoder
+    module = steps.encoder if load == "load_encoder" else steps.layerwise_encoder
     on_the_processor = getattr(module, load)
     monkeypatch.setattr(module, "instance_devices", lambda *_: [gpu])
     monkeypatch.setattr(
@@ -256,7 +256,7 @@ class Told:
 def test_a_step_counts_a_requests_tokens_without_padding(
     steps: SimpleNamespace, checkpoints: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (steps.encoder, steps.layered_encoder):
+    for module in (steps.encoder, steps.layerwise_encoder):
         monkeypatch.setattr(module, "QueuedEncoder", Told)
     settings = settings_of(checkpoints, name)
     told = begun(steps, settings)._queued

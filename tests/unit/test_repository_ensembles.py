@@ -60,7 +60,7 @@ def test_a_deployments_folders_are_its_own_its_ensembles_and_its_steps(repositor
 @pytest.mark.parametrize("step", STEPS)
 def test_every_step_of_both_ensembles_has_its_code(repository: Path, step: str) -> None:
     code = (repository / f"m3_{step}" / "1" / "model.py").read_text("utf-8")
-    assert f"from flagtriton_server.{step} import TritonPythonModel" in code
+    assert f"from flagtriton_server.steps.{step} import TritonPythonModel" in code
 
 
 def test_an_ensemble_of_nobodys_is_no_deployments(tmp_path: Path) -> None:

@@ -34,17 +34,17 @@ BULK = {**OWN, "priority": "bulk"}
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    with imported_steps(monkeypatch, "step_watch", "tokenizer", "encoder", "layered_encoder") as modules:
+    with imported_steps(monkeypatch, "backend.metrics", "tokenizer", "encoder", "layerwise_encoder") as modules:
         yield modules
 
 
 def watch(steps: SimpleNamespace, *, encodes: bool = True) -> Any:
-    return steps.step_watch.StepWatch({"model_name": "tiny_step", "model_version": "1"}, encodes=encodes)
+    return steps.metrics.StepWatch({"model_name": "tiny_step", "model_version": "1"}, encodes=encodes)
 
 
 def job(steps: SimpleNamespace, took_s: float, *, waited_s: float = 0.0, tokens: int = 5, **more: Any) -> Job[Any]:
     """Return a request that came so long ago."""
-    came_at = steps.step_watch.time.monotonic() - took_s
+    came_at = steps.metrics.time.monotonic() - took_s
     work = SimpleNamespace(rows=2)
     return Job(work, tokens, print, came_at=came_at, taken_at=came_at + waited_s, **more)
 
@@ -74,7 +74,7 @@ def value(name: str, **labels: str) -> float:
 def test_everything_is_known_before_the_first_request(steps: SimpleNamespace) -> None:
     for encodes in (True, False):
         made = watch(steps, encodes=encodes)
-        made.of_queue(queue(), steps.step_watch.QueueLimits(7, 80))
+        made.of_queue(queue(), steps.metrics.QueueLimits(7, 80))
         with published(made):
             assert value("waiting_requests_limit", **PROCESS) == 7
             assert value("waiting_tokens_limit", **PROCESS) == 80
@@ -121,7 +121,7 @@ def test_times_are_added_up_and_counted_by_their_limits(steps: SimpleNamespace) 
 def test_what_waits_is_read_when_it_is_told(steps: SimpleNamespace) -> None:
     waiting = queue(*(Job(None, tokens, print, bulk=bulk) for tokens, bulk in [(3, False), (4, True), (5, True)]))
     made = watch(steps)
-    made.of_queue(waiting, steps.step_watch.QueueLimits(7, 80))
+    made.of_queue(waiting, steps.metrics.QueueLimits(7, 80))
     both = [(of, priority) for priority in ("interactive", "bulk") for of in ("requests", "tokens")]
     with published(made):
         assert [value(f"waiting_{of}", **PROCESS, priority=priority) for of, priority in both] == [1, 3, 2, 9]
@@ -200,7 +200,7 @@ def test_a_prefix_that_texts_share_goes_through_once(steps: SimpleNamespace, tmp
         settings = EncoderSettings(str(checkpoint), 64, 96, precision="fp32", pooling_method="last_token")
     else:
         settings = LayeredSettings(str(make_layerwise(tmp_path / name)), f"decoder-only-{name}", 64, 96, "fp32")
-    model = started(steps.encoder if name == "llama" else steps.layered_encoder, settings)
+    model = started(steps.encoder if name == "llama" else steps.layerwise_encoder, settings)
     prefix = list(range(10, 34))
     texts = [[*prefix, 40 + place] for place in range(6)]
     ends = {"passage_start": [24] * 6, "passage_end": [25] * 6}

@@ -19,7 +19,7 @@ from tests.unit.triton_stand_in import Request, Response, TritonError, imported_
 
 @pytest.fixture
 def triton_io(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    with imported_steps(monkeypatch, "triton_io") as modules:
+    with imported_steps(monkeypatch, "backend.triton_io") as modules:
         yield modules.triton_io
 
 

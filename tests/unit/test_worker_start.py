@@ -116,14 +116,14 @@ def test_a_worker_that_waits_holds_no_request(bulk: bool, failing: bool) -> None
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    with imported_steps(monkeypatch, "queued_step", "step_watch", "encoder", "layered_encoder") as modules:
+    with imported_steps(monkeypatch, "base", "backend.metrics", "encoder", "layerwise_encoder") as modules:
         yield modules
 
 
 def test_a_queued_step_loads_in_the_thread_that_runs(steps: SimpleNamespace) -> None:
     threads: list[int] = []
-    watch = steps.step_watch.StepWatch({"model_name": "tiny_step", "model_version": "1"}, encodes=False)
-    queued = steps.queued_step.QueuedStep(QueueLimits(4, 4), 4, 1, lambda _: None, lambda work: work, watch=watch)
+    watch = steps.metrics.StepWatch({"model_name": "tiny_step", "model_version": "1"}, encodes=False)
+    queued = steps.base.QueuedStep(QueueLimits(4, 4), 4, 1, lambda _: None, lambda work: work, watch=watch)
     worker = queued._worker
     queued.start(lambda: threads.append(threading.get_ident()))
     assert threads == [worker._thread.ident]
@@ -132,7 +132,7 @@ def test_a_queued_step_loads_in_the_thread_that_runs(steps: SimpleNamespace) -> 
 
 STEPS = {
     "encoder": ("load_encoder", EncoderSettings("a/b", 64, 64)),
-    "layered_encoder": ("load_decoder", LayeredSettings("a/b", "decoder-only-layerwise", 64, 64)),
+    "layerwise_encoder": ("load_decoder", LayeredSettings("a/b", "decoder-only-layerwise", 64, 64)),
 }
 
 

@@ -20,7 +20,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import flagtriton_server
 from flagtriton.protocol.parameters import write_parameters
 
 __all__ = [
@@ -40,7 +39,7 @@ __all__ = [
 
 FINAL = 1
 
-_OVER_TRITON = ("triton_io", "step_watch", "queued_step", "queued_encoder")
+_OVER_TRITON = ("backend.triton_io", "backend.metrics", "base", "queued_encoder")
 """What the steps import that holds on to the module which stands in for Triton's."""
 
 
@@ -149,7 +148,12 @@ class MetricSeries:
 
 @contextmanager
 def imported_steps(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[SimpleNamespace]:
-    """Yield the modules of some steps, imported anew, which leave this process's threads and memory as they are."""
+    """Yield modules of the server's, imported anew, which leave this process's threads and memory as they are.
+
+    Args:
+        monkeypatch: undoes what is replaced.
+        names: of steps, or of other modules with their packages: `backend.metrics` is there as `metrics`.
+    """
     backend = ModuleType("triton_python_backend_utils")
     for name, value in {
         "Tensor": Tensor,
@@ -169,7 +173,7 @@ def imported_steps(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[Sim
     _forget(*_OVER_TRITON, *names)
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setattr("flagtriton_server.backend.backpressure.FOLDER", Path(folder))
-        yield SimpleNamespace(**{name: importlib.import_module(f"flagtriton_server.{name}") for name in names})
+        yield SimpleNamespace(**{name.rpartition(".")[2]: importlib.import_module(_path(name)) for name in names})
     _forget(*_OVER_TRITON, *names)
 
 
@@ -215,5 +219,11 @@ def _input_tensor(request: Request, name: str) -> Tensor | None:
 
 def _forget(*names: str) -> None:
     for name in names:
-        sys.modules.pop(f"flagtriton_server.{name}", None)
-        vars(flagtriton_server).pop(name, None)
+        package, _, module = _path(name).rpartition(".")
+        sys.modules.pop(_path(name), None)
+        vars(importlib.import_module(package)).pop(module, None)
+
+
+def _path(name: str) -> str:
+    """Return a module's name with that of its package: of the steps' package unless it says another."""
+    return f"flagtriton_server.{name if '.' in name else f'steps.{name}'}"

@@ -24,7 +24,7 @@ from flagtriton_tools.sentence_transformers_files import module_folders
 
 __all__ = ["bytes_of", "with_copies"]
 
-_READ_ALL = frozenset(["encoder", "layered_encoder", "reranker_scorer"])
+_READ_ALL = frozenset(["encoder", "layerwise_encoder", "reranker_scorer"])
 """Steps that read weights; the others read a tokenizer, or BGE-M3's heads."""
 
 _HEADS = ("sparse_linear", "colbert_linear")

@@ -44,7 +44,7 @@ from flagtriton_tools.steps import (
     PAIR_TENSORS,
     colbert_step,
     encoder_step,
-    layered_encoder_step,
+    layerwise_encoder_step,
     part_tensors,
     pooler_step,
     reranker_scorer_step,
@@ -87,7 +87,7 @@ def _reranker(name: str, served: Deployment, options: AddOptions) -> list[Model]
     _refuse_of_reranker(name, served, options)
     layered, llm = served.model_class in LAYERED, is_llm_reranker(served.task, served.model_class)
     if layered:
-        encoder = layered_encoder_step(name, served, options)
+        encoder = layerwise_encoder_step(name, served, options)
     else:
         encoder = encoder_step(name, served, options, rows="last" if llm else "first")
     steps = [tokenizer_step(name, served, options), encoder, reranker_scorer_step(name, served, options)]

@@ -24,7 +24,7 @@ __all__ = ["Entry", "add_models", "entries", "entry_named", "model_names", "remo
 
 _MODEL_PY = '''"""{summary}"""
 
-from flagtriton_server.{step} import TritonPythonModel as TritonPythonModel
+from flagtriton_server.steps.{step} import TritonPythonModel as TritonPythonModel
 '''
 _SUMMARIES = {
     "tokenizer": "Text to ragged token ids.",
@@ -33,7 +33,7 @@ _SUMMARIES = {
     "sparse": "Hidden states to lexical weights.",
     "colbert": "Hidden states to ColBERT vectors.",
     "scorer": "Hidden states of pairs to scores.",
-    "layered_encoder": "Ragged token ids to hidden states at several layers.",
+    "layerwise_encoder": "Ragged token ids to hidden states at several layers.",
     "reranker_scorer": "Hidden states of pairs to a reranker's scores.",
 }
 

@@ -59,7 +59,7 @@ __all__ = [
     "PAIR_TENSORS",
     "colbert_step",
     "encoder_step",
-    "layered_encoder_step",
+    "layerwise_encoder_step",
     "pooler_step",
     "reranker_scorer_step",
     "scorer_step",
@@ -143,7 +143,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
     return _encoder(name, "encoder", inputs, [output, PASSAGE_STATES], settings, options, device, [PASSAGE_IDS])
 
 
-def layered_encoder_step(name: str, served: Deployment, options: AddOptions) -> Model:
+def layerwise_encoder_step(name: str, served: Deployment, options: AddOptions) -> Model:
     """Return the step that runs a layered reranker's checkpoint as deep as requests ask."""
     device = Device.parse(options.device, options.instances)
     settings = LayeredSettings(
@@ -157,7 +157,7 @@ def layered_encoder_step(name: str, served: Deployment, options: AddOptions) -> 
         **queue_settings(options),
     )
     return _encoder(
-        name, "layered_encoder", [INPUT_IDS, *part_tensors(served)], [HIDDEN_STATES], settings, options, device
+        name, "layerwise_encoder", [INPUT_IDS, *part_tensors(served)], [HIDDEN_STATES], settings, options, device
     )
 
 

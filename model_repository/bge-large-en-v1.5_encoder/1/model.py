@@ -1,3 +1,3 @@
 """Ragged token ids to hidden states."""
 
-from flagtriton_server.encoder import TritonPythonModel as TritonPythonModel
+from flagtriton_server.steps.encoder import TritonPythonModel as TritonPythonModel

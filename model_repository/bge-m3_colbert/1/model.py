@@ -1,3 +1,3 @@
 """Hidden states to ColBERT vectors."""
 
-from flagtriton_server.colbert import TritonPythonModel as TritonPythonModel
+from flagtriton_server.steps.colbert import TritonPythonModel as TritonPythonModel

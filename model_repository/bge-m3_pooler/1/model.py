@@ -1,3 +1,3 @@
 """Hidden states to embeddings."""
 
-from flagtriton_server.pooler import TritonPythonModel as TritonPythonModel
+from flagtriton_server.steps.pooler import TritonPythonModel as TritonPythonModel

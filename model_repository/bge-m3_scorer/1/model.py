@@ -1,3 +1,3 @@
 """Hidden states of pairs to scores."""
 
-from flagtriton_server.scorer import TritonPythonModel as TritonPythonModel
+from flagtriton_server.steps.scorer import TritonPythonModel as TritonPythonModel

@@ -1,3 +1,3 @@
 """Hidden states to lexical weights."""
 
-from flagtriton_server.sparse import TritonPythonModel as TritonPythonModel
+from flagtriton_server.steps.sparse import TritonPythonModel as TritonPythonModel

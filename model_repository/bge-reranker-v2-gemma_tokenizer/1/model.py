@@ -1,3 +1,3 @@
 """Text to ragged token ids."""
 
-from flagtriton_server.tokenizer import TritonPythonModel as TritonPythonModel
+from flagtriton_server.steps.tokenizer import TritonPythonModel as TritonPythonModel

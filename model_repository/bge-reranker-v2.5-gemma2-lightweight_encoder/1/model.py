@@ -1,3 +1,3 @@
 """Ragged token ids to hidden states at several layers."""
 
-from flagtriton_server.layered_encoder import TritonPythonModel as TritonPythonModel
+from flagtriton_server.steps.layerwise_encoder import TritonPythonModel as TritonPythonModel

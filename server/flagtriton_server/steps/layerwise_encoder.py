@@ -19,7 +19,7 @@ from flagtriton_server.heads.transfer import to_bytes
 from flagtriton_server.layerwise.encode import LayeredRequest, check_parts, encode_layers
 from flagtriton_server.layerwise.loading import load_decoder
 from flagtriton_server.loading.placement import instance_devices
-from flagtriton_server.queued_encoder import QueuedEncoder
+from flagtriton_server.steps.queued_encoder import QueuedEncoder
 
 __all__ = ["TritonPythonModel"]
 

@@ -35,7 +35,7 @@ from flagtriton_server.backend.metrics import StepWatch
 from flagtriton_server.backend.queue import QueueLimits
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.errors import RequestError
-from flagtriton_server.queued_step import QueuedStep
+from flagtriton_server.steps.base import QueuedStep
 from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, encode_pairs
 from flagtriton_server.tokenize.distinct_pairs import DistinctTexts, PairBatch
 from flagtriton_server.tokenize.icl_queries import QueryBatch, encode_queries

@@ -36,8 +36,8 @@ from flagtriton_server.heads.transfer import to_bytes
 from flagtriton_server.loading.encoder import load_encoder
 from flagtriton_server.loading.placement import instance_devices
 from flagtriton_server.packing.ragged import token_counts
-from flagtriton_server.queued_encoder import QueuedEncoder
 from flagtriton_server.sentence_transformers.check import check_definition
+from flagtriton_server.steps.queued_encoder import QueuedEncoder
 
 __all__ = ["TritonPythonModel"]
 

@@ -13,7 +13,7 @@ from flagtriton_server.backend.backpressure import BusySign, sign_path
 from flagtriton_server.backend.metrics import StepWatch
 from flagtriton_server.backend.queue import QueueLimits
 from flagtriton_server.backend.triton_io import PbRequest
-from flagtriton_server.queued_step import QueuedStep, T
+from flagtriton_server.steps.base import QueuedStep, T
 
 __all__ = ["QueuedEncoder", "queue_limits"]
 
