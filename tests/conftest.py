@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.demo import minilm_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.launcher import running_server
-from flagtriton_tools.repository import add_models
-from flagtriton_tools.server_process import RunningServer
-from flagtriton_tools.serving import ServeOptions, free_ports
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.serve.launcher import running_server
+from flagtriton_tools.tritonserver.options import ServeOptions, free_ports
+from flagtriton_tools.tritonserver.process import RunningServer
 from tests.checkpoints import cuts_left, make_bert, make_decoder, make_m3, make_reranker, make_xlm_roberta
 from tests.domain_model import make_domain_model
 from tests.layered_checkpoints import make_layerwise, make_lightweight

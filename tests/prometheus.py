@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
-from flagtriton_tools.serving import free_ports
+from flagtriton_tools.tritonserver.options import free_ports
 
 __all__ = ["CAN_RUN", "FOLDER", "Prometheus", "promtool", "running_prometheus"]
 

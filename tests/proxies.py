@@ -19,7 +19,7 @@ import tritonclient.grpc as triton
 import trustme
 
 from flagtriton import TLS
-from flagtriton_tools.serving import ServeOptions, free_ports
+from flagtriton_tools.tritonserver.options import ServeOptions, free_ports
 from tests.waiting import listens, wait_for
 
 __all__ = ["CAN_RUN", "TOKENS", "Proxy", "Reply", "ask", "running_proxy"]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from flagtriton.protocol.metrics import LAST_SEEN
-from flagtriton_tools.top.scrape import Scrape, scrape
+from flagtriton_tools.observe.scrape import Scrape, scrape
 
 __all__ = ["listens", "told_scrape", "wait_for"]
 

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton import DeploymentWarning
-from flagtriton_tools.bench.workload import Workload, make_texts
 from flagtriton_tools.plan.scenario import Outcome, Server, Traffic
 from flagtriton_tools.plan.simulation import simulate
+from flagtriton_tools.workload import Workload, make_texts
 from tests.capacity.measure import Observed, at_moments, counters, latencies_alone, moments, under_callers
 from tests.capacity.probe import Probe, probing
 from tests.capacity.servers import running_servers

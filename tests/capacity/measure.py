@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton import FlagModel
-from flagtriton_tools.top.scrape import scrape
+from flagtriton_tools.observe.scrape import scrape
 from tests.capacity.servers import NAME
 from tests.faults.serving import Serving
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import psutil
 
-from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.demo import minilm_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.repository import add_models
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.repository.store import add_models
 from tests.faults.serving import Serving, serving
 
 __all__ = ["NAME", "running_servers"]

@@ -17,7 +17,7 @@ import numpy as np
 
 from flagtriton import FlagModel
 from flagtriton.errors import FlagTritonError
-from flagtriton_tools.repository import entries
+from flagtriton_tools.repository.store import entries
 from tests.faults.callers import callers, summary, texts
 from tests.faults.serving import TINY, Serving, serving
 

@@ -18,11 +18,11 @@ from typing import Any
 
 import psutil
 
-from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.demo import minilm_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.repository import add_models
-from flagtriton_tools.serving import free_ports
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.tritonserver.options import free_ports
 from tests.checkpoints import make_bert, make_reranker
 from tests.conftest import obey_ctrl_c
 

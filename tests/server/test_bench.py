@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools.main import main
+from flagtriton_tools.cli.main import main
 from tests.conftest import Served
 
 pytestmark = pytest.mark.server

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from flagtriton import FlagModel
-from flagtriton_tools.serving import free_ports
+from flagtriton_tools.tritonserver.options import free_ports
 from tests.faults.serving import ended
 from tests.waiting import wait_for
 
@@ -96,7 +96,7 @@ def container(folder: Path, models: str) -> Iterator[Container]:
         "HF_HUB_OFFLINE": "1",
         "WRITABLE": str(folder),
     }
-    entry_point = [sys.executable, "-m", "flagtriton_tools.container"]
+    entry_point = [sys.executable, "-m", "flagtriton_tools.cli.container"]
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(
             ["unshare", "--mount", "sh", "-ec", READ_ONLY, "sh", *entry_point],

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from flagtriton import FlagModel
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.repository import add_models
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.repository.store import add_models
 from tests.faults.serving import TINY, Serving, serving
 from tests.waiting import told_scrape, wait_for
 

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from flagtriton import FlagModel
-from flagtriton_tools.main import main
-from flagtriton_tools.serving import ServeOptions
+from flagtriton_tools.cli.main import main
+from flagtriton_tools.tritonserver.options import ServeOptions
 from tests.checkpoints import TEXTS, make_bert
 from tests.conftest import obey_ctrl_c, serve_options
 from tests.waiting import wait_for

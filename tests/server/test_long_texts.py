@@ -20,12 +20,12 @@ import tritonclient.grpc as triton
 
 from flagtriton.protocol.text import text_tensor
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.launcher import running_server
-from flagtriton_tools.repository import add_models
-from flagtriton_tools.server_process import RunningServer
-from flagtriton_tools.stubs import stub_processes
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.serve.launcher import running_server
+from flagtriton_tools.tritonserver.process import RunningServer
+from flagtriton_tools.tritonserver.stubs import stub_processes
 from tests.checkpoints import TEXTS, make_bert, make_decoder, make_xlm_roberta
 from tests.conftest import serve_options
 from tests.unit.tokenizer_kinds import llama

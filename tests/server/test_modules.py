@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from flagtriton import FlagAutoModel, FlagModel
 from flagtriton.protocol.tensors import DENSE_VECS, TEXT
 from flagtriton.protocol.text import text_tensor
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.copies import with_copies
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.launcher import running_server
-from flagtriton_tools.repository import add_models
-from flagtriton_tools.serving import ServeOptions
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.repository.bundle import with_copies
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.serve.launcher import running_server
+from flagtriton_tools.tritonserver.options import ServeOptions
 from tests.checkpoints import TEXTS, make_bert
 from tests.conftest import serve_options
 from tests.sentence_transformers_checkpoints import dense, make_sentence_transformer

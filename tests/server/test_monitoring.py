@@ -23,8 +23,8 @@ import tritonclient.grpc as triton
 
 from flagtriton import FlagAutoModel, FlagAutoReranker
 from flagtriton.protocol.metrics import METRICS
-from flagtriton_tools.top.rates import rates_between
-from flagtriton_tools.top.scrape import Scrape, scrape
+from flagtriton_tools.observe.rates import rates_between
+from flagtriton_tools.observe.scrape import Scrape, scrape
 from tests.faults.serving import DEMO, RERANKER, TINY, Serving, make_repository, serving
 from tests.prometheus import CAN_RUN, FOLDER, Prometheus, promtool, running_prometheus
 from tests.waiting import told_scrape, wait_for

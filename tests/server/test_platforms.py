@@ -28,11 +28,11 @@ from transformers import AutoModel, AutoTokenizer
 from tritonclient.http import InferenceServerClient, InferInput
 
 from flagtriton.protocol.text import text_tensor
-from flagtriton_tools.embedded import find_tritonserver
-from flagtriton_tools.execution_env import environment_members, write_environment
-from flagtriton_tools.main import main
-from flagtriton_tools.serving import free_ports
-from flagtriton_tools.supervision import steps_of
+from flagtriton_tools.cli.main import main
+from flagtriton_tools.repository.environment import environment_members, write_environment
+from flagtriton_tools.serve.supervision import steps_of
+from flagtriton_tools.tritonserver.embedded import find_tritonserver
+from flagtriton_tools.tritonserver.options import free_ports
 from tests.checkpoints import TEXTS, make_bert
 from tests.waiting import wait_for
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from flagtriton import FlagModel
-from flagtriton_tools.serving import free_ports
+from flagtriton_tools.tritonserver.options import free_ports
 from tests.conftest import Served
 from tests.waiting import wait_for
 

@@ -23,8 +23,8 @@ from flagtriton import (
     ModelNotServedError,
     ServerUnavailableError,
 )
-from flagtriton_tools.admin import SECRET_HEADER
-from flagtriton_tools.serving import ServeOptions, free_ports
+from flagtriton_tools.tritonserver.admin import SECRET_HEADER
+from flagtriton_tools.tritonserver.options import ServeOptions, free_ports
 from tests.conftest import Served
 from tests.proxies import CAN_RUN, TOKENS, Proxy, ask, running_proxy
 from tests.waiting import wait_for

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from flagtriton import BGEM3FlagModel, DeploymentMismatchError, FlagAutoModel, FlagICLModel, FlagLLMModel, ServerError
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.launcher import running_server
-from flagtriton_tools.main import main
-from flagtriton_tools.repository import add_models
-from flagtriton_tools.server_process import RunningServer
+from flagtriton_tools.cli.main import main
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.serve.launcher import running_server
+from flagtriton_tools.tritonserver.process import RunningServer
 from tests.checkpoints import TEXTS, make_decoder, make_m3
 from tests.conftest import ICL_TOKENS, serve_options
 

@@ -22,7 +22,7 @@ from flagtriton import (
     ModelNotServedError,
     ServerUnavailableError,
 )
-from flagtriton_tools.serving import free_ports
+from flagtriton_tools.tritonserver.options import free_ports
 from tests.checkpoints import TEXTS
 from tests.conftest import Served, obey_ctrl_c
 

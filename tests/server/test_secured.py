@@ -19,12 +19,12 @@ import trustme
 from tritonclient.utils import InferenceServerException
 
 from flagtriton import TLS, FlagModel, FlagTritonError, InvalidRequestError, ServerUnavailableError
-from flagtriton_tools.admin import SECRET_HEADER, Admin
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.launcher import running_server
-from flagtriton_tools.repository import add_models
-from flagtriton_tools.serving import ServeOptions
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.serve.launcher import running_server
+from flagtriton_tools.tritonserver.admin import SECRET_HEADER, Admin
+from flagtriton_tools.tritonserver.options import ServeOptions
 from tests.conftest import Served, serve_options
 
 pytestmark = pytest.mark.server

@@ -19,11 +19,11 @@ from tritonclient.utils import InferenceServerException
 
 from flagtriton import BGEM3FlagModel, FlagModel
 from flagtriton.protocol.text import text_tensor
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.launcher import running_server
-from flagtriton_tools.repository import add_models
-from flagtriton_tools.serving import ServeOptions, free_ports
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.serve.launcher import running_server
+from flagtriton_tools.tritonserver.options import ServeOptions, free_ports
 from tests.checkpoints import TEXTS
 from tests.conftest import obey_ctrl_c, serve_options
 from tests.waiting import wait_for

@@ -15,10 +15,10 @@ import pytest
 import tritonclient.http as triton
 
 from flagtriton import FlagModel
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.launcher import running_server
-from flagtriton_tools.repository import add_models
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.serve.launcher import running_server
 from tests.conftest import serve_options
 from tests.waiting import wait_for
 

@@ -16,12 +16,12 @@ from tokenizers import Tokenizer
 
 from flagtriton import FlagModel
 from flagtriton.errors import InvalidRequestError
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.launcher import running_server
-from flagtriton_tools.main import cli
-from flagtriton_tools.repository import add_models
-from flagtriton_tools.serving import ServeOptions
+from flagtriton_tools.cli.main import cli
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.serve.launcher import running_server
+from flagtriton_tools.tritonserver.options import ServeOptions
 from tests.checkpoints import make_bert, make_decoder, make_m3, make_reranker
 from tests.conftest import serve_options
 from tests.sentence_transformers_checkpoints import dense, make_sentence_transformer

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 
 from flagtriton import FlagModel
 from flagtriton.protocol.text import text_tensor
-from flagtriton_tools.admin import Admin
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.control import load_deployment
-from flagtriton_tools.deployments import AddOptions, Model, build
+from flagtriton_tools.deploy.build import AddOptions, Model, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.launcher import running_server
-from flagtriton_tools.repository import add_models
-from flagtriton_tools.server_process import RunningServer
-from flagtriton_tools.stubs import stub_processes
-from flagtriton_tools.versions import add_version, remove_version, switch_version
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.repository.versions import add_version, remove_version, switch_version
+from flagtriton_tools.serve.control import load_deployment
+from flagtriton_tools.serve.launcher import running_server
+from flagtriton_tools.tritonserver.admin import Admin
+from flagtriton_tools.tritonserver.process import RunningServer
+from flagtriton_tools.tritonserver.stubs import stub_processes
 from tests.checkpoints import TEXTS, make_bert, make_xlm_roberta
 from tests.conftest import serve_options
 from tests.waiting import wait_for

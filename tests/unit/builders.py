@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools.checkpoint import CheckpointFacts
+from flagtriton_tools.deploy.facts import CheckpointFacts
 
 __all__ = ["BERT_CONFIG", "executable", "facts", "fail_at_rename", "snapshot", "write_checkpoint", "write_json"]
 

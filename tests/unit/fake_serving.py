@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools import serve as serving
-from flagtriton_tools.health import Health
-from flagtriton_tools.serve import WatchOptions, serve
-from flagtriton_tools.serving import ServeOptions
+from flagtriton_tools.serve import session as serving
+from flagtriton_tools.serve.health import Health
+from flagtriton_tools.serve.session import WatchOptions, serve
+from flagtriton_tools.tritonserver.options import ServeOptions
 from tests.unit.fake_triton import FakeAdmin, FakeClock, FakeServer
 
 __all__ = ["FakeSupervisor", "Run"]

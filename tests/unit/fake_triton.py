@@ -14,9 +14,9 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from flagtriton_tools.admin import Admin, ModelState, Reply
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.stubs import instances
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.tritonserver.admin import Admin, ModelState, Reply
+from flagtriton_tools.tritonserver.stubs import instances
 from tests.unit.builders import facts
 
 __all__ = ["FakeAdmin", "FakeClock", "FakeServer", "FakeTriton", "InlinePool", "deployment"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from flagtriton_tools.serving import ServeOptions, free_ports
+from flagtriton_tools.tritonserver.options import ServeOptions, free_ports
 from tests.unit.builders import executable
 
 __all__ = ["SERVER", "options_for"]

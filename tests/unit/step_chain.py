@@ -15,9 +15,9 @@ from flagtriton.protocol.parameters import read_parameters
 from flagtriton.protocol.settings import EncoderSettings, PoolerSettings, TokenizerSettings
 from flagtriton.protocol.tensors import DENSE_VECS, TEXT
 from flagtriton.protocol.text import text_tensor
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.pbtxt import string_parameters
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.pbtxt import string_parameters
 from tests.unit.triton_stand_in import Request, responses_of, started
 
 __all__ = ["StepChain"]

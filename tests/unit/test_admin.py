@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.admin`, against a real server of a few lines."""
+"""`flagtriton_tools.tritonserver.admin`, against a real server of a few lines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import trustme
 
-from flagtriton_tools.admin import SECRET_HEADER, Admin, ModelState, Reply
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.serving import free_ports
+from flagtriton_tools.tritonserver.admin import SECRET_HEADER, Admin, ModelState, Reply
+from flagtriton_tools.tritonserver.options import free_ports
 from tests.unit.http_server import Answer, Asked, answering
 
 CAUSE = "ValueError: model.safetensors is cut short"

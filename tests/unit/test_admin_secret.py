@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.admin_secret`: who can read a secret, where it is found, and how it leaves the process list."""
+"""`tritonserver.admin_secret`: who can read a secret, where it is found, and how it leaves the process list."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_tools.admin_secret import find_secret, hide_from_process_list, kept_secret, read_secret, state_folder
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.tritonserver.admin_secret import (
+    find_secret,
+    hide_from_process_list,
+    kept_secret,
+    read_secret,
+    state_folder,
+)
 
 SECRET = "0123456789abcdef"
 

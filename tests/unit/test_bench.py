@@ -15,21 +15,21 @@ import pytest
 from rich.console import Console
 
 from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
-from flagtriton_tools.bench import shapes
-from flagtriton_tools.bench.callers import fan_out
-from flagtriton_tools.bench.contest import peer_python
+from flagtriton_tools import shapes
 from flagtriton_tools.bench.hybrid import scored_pairs
-from flagtriton_tools.bench.measure import Latency, Result, compare, measure
-from flagtriton_tools.bench.memory import PeakMemory, held_mb, tree_peaks_mb
 from flagtriton_tools.bench.padding import padding_waste
+from flagtriton_tools.bench.peers.callers import fan_out
+from flagtriton_tools.bench.peers.measure import Latency, Result, compare, measure
+from flagtriton_tools.bench.peers.memory import PeakMemory, held_mb, tree_peaks_mb
+from flagtriton_tools.bench.peers.peers import peer_python
 from flagtriton_tools.bench.report import draw, json_line, tables
 from flagtriton_tools.bench.rerank import shares_of_full_time
-from flagtriton_tools.bench.shapes import SHAPES, Shape, make_checkpoint
 from flagtriton_tools.bench.soak import Sample, summary
 from flagtriton_tools.bench.tasks import TaskResult, task_table
-from flagtriton_tools.bench.workload import Workload, make_texts
+from flagtriton_tools.cli.main import main
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.main import main
+from flagtriton_tools.shapes import SHAPES, Shape, make_checkpoint
+from flagtriton_tools.workload import Workload, make_texts
 
 
 class Sleeper:

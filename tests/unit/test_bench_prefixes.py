@@ -12,8 +12,8 @@ import torch
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_tools.bench import prefixes
 from flagtriton_tools.bench.prefixes import Case, PrefixResult, measure_prefixes, prefix_table
-from flagtriton_tools.bench.workload import make_examples
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.workload import make_examples
 from tests.checkpoints import make_bert, make_decoder
 
 CPU = torch.device("cpu")

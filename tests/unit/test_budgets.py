@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.budgets`: tokens of a forward pass, and what may wait for one, in the steps that are told it."""
+"""`deploy.budgets`: tokens of a forward pass, and what may wait for one, in the steps that are told it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from flagtriton.protocol.parameters import read_parameters
 from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, TokenizerSettings
-from flagtriton_tools.budgets import TOKEN_BUDGETS, queue_settings, token_budget
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.main import main
-from flagtriton_tools.pbtxt import Device, read_config
+from flagtriton_tools.cli.main import main
+from flagtriton_tools.deploy.budgets import TOKEN_BUDGETS, queue_settings, token_budget
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.pbtxt import Device, read_config
 from tests.unit.builders import facts, write_checkpoint
 
 CPU, GPU = Device(), Device((0,))

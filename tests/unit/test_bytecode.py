@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.bytecode`: what Python would leave beside a step is there before it runs."""
+"""`flagtriton_tools.repository.bytecode`: what Python would leave beside a step is there before it runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flagtriton_tools.bytecode import compile_steps, has_bytecode
+from flagtriton_tools.repository.bytecode import compile_steps, has_bytecode
 
 
 def step(folder: Path, *versions: str) -> Path:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.changes`: what is told of loads, once."""
+"""`flagtriton_tools.serve.changes`: what is told of loads, once."""
 
 from __future__ import annotations
 
-from flagtriton_tools.admin import ModelState
-from flagtriton_tools.changes import Changes, Processes
+from flagtriton_tools.serve.changes import Changes, Processes
+from flagtriton_tools.tritonserver.admin import ModelState
 
 
 def states(**reasons: str) -> dict[str, ModelState]:

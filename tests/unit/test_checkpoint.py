@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.checkpoint`: what a folder's files and a checkpoint's name tell."""
+"""`flagtriton_tools.deploy.facts`: what a folder's files and a checkpoint's name tell."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools.checkpoint import CheckpointFacts, adapter_source, inspect_checkpoint
+from flagtriton_tools.deploy.facts import CheckpointFacts, adapter_source, inspect_checkpoint
 from flagtriton_tools.errors import ToolError
 from tests.unit.builders import BERT_CONFIG, write_checkpoint, write_json
 

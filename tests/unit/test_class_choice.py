@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.class_choice`: an LLM embedder whose files allow two classes."""
+"""`flagtriton_tools.cli.class_choice`: an LLM embedder whose files allow two classes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools.add_options import AddOptions
-from flagtriton_tools.checkpoint import CheckpointFacts, inspect_checkpoint
-from flagtriton_tools.class_choice import settle_class
-from flagtriton_tools.main import main
-from flagtriton_tools.repository import entries
+from flagtriton_tools.cli.class_choice import settle_class
+from flagtriton_tools.cli.main import main
+from flagtriton_tools.deploy.facts import CheckpointFacts, inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
+from flagtriton_tools.repository.store import entries
 from tests.checkpoints import make_bert, make_decoder
 from tests.unit.builders import write_checkpoint, write_json
 

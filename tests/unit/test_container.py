@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.container`: what a container adds and serves, by its environment."""
+"""`flagtriton_tools.cli.container`: what a container adds and serves, by its environment."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_tools.container import ContainerSettings, run
+from flagtriton_tools.cli.container import ContainerSettings, run
+from flagtriton_tools.cli.main import cli
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.main import cli
 
 
 class Commands(list[list[str]]):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.control`: which models are loaded and unloaded, in which order, of a server without a process."""
+"""`serve.control`: which models are loaded and unloaded, in which order, of a server without a process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from flagtriton_tools import control
-from flagtriton_tools.admin import ModelState
-from flagtriton_tools.control import load_deployment, progress, unload_deployment
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.serve import control
+from flagtriton_tools.serve.control import load_deployment, progress, unload_deployment
+from flagtriton_tools.tritonserver.admin import ModelState
 from tests.unit.fake_triton import FakeAdmin, FakeClock, FakeTriton, deployment
 
 M3 = "encoder-only-m3"

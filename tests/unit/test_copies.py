@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.copies`: each step brings the files along that it reads, and is told to read those."""
+"""`flagtriton_tools.repository.bundle`: each step brings the files along that it reads, and is told to read those."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from flagtriton.protocol.settings import EncoderSettings, read_settings
 from flagtriton_server.loading.encoder import load_encoder
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.copies import bytes_of, with_copies
-from flagtriton_tools.deployments import AddOptions, Model, build
+from flagtriton_tools.deploy.build import AddOptions, Model, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.repository import add_models, entry_named
-from flagtriton_tools.versions import add_version
+from flagtriton_tools.repository.bundle import bytes_of, with_copies
+from flagtriton_tools.repository.store import add_models, entry_named
+from flagtriton_tools.repository.versions import add_version
 from tests.checkpoints import make_bert, make_decoder, make_m3, make_reranker
 from tests.sentence_transformers_checkpoints import dense, make_sentence_transformer
 from tests.unit.builders import facts, snapshot, write_json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.defined`: what `add` makes of sentence-transformers' files, and the user's word before them."""
+"""What `flagtriton add` makes of sentence-transformers' files, and that the user's options come before them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.deployment import Deployment
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, build, describe
+from flagtriton_tools.cli.main import main
+from flagtriton_tools.deploy.build import AddOptions, build, describe
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.pooling_options import finishing_said
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.finishing import finishing_said
-from flagtriton_tools.main import main
-from flagtriton_tools.repository import entries
+from flagtriton_tools.repository.store import entries
 from tests.checkpoints import make_bert, make_decoder, make_m3, make_reranker
 from tests.sentence_transformers_checkpoints import dense, make_sentence_transformer, write
 from tests.unit.builders import facts

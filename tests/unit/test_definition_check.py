@@ -11,8 +11,8 @@ import pytest
 
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.sentence_transformers.check import check_definition, unread
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, describe
+from flagtriton_tools.deploy.build import AddOptions, describe
+from flagtriton_tools.deploy.facts import inspect_checkpoint
 from tests.checkpoints import make_bert
 from tests.sentence_transformers_checkpoints import dense, make_sentence_transformer, write
 from tests.unit.triton_stand_in import imported_steps, started

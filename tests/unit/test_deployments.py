@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.deployments`: options and facts become an ensemble and its steps."""
+"""`flagtriton_tools.deploy.build`: options and facts become an ensemble and its steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from flagtriton.protocol.deployment import Deployment
 from flagtriton.protocol.parameters import read_parameters
 from flagtriton.protocol.settings import EncoderSettings, PoolerSettings, TokenizerSettings
-from flagtriton_tools.deployments import AddOptions, build, describe
+from flagtriton_tools.deploy.build import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
 from tests.unit.builders import facts
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.deployments`, of decoder-only embedders: where their texts are pooled, and in which precision."""
+"""`flagtriton_tools.deploy.build`, of decoder-only embedders: where their texts are pooled, and in which precision."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from flagtriton_tools.deployments import AddOptions, build, describe
+from flagtriton_tools.deploy.build import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
 from tests.unit.builders import facts
 

@@ -18,8 +18,8 @@ from flagtriton.protocol.settings import (
     TokenizerSettings,
     read_settings,
 )
-from flagtriton_tools.checkpoint import CheckpointFacts, inspect_checkpoint
-from flagtriton_tools.deployments import TOKEN_BUDGETS, AddOptions, Model, build
+from flagtriton_tools.deploy.build import TOKEN_BUDGETS, AddOptions, Model, build
+from flagtriton_tools.deploy.facts import CheckpointFacts, inspect_checkpoint
 from flagtriton_tools.errors import ToolError
 from tests.checkpoints import make_decoder
 from tests.layered_checkpoints import make_layerwise, make_lightweight

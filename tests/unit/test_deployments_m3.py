@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.deployments` and `.steps`: BGE-M3, of which two ensembles share one encoder."""
+"""`flagtriton_tools.deploy.build` and `.steps`: BGE-M3, of which two ensembles share one encoder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from flagtriton.protocol.settings import (
     ScorerSettings,
     TokenizerSettings,
 )
-from flagtriton_tools.deployments import PART_OF, AddOptions, build, describe
+from flagtriton_tools.deploy.build import PART_OF, AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
 from tests.unit.builders import facts
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.deployments`: what an encoder reranker's deployment consists of, and what it is refused for."""
+"""`flagtriton_tools.deploy.build`: what an encoder reranker's deployment consists of, and what it is refused for."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from google.protobuf import json_format
 
 from flagtriton.protocol.settings import EncoderSettings, RerankerHeadSettings, TokenizerSettings, read_settings
-from flagtriton_tools.checkpoint import CheckpointFacts, inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, Model, build
+from flagtriton_tools.deploy.build import AddOptions, Model, build
+from flagtriton_tools.deploy.facts import CheckpointFacts, inspect_checkpoint
 from flagtriton_tools.errors import ToolError
 from tests.checkpoints import make_bert, make_reranker
 

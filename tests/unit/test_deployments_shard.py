@@ -12,10 +12,10 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 from flagtriton.protocol.deployment import Deployment
 from flagtriton.protocol.parameters import read_parameters
 from flagtriton.protocol.settings import EncoderSettings, PoolerSettings
-from flagtriton_tools.deployments import AddOptions, build, describe
+from flagtriton_tools.cli.main import main
+from flagtriton_tools.deploy.build import AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.main import main
-from flagtriton_tools.repository import add_models
+from flagtriton_tools.repository.store import add_models
 from tests.unit.builders import facts
 
 SHARDED = AddOptions(device="gpu:0,1", shard=True)

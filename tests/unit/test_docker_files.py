@@ -92,6 +92,6 @@ def test_the_proxy_gets_only_settings_that_its_recipe_knows(compose: dict[str, A
 
 
 def test_the_grace_period_is_longer_than_draining_takes(compose: dict[str, Any]) -> None:
-    from flagtriton_tools.serve import WatchOptions
+    from flagtriton_tools.serve.session import WatchOptions
 
     assert int(compose["services"]["triton"]["stop_grace_period"].rstrip("s")) >= WatchOptions().grace_period_s + 5

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.embedded`: which server is run, and what the embedded one is given."""
+"""`flagtriton_tools.tritonserver.embedded`: which server is run, and what the embedded one is given."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools.embedded import Tritonserver, find_tritonserver
 from flagtriton_tools.errors import ToolError
+from flagtriton_tools.tritonserver.embedded import Tritonserver, find_tritonserver
 from tests.unit.builders import executable
 
 STUB = "triton_python_backend_stub"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.execution_env` and `flagtriton pack-env`: an environment in one file, which runs anywhere."""
+"""`repository.environment` and `flagtriton pack-env`: an environment in one file, which runs anywhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools import execution_env
-from flagtriton_tools.deployments import AddOptions, build
+from flagtriton_tools.cli.main import main
+from flagtriton_tools.deploy.build import AddOptions, build
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.execution_env import Members, environment_members, write_environment
-from flagtriton_tools.main import main
+from flagtriton_tools.repository import environment as execution_env
+from flagtriton_tools.repository.environment import Members, environment_members, write_environment
 from tests.unit.builders import facts
 
 SITE_PACKAGES = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"

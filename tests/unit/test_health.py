@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.health`: what probes are told, over HTTP and as a file."""
+"""`flagtriton_tools.serve.health`: what probes are told, over HTTP and as a file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.health import READY, Health, served_health
-from flagtriton_tools.serving import free_ports
+from flagtriton_tools.serve.health import READY, Health, served_health
+from flagtriton_tools.tritonserver.options import free_ports
 
 
 def healthy(file: Path | None = None, *names: str) -> Health:
@@ -282,7 +282,7 @@ def test_livez_gives_up_on_a_deployment_that_is_lost_for_too_long(
     url: str, health: Health, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [100.0]
-    monkeypatch.setattr("flagtriton_tools.health.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("flagtriton_tools.serve.health.time.monotonic", lambda: clock[0])
     health.deployment_is("never", "failed", "it does not load")
     health.deployment_is("b", READY)
     clock[0] += 1_000

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.health_metrics`: how a server stands, for Prometheus."""
+"""`flagtriton_tools.serve.health_metrics`: how a server stands, for Prometheus."""
 
 from __future__ import annotations
 
 import urllib.request
 
-from flagtriton_tools.health import READY, Health, served_health
-from flagtriton_tools.health_metrics import CONTENT_TYPE, exposition
-from flagtriton_tools.serving import free_ports
-from flagtriton_tools.top.scrape import Scrape
+from flagtriton_tools.observe.scrape import Scrape
+from flagtriton_tools.serve.health import READY, Health, served_health
+from flagtriton_tools.serve.health_metrics import CONTENT_TYPE, exposition
+from flagtriton_tools.tritonserver.options import free_ports
 
 
 def said(health: Health) -> Scrape:

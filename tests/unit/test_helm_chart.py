@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flagtriton_tools.container import ContainerSettings
-from flagtriton_tools.main import cli
+from flagtriton_tools.cli.container import ContainerSettings
+from flagtriton_tools.cli.main import cli
 
 helm = pytest.importorskip("helm_python", reason="pip install helm-python-sdk")
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.launcher`, with programs in tritonserver's place that are a few lines each."""
+"""`flagtriton_tools.serve.launcher`, with programs in tritonserver's place that are a few lines each."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.launcher import ServerStoppedError, running_server
-from flagtriton_tools.server_process import RunningServer
-from flagtriton_tools.serving import ServeOptions
+from flagtriton_tools.serve.launcher import ServerStoppedError, running_server
+from flagtriton_tools.tritonserver.options import ServeOptions
+from flagtriton_tools.tritonserver.process import RunningServer
 from tests.unit.builders import executable
 from tests.unit.server_program import SERVER, options_for
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.launcher`: which models it loads, what does not load, and the secret of admin operations."""
+"""`flagtriton_tools.serve.launcher`: which models it loads, what does not load, and the secret of admin operations."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_tools.admin import Admin
-from flagtriton_tools.admin_secret import find_secret
-from flagtriton_tools.deployments import AddOptions, build
+from flagtriton_tools.deploy.build import AddOptions, build
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.launcher import ServerStoppedError, prepared, running_server
-from flagtriton_tools.repository import add_models
-from flagtriton_tools.serving import ServeOptions
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.serve.launcher import ServerStoppedError, prepared, running_server
+from flagtriton_tools.tritonserver.admin import Admin
+from flagtriton_tools.tritonserver.admin_secret import find_secret
+from flagtriton_tools.tritonserver.options import ServeOptions
 from tests.unit.builders import facts
 from tests.unit.server_program import SERVER, options_for
 
@@ -224,7 +224,7 @@ def test_what_is_scarce_is_told_before_the_server_starts(
         asked.append((models, log_file))
         return ["warning: scarce"]
 
-    monkeypatch.setattr("flagtriton_tools.launcher.check_room", check_room)
+    monkeypatch.setattr("flagtriton_tools.serve.launcher.check_room", check_room)
     lines: list[str] = []
     with running_server(replace(options, load=("plain",)), lines.append):
         assert lines[1] == "warning: scarce"

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.listing`: the table of deployments, in terminals of several widths."""
+"""`flagtriton_tools.cli.listing`: the table of deployments, in terminals of several widths."""
 
 from __future__ import annotations
 
 import pytest
 from rich.console import Console
 
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
-from flagtriton_tools.listing import list_table
-from flagtriton_tools.repository import Entry, add_models, entries
+from flagtriton_tools.cli.listing import list_table
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.repository.store import Entry, add_models, entries
 from tests.checkpoints import make_bert
 
 NAMES = ["bge-large-en-v1.5", "multilingual-e5-large-instruct"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.machine`: what is said of shared memory and of the log's disk."""
+"""`flagtriton_tools.tritonserver.machine`: what is said of shared memory and of the log's disk."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from flagtriton_tools import machine
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.machine import SHARED_MEMORY, check_room
+from flagtriton_tools.tritonserver import machine
+from flagtriton_tools.tritonserver.machine import SHARED_MEMORY, check_room
 
 MB = 1_000_000
 LARGER = "give the container more with `docker run --shm-size 1g`, in Kubernetes with an emptyDir of medium Memory"

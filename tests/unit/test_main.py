@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.main`: the command line in this process, by its exit codes and what it prints."""
+"""`flagtriton_tools.cli.main`: the command line in this process, by its exit codes and what it prints."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools import kinds
-from flagtriton_tools import main as command_line
+from flagtriton_tools.cli import main as command_line
+from flagtriton_tools.cli.main import main
+from flagtriton_tools.deploy import model_kinds
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.main import main
-from flagtriton_tools.repository import entries, model_names
-from flagtriton_tools.serving import free_ports
+from flagtriton_tools.repository.store import entries, model_names
+from flagtriton_tools.tritonserver.options import free_ports
 from tests.checkpoints import make_bert
 from tests.unit.builders import executable, snapshot, write_checkpoint, write_json
 
@@ -46,7 +46,7 @@ def test_what_is_added_is_listed_until_it_is_removed(
 def test_the_list_says_what_auto_comes_to(
     checkpoint: str, repository: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kinds, "best_cpu_precision", lambda: "bf16")  # as on a processor with AMX
+    monkeypatch.setattr(model_kinds, "best_cpu_precision", lambda: "bf16")  # as on a processor with AMX
     for name, *options in (("on-cpu",), ("on-gpu", "--device", "gpu:0"), ("said", "--precision", "fp32")):
         assert main(["add", checkpoint, "--repository", repository, "--name", name, *options]) == 0
     capsys.readouterr()
@@ -311,7 +311,7 @@ def test_an_errors_own_exit_code_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_the_command_starts_without_the_servers_packages() -> None:
     missing = ("tokenizers", "torch", "transformers", "urllib3")
     blocked = f"import sys; sys.modules.update(dict.fromkeys({missing}))"
-    code = f"{blocked}; from flagtriton_tools.main import main; sys.exit(main(['bench', '--texts', '32']))"
+    code = f"{blocked}; from flagtriton_tools.cli.main import main; sys.exit(main(['bench', '--texts', '32']))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert "pip install 'flagtriton[bench]'" in run.stderr

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.metrics import METRICS
-from flagtriton_tools.health import Health
-from flagtriton_tools.health_metrics import exposition
+from flagtriton_tools.serve.health import Health
+from flagtriton_tools.serve.health_metrics import exposition
 from tests.prometheus import CAN_RUN, FOLDER, promtool
 
 GRAFANA = FOLDER.parent / "grafana"

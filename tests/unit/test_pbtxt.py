@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.pbtxt`: configurations through Triton's own protobuf, read back as they were written."""
+"""`flagtriton_tools.deploy.pbtxt`: configurations through Triton's own protobuf, read back as they were written."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
 from flagtriton.protocol.tensors import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, TEXT, TOKEN_COUNT, Tensor
-from flagtriton_tools.errors import ToolError
-from flagtriton_tools.pbtxt import (
+from flagtriton_tools.deploy.pbtxt import (
     Device,
     EnsembleStep,
     ensemble_config,
@@ -20,6 +19,7 @@ from flagtriton_tools.pbtxt import (
     step_config,
     to_pbtxt,
 )
+from flagtriton_tools.errors import ToolError
 
 
 def step(**changes: Any) -> ModelConfig:

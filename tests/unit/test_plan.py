@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from flagtriton_tools.bench.shapes import SHAPES, Shape
+from flagtriton_tools.cli.main import cli
+from flagtriton_tools.cli.plan import parse_rate
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.main import cli
 from flagtriton_tools.plan.capacity import Load, make_plan, request_tokens
-from flagtriton_tools.plan.cli import parse_rate
 from flagtriton_tools.plan.devices import EFFICIENCY, GPUS
 from flagtriton_tools.plan.sizes import flops_per_token, network_parameters, parameters
+from flagtriton_tools.shapes import SHAPES, Shape
 
 # Sizes.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.repository`: deployments are added and removed whole or not at all."""
+"""`flagtriton_tools.repository.store`: deployments are added and removed whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, Model, build
+from flagtriton_tools.deploy.build import AddOptions, Model, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.pbtxt import EnsembleStep, ensemble_config, to_pbtxt
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.pbtxt import EnsembleStep, ensemble_config, to_pbtxt
-from flagtriton_tools.repository import add_models, entries, model_names, remove_deployment
+from flagtriton_tools.repository.store import add_models, entries, model_names, remove_deployment
 from tests.unit.builders import facts, fail_at_rename, snapshot
 
 COMMITTED = Path(__file__).resolve().parents[2] / "model_repository"

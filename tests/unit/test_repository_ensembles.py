@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.repository`: deployments of two ensembles, and what is part of another deployment."""
+"""`flagtriton_tools.repository.store`: deployments of two ensembles, and what is part of another deployment."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_tools.deployments import AddOptions, Model, build
+from flagtriton_tools.deploy.build import AddOptions, Model, build
+from flagtriton_tools.deploy.pbtxt import EnsembleStep, ensemble_config
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.pbtxt import EnsembleStep, ensemble_config
-from flagtriton_tools.repository import add_models, entries, model_names, remove_deployment
+from flagtriton_tools.repository.store import add_models, entries, model_names, remove_deployment
 from tests.unit.builders import facts, snapshot
 
 STEPS = ("tokenizer", "encoder", "pooler", "sparse", "colbert", "scorer")

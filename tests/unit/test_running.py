@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.running`: which servers serve a repository, and what commands say of them."""
+"""`flagtriton_tools.serve.running`: which servers serve a repository, and what commands say of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_tools import running
-from flagtriton_tools.admin import Admin, Reply
-from flagtriton_tools.running import announced, how_to_load, how_to_serve, servers_of, still_served, with_url
-from flagtriton_tools.serving import ServeOptions
+from flagtriton_tools.serve import running
+from flagtriton_tools.serve.running import announced, how_to_load, how_to_serve, servers_of, still_served, with_url
+from flagtriton_tools.tritonserver.admin import Admin, Reply
+from flagtriton_tools.tritonserver.options import ServeOptions
 
 URL = "http://127.0.0.1:9000"
 

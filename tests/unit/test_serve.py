@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.serve`: stopping, starting again, giving up; servers have no process, the clock stands still."""
+"""`serve.session`: stopping, starting again, giving up; servers have no process, the clock stands still."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools import serve as serving
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.health import Health
-from flagtriton_tools.launcher import ServerStoppedError
-from flagtriton_tools.serving import free_ports
+from flagtriton_tools.serve import session as serving
+from flagtriton_tools.serve.health import Health
+from flagtriton_tools.serve.launcher import ServerStoppedError
+from flagtriton_tools.tritonserver.options import free_ports
 from tests.unit.fake_serving import FakeSupervisor, Run
 from tests.unit.fake_triton import FakeAdmin, FakeClock, FakeServer, FakeTriton, deployment
 

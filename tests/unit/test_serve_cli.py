@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.serve_cli`: the commands around a running server, with a program of a few lines in its place."""
+"""`flagtriton_tools.cli.serve`: the commands around a running server, with a program of a few lines in its place."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools import serve_cli
-from flagtriton_tools.launcher import running_server
-from flagtriton_tools.main import main
-from flagtriton_tools.serve import WatchOptions
-from flagtriton_tools.server_process import RunningServer
-from flagtriton_tools.serving import ServeOptions, free_ports
+from flagtriton_tools.cli.main import main
+from flagtriton_tools.serve.launcher import running_server
+from flagtriton_tools.serve.session import WatchOptions
+from flagtriton_tools.tritonserver.options import ServeOptions, free_ports
+from flagtriton_tools.tritonserver.process import RunningServer
 from tests.unit.server_program import SERVER, options_for
 
 
@@ -45,7 +44,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> Parsed:
         calls.append((options, watch))
         return 7
 
-    monkeypatch.setattr(serve_cli, "serve", serve)
+    monkeypatch.setattr(serve, "serve", serve)
     return calls
 
 

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.serve.drain`, with a server that has no process and a clock that stands still."""
+"""`flagtriton_tools.serve.session.drain`, with a server that has no process and a clock that stands still."""
 
 from __future__ import annotations
 
 import pytest
 
-from flagtriton_tools import serve as serving
-from flagtriton_tools.admin import ModelState
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.serve import drain
+from flagtriton_tools.serve import session as serving
+from flagtriton_tools.serve.session import drain
+from flagtriton_tools.tritonserver.admin import ModelState
 from tests.unit.fake_triton import FakeAdmin, FakeClock, FakeTriton, deployment
 
 

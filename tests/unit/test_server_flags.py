@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.server_flags`: what tritonserver is told."""
+"""`flagtriton_tools.tritonserver.flags`: what tritonserver is told."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_tools.server_flags import RESTRICTED, server_flags
-from flagtriton_tools.serving import ServeOptions
+from flagtriton_tools.tritonserver.flags import RESTRICTED, server_flags
+from flagtriton_tools.tritonserver.options import ServeOptions
 
 PLAIN = ServeOptions(Path("/repo"), http_port=1, grpc_port=2, metrics_port=3)
 ENCRYPTED = replace(PLAIN, tls_certificate=Path("/tls/cert.pem"), tls_key=Path("/tls/key.pem"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.server_process`: how a program in tritonserver's place is started, and how it ends."""
+"""`flagtriton_tools.tritonserver.process`: how a program in tritonserver's place is started, and how it ends."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from flagtriton_server.backend.request_log import REQUEST_LOG
-from flagtriton_tools import server_process
-from flagtriton_tools.embedded import Tritonserver
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.server_flags import server_flags
-from flagtriton_tools.server_process import RunningServer, start_server
-from flagtriton_tools.serving import ServeOptions
+from flagtriton_tools.tritonserver import process as server_process
+from flagtriton_tools.tritonserver.embedded import Tritonserver
+from flagtriton_tools.tritonserver.flags import server_flags
+from flagtriton_tools.tritonserver.options import ServeOptions
+from flagtriton_tools.tritonserver.process import RunningServer, start_server
 from tests.unit.builders import executable
 
 PRINTER = "#!/bin/sh\nprintf '%s\\n' \"$@\"\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.serving`: options that contradict each other, and who can reach what; see also `test_launcher`."""
+"""`tritonserver.options`: options that contradict each other, and who can reach what; see also `test_launcher`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools import serving
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.server_flags import server_flags
-from flagtriton_tools.serving import ServeOptions, check_options, free_ports
+from flagtriton_tools.tritonserver import options as serving
+from flagtriton_tools.tritonserver.flags import server_flags
+from flagtriton_tools.tritonserver.options import ServeOptions, check_options, free_ports
 
 PORTS = ("http_port", "grpc_port", "metrics_port", "health_port")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.startup`: processes that die before Triton watches them, and failures in its log."""
+"""`flagtriton_tools.serve.startup`: processes that die before Triton watches them, and failures in its log."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_tools.launcher import ServerStoppedError, running_server
-from flagtriton_tools.startup import StartUp
+from flagtriton_tools.serve.launcher import ServerStoppedError, running_server
+from flagtriton_tools.serve.startup import StartUp
 from tests.unit.server_program import options_for
 
 PARENT = """

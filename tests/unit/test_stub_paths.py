@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.stub_paths`: what a shell reads as one word, checked by bash itself."""
+"""`flagtriton_tools.deploy.stub_paths`: what a shell reads as one word, checked by bash itself."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from flagtriton_tools.deploy.stub_paths import (
+    check_stub_words,
+    hub_cache,
+    is_one_word,
+    plain_path,
+    plain_temporary_folder,
+)
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.stub_paths import check_stub_words, hub_cache, is_one_word, plain_path, plain_temporary_folder
 
 ODD = ["my models", "it's", 'a"b', "a$HOME", "a;b", "a\nb", "a*", "a{b,c}", "é", "模型", "a\\b", "a#b&c", "~", "(x)"]
 PLAIN = ["repo", "/a/b.c-d_e", "/a@1,2/+x%20:y=z"]

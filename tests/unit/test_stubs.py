@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.stubs`, with real processes that are called as Triton's are."""
+"""`flagtriton_tools.tritonserver.stubs`, with real processes that are called as Triton's are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools.stubs import instances, live_stubs, unhealthy_model
+from flagtriton_tools.tritonserver.stubs import instances, live_stubs, unhealthy_model
 
 STUB = "/opt/backends/python/triton_python_backend_stub"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.supervision`: what is asked and told, and what is done about a server that hangs."""
+"""`flagtriton_tools.serve.supervision`: what is asked and told, and what is done about a server that hangs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flagtriton_tools.admin import Reply
-from flagtriton_tools.health import READY
+from flagtriton_tools.serve.health import READY
+from flagtriton_tools.tritonserver.admin import Reply
 from tests.unit.watched import OK, World, refused
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.supervision`: dead processes are brought back, and nothing that somebody else unloads."""
+"""`flagtriton_tools.serve.supervision`: dead processes are brought back, and nothing that somebody else unloads."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from flagtriton_tools import supervision
-from flagtriton_tools.admin import ModelState, Reply
-from flagtriton_tools.control import load_deployment, unload_deployment
-from flagtriton_tools.health import READY
+from flagtriton_tools.serve import supervision
+from flagtriton_tools.serve.control import load_deployment, unload_deployment
+from flagtriton_tools.serve.health import READY
+from flagtriton_tools.tritonserver.admin import ModelState, Reply
 from tests.unit.fake_triton import deployment
 from tests.unit.watched import OK, World, refused
 

@@ -14,11 +14,11 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from flagtriton_tools.cli.main import cli
+from flagtriton_tools.cli.top import table_of
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.main import cli
-from flagtriton_tools.top.cli import table_of
-from flagtriton_tools.top.rates import Rates, quantile, rates_between
-from flagtriton_tools.top.scrape import Scrape, scrape
+from flagtriton_tools.observe.rates import Rates, quantile, rates_between
+from flagtriton_tools.observe.scrape import Scrape, scrape
 
 INF = float("inf")
 NOW = 1_700_000_000.0

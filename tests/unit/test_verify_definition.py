@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.deployment import Deployment
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, describe
+from flagtriton_tools.deploy.build import AddOptions, describe
+from flagtriton_tools.deploy.facts import inspect_checkpoint
 from flagtriton_tools.verify.checks import Check
 from flagtriton_tools.verify.run import definition_checks
 from tests.checkpoints import make_bert

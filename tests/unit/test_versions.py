@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_tools.versions`: several checkpoints of one deployment, of which one answers."""
+"""`flagtriton_tools.repository.versions`: several checkpoints of one deployment, of which one answers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.settings import EncoderSettings, TokenizerSettings, read_settings
-from flagtriton_tools.bytecode import compile_steps
-from flagtriton_tools.deployments import AddOptions, Model, build
+from flagtriton_tools.deploy.build import AddOptions, Model, build
+from flagtriton_tools.deploy.pbtxt import read_config, to_pbtxt
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.pbtxt import read_config, to_pbtxt
-from flagtriton_tools.repository import add_models, entry_named
-from flagtriton_tools.versions import add_version, remove_version, switch_version
+from flagtriton_tools.repository.bytecode import compile_steps
+from flagtriton_tools.repository.store import add_models, entry_named
+from flagtriton_tools.repository.versions import add_version, remove_version, switch_version
 from tests.unit.builders import facts, fail_at_rename, snapshot
 
 STEPS = ["tiny_encoder", "tiny_pooler", "tiny_tokenizer"]

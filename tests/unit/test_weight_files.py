@@ -19,7 +19,7 @@ from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.checkpoint.weight_files import adapter_base, unread_weights, weight_files
 from flagtriton_server.loading import encoder
 from flagtriton_server.loading.encoder import check_weights, load_encoder
-from flagtriton_tools.checkpoint import inspect_checkpoint
+from flagtriton_tools.deploy.facts import inspect_checkpoint
 from flagtriton_tools.errors import ToolError
 from tests.checkpoints import make_bert, make_decoder, make_m3
 from tests.unit.builders import write_checkpoint, write_json

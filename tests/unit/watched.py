@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import pytest
 
-from flagtriton_tools import supervision
-from flagtriton_tools.admin import Reply
-from flagtriton_tools.health import READY, Health
-from flagtriton_tools.supervision import Supervisor
+from flagtriton_tools.serve import supervision
+from flagtriton_tools.serve.health import READY, Health
+from flagtriton_tools.serve.supervision import Supervisor
+from flagtriton_tools.tritonserver.admin import Reply
 from tests.unit.fake_triton import FakeAdmin, FakeClock, FakeServer, FakeTriton, InlinePool, deployment
 
 __all__ = ["OK", "World", "refused"]

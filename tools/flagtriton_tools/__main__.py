@@ -11,7 +11,7 @@ __all__ = ["entry_point"]
 def entry_point() -> None:
     """Run the command line and end the process."""
     try:
-        from flagtriton_tools.main import main
+        from flagtriton_tools.cli.main import main
 
         code = main()
     except KeyboardInterrupt:

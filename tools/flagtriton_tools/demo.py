@@ -19,14 +19,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from flagtriton import FlagAutoModel, FlagTritonError
-from flagtriton_tools.checkpoint import inspect_checkpoint
-from flagtriton_tools.deployments import AddOptions, build
+from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.facts import inspect_checkpoint
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.interrupts import exit_code_of, stopped_in_order
-from flagtriton_tools.launcher import running_server
 from flagtriton_tools.pictures import saved_axes
-from flagtriton_tools.repository import add_models
-from flagtriton_tools.serving import ServeOptions, free_ports
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.serve.launcher import running_server
+from flagtriton_tools.tritonserver.options import ServeOptions, free_ports
 
 __all__ = ["main", "minilm_checkpoint"]
 

@@ -23,28 +23,28 @@ from flagtriton.protocol.tensors import TOKEN_COUNT
 from flagtriton.remote.connection import ConnectionSettings
 from flagtriton.remote.model import ServedModel
 from flagtriton_server.layerwise.loading import read_spec
-from flagtriton_tools.bench.bench_options import BenchOptions, BenchTask
-from flagtriton_tools.bench.contest import infinity_server, library, peer_python
 from flagtriton_tools.bench.growth import draw_growth, measure_growth, to_json
 from flagtriton_tools.bench.hybrid import PASSAGES, OursHybrid, scored_pairs
-from flagtriton_tools.bench.measure import measure
-from flagtriton_tools.bench.ours import Ours, Place
+from flagtriton_tools.bench.options import BenchOptions, BenchTask
 from flagtriton_tools.bench.padding import padding_waste
+from flagtriton_tools.bench.peers.deployment_under_test import Ours, Place
+from flagtriton_tools.bench.peers.measure import measure
+from flagtriton_tools.bench.peers.peers import infinity_server, library, peer_python
 from flagtriton_tools.bench.prefixes import measure_prefixes, prefix_table
 from flagtriton_tools.bench.report import draw, json_line, machine, tables
 from flagtriton_tools.bench.rerank import QUERY, OursReranker, shares_of_full_time
-from flagtriton_tools.bench.shapes import make_checkpoint
 from flagtriton_tools.bench.soak import draw_soak, soak, summary
 from flagtriton_tools.bench.tasks import OurTasks, TaskResult, measure_tasks, task_table
-from flagtriton_tools.bench.workload import make_texts
-from flagtriton_tools.checkpoint import inspect_checkpoint
 from flagtriton_tools.demo import minilm_checkpoint
-from flagtriton_tools.deployments import build, describe
+from flagtriton_tools.deploy.build import build, describe
+from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.model_kinds import LAYERED
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.kinds import LAYERED
-from flagtriton_tools.launcher import running_server
-from flagtriton_tools.repository import add_models
-from flagtriton_tools.serving import ServeOptions, free_ports
+from flagtriton_tools.repository.store import add_models
+from flagtriton_tools.serve.launcher import running_server
+from flagtriton_tools.shapes import make_checkpoint
+from flagtriton_tools.tritonserver.options import ServeOptions, free_ports
+from flagtriton_tools.workload import make_texts
 
 __all__ = ["bench"]
 

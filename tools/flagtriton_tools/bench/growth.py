@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flagtriton_tools.bench.ours import Ours, Place
-from flagtriton_tools.bench.workload import Workload, make_texts
+from flagtriton_tools.bench.peers.deployment_under_test import Ours, Place
 from flagtriton_tools.pictures import saved_axes
+from flagtriton_tools.workload import Workload, make_texts
 
 __all__ = ["Point", "draw_growth", "measure_growth", "to_json"]
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from flagtriton import BGEM3FlagModel
-from flagtriton_tools.bench.callers import seconds_of
-from flagtriton_tools.bench.ours import Place
+from flagtriton_tools.bench.peers.callers import seconds_of
+from flagtriton_tools.bench.peers.deployment_under_test import Place
 
 __all__ = ["PASSAGES", "OursHybrid", "scored_pairs"]
 

@@ -22,7 +22,7 @@ from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import encode_pooled
 from flagtriton_server.engines.pooling import last_token_pool
 from flagtriton_server.loading.encoder import load_encoder
-from flagtriton_tools.bench.callers import seconds_of
+from flagtriton_tools.bench.peers.callers import seconds_of
 from flagtriton_tools.errors import ToolError
 
 __all__ = ["CASES", "Case", "PrefixResult", "measure_prefixes", "prefix_table"]

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from rich.table import Table
 
-from flagtriton_tools.bench.measure import Result, compare
+from flagtriton_tools.bench.peers.measure import Result, compare
 from flagtriton_tools.pictures import saved_axes
 
 __all__ = ["draw", "json_line", "machine", "tables"]

@@ -9,8 +9,8 @@ from typing import Any
 
 from flagtriton import FlagAutoReranker
 from flagtriton_server.layerwise.spec import LayeredSpec
-from flagtriton_tools.bench.callers import seconds_of
-from flagtriton_tools.bench.ours import Place
+from flagtriton_tools.bench.peers.callers import seconds_of
+from flagtriton_tools.bench.peers.deployment_under_test import Place
 from flagtriton_tools.bench.tasks import TaskResult
 
 __all__ = ["QUERY", "OursReranker", "shares_of_full_time"]

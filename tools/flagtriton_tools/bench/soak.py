@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton_tools.bench.memory import held_mb
-from flagtriton_tools.bench.ours import Ours
+from flagtriton_tools.bench.peers.deployment_under_test import Ours
+from flagtriton_tools.bench.peers.memory import held_mb
 from flagtriton_tools.pictures import saved_axes
 
 __all__ = ["Sample", "draw_soak", "soak", "summary"]

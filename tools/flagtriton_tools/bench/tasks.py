@@ -11,9 +11,9 @@ from typing import Any, Protocol
 import urllib3
 from rich.table import Table
 
-from flagtriton_tools.bench.measure import compare
-from flagtriton_tools.bench.memory import PeakMemory
-from flagtriton_tools.bench.ours import Place
+from flagtriton_tools.bench.peers.deployment_under_test import Place
+from flagtriton_tools.bench.peers.measure import compare
+from flagtriton_tools.bench.peers.memory import PeakMemory
 
 __all__ = ["OurTasks", "TaskContestant", "TaskResult", "encoder_clock_s", "measure_tasks", "task_table"]
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton_tools.bench.shapes import SHAPES
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.plan.devices import EFFICIENCY, GPUS, MEASURED
 from flagtriton_tools.plan.scenario import Outcome, Server, Traffic
 from flagtriton_tools.plan.simulation import simulate
 from flagtriton_tools.plan.sizes import flops_per_token, parameters
+from flagtriton_tools.shapes import SHAPES
 
 __all__ = ["Load", "Plan", "make_plan", "request_tokens"]
 

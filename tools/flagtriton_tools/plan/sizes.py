@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from flagtriton_tools.bench.shapes import Shape
+from flagtriton_tools.shapes import Shape
 
 __all__ = ["flops_per_token", "network_parameters", "parameters"]
 

@@ -16,7 +16,7 @@ from flagtriton.protocol.instructions import apply_instruction
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton_server.sentence_transformers.check import IGNORED, check_definition
 from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS
-from flagtriton_tools.kinds import LAYERED, is_encoder_reranker, is_m3
+from flagtriton_tools.deploy.model_kinds import LAYERED, is_encoder_reranker, is_m3
 from flagtriton_tools.verify.checks import (
     Check,
     Limits,

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One step of a deployment each: its folder's name, its `config.pbtxt`, and the module it runs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.parameters import write_parameters
+from flagtriton.protocol.settings import (
+    ColbertSettings,
+    EncoderSettings,
+    HeadSettings,
+    LayeredSettings,
+    PoolerSettings,
+    RerankerHeadSettings,
+    ScorerSettings,
+    TokenizerSettings,
+)
+from flagtriton.protocol.tensors import (
+    AFTER,
+    COLBERT_LENGTHS,
+    COLBERT_VECS,
+    DENSE_VECS,
+    DONE,
+    HIDDEN_STATES,
+    INPUT_IDS,
+    LAYER_SCORES,
+    PASSAGE,
+    PASSAGE_END,
+    PASSAGE_IDS,
+    PASSAGE_ROWS,
+    PASSAGE_START,
+    PASSAGE_STATES,
+    QUERY,
+    QUERY_IDS,
+    QUERY_ROWS,
+    QUERY_STATES,
+    SCORE,
+    SCORES,
+    SPARSE_IDS,
+    SPARSE_WEIGHTS,
+    TEXT,
+    TOKEN,
+    TOKEN_COUNT,
+    TOKEN_ID,
+    UNWEIGHTED_IDS,
+    Tensor,
+)
+from flagtriton_tools.deploy.budgets import queue_settings, token_budget
+from flagtriton_tools.deploy.model_kinds import LAYERED, is_encoder_reranker, is_m3, is_pseudo_moe
+from flagtriton_tools.deploy.options import AddOptions, Model
+from flagtriton_tools.deploy.pbtxt import Device, step_config
+from flagtriton_tools.deploy.pooling_options import finishing, prompt_tensors, skips_prompts
+
+__all__ = [
+    "PAIR_TENSORS",
+    "colbert_step",
+    "encoder_step",
+    "layerwise_encoder_step",
+    "pooler_step",
+    "reranker_scorer_step",
+    "scorer_step",
+    "sparse_step",
+    "tokenizer_step",
+]
+
+PAIR_TENSORS = (QUERY_IDS, PASSAGE_IDS, QUERY_ROWS, PASSAGE_ROWS)
+
+_WARMUP_TOKENS = (16, 256)
+
+
+def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs: bool = False) -> Model:
+    """Return the step that makes token ids; with `pairs` it takes pairs, and decodes ids, too.
+
+    A reranker's takes pairs alone, and joins each into one row.
+    """
+    joins = served.task == "rerank"
+    further = [*PAIR_TENSORS, UNWEIGHTED_IDS, TOKEN] if pairs else part_tensors(served) if joins else []
+    further += prompt_tensors(served)
+    settings = TokenizerSettings(
+        checkpoint=served.checkpoint,
+        max_length=served.max_length,
+        model_class=served.model_class,
+        revision=served.revision,
+        trust_remote_code=served.trust_remote_code,
+        query_instruction=served.query_instruction,
+        query_instruction_format=served.query_instruction_format,
+        passage_instruction=served.passage_instruction,
+        passage_instruction_format=served.passage_instruction_format,
+        send_unweighted_ids=pairs,
+        joins_pairs=joins,
+        positions=served.positions,
+        max_text_bytes=options.max_text_bytes,
+        max_request_bytes=options.max_request_bytes,
+        default_max_length=served.default_max_length,
+        lower_case=served.lower_case,
+        send_prompt_length=skips_prompts(served),
+        prompts=served.prompts,
+        default_prompt_name=served.default_prompt_name,
+        **queue_settings(options),
+    )
+    config = step_config(
+        inputs=[] if pairs else [QUERY, PASSAGE] if joins else [TEXT],
+        optional_inputs=[TEXT, QUERY, PASSAGE, TOKEN_ID] if pairs else [],
+        outputs=[INPUT_IDS, TOKEN_COUNT, *further],
+        max_batch_size=options.rows,
+        device=Device(count=options.tokenizer_instances),
+        parameters=write_parameters(settings),
+    )
+    return Model(f"{name}_tokenizer", config, "tokenizer")
+
+
+def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
+    """Return the step that runs the checkpoint; `rows` of a text's hidden states leave it."""
+    device = replace(Device.parse(options.device, options.instances), shard=options.shard)
+    pairs = is_encoder_reranker(served.task, served.model_class)
+    settings = EncoderSettings(
+        checkpoint=served.checkpoint,
+        max_length=served.positions or served.max_length,
+        token_budget=token_budget(device, options),
+        precision=_precision(served),
+        rows=rows,
+        pooling_method=served.pooling_method if options.pool_in_encoder else None,
+        revision=served.revision,
+        trust_remote_code=served.trust_remote_code,
+        peft=served.peft,
+        shard=",".join(map(str, device.gpus)) if options.shard else None,
+        token_types=pairs,
+        scores=_scored_in_encoder(served),
+        pseudo_moe=is_pseudo_moe(served),
+        definition=served.definition,
+        **(finishing(served) if options.pool_in_encoder else {}),
+        **queue_settings(options),
+    )
+    inputs = [INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS]
+    inputs += prompt_tensors(served) if options.pool_in_encoder else []
+    output = DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES
+    if not is_m3(served):
+        return _encoder(name, "encoder", inputs, [output], settings, options, device)
+    return _encoder(name, "encoder", inputs, [output, PASSAGE_STATES], settings, options, device, [PASSAGE_IDS])
+
+
+def layerwise_encoder_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that runs a layered reranker's checkpoint as deep as requests ask."""
+    device = Device.parse(options.device, options.instances)
+    settings = LayeredSettings(
+        checkpoint=served.checkpoint,
+        model_class=served.model_class,
+        max_length=served.positions or served.max_length,
+        token_budget=token_budget(device, options),
+        precision=_precision(served),
+        revision=served.revision,
+        peft=served.peft,
+        **queue_settings(options),
+    )
+    return _encoder(
+        name, "layerwise_encoder", [INPUT_IDS, *part_tensors(served)], [HIDDEN_STATES], settings, options, device
+    )
+
+
+def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
+    """Return the step that makes dense vectors of `rows`, which is what the encoder sends."""
+    settings = PoolerSettings(
+        served.pooling_method,
+        _precision(served),
+        _encoder_device(served),
+        rows,
+        pseudo_moe=is_pseudo_moe(served),
+        sends_done=is_m3(served),
+        **finishing(served),
+    )
+    if settings.modules is not None:
+        settings = replace(settings, checkpoint=served.checkpoint, revision=served.revision)
+    outputs = [DENSE_VECS, DONE] if settings.sends_done else [DENSE_VECS]
+    inputs = [HIDDEN_STATES, INPUT_IDS, *prompt_tensors(served)]
+    return _behind_encoder(name, "pooler", inputs, outputs, settings, options, Device())
+
+
+def sparse_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that makes lexical weights; so little work that a processor does it for any encoder."""
+    settings = HeadSettings(**_head(served))
+    outputs = [SPARSE_IDS, SPARSE_WEIGHTS, DONE]
+    inputs = [HIDDEN_STATES, INPUT_IDS, UNWEIGHTED_IDS, AFTER]
+    return _behind_encoder(name, "sparse", inputs, outputs, settings, options, Device())
+
+
+def colbert_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that makes ColBERT vectors, beside the encoder."""
+    dtype = served.colbert_dtype or "fp32"
+    settings = ColbertSettings(**_head(served), colbert_dim=served.colbert_dim, colbert_dtype=dtype)
+    outputs = [COLBERT_VECS, COLBERT_LENGTHS]
+    device = Device.parse(options.device, 1)
+    return _behind_encoder(name, "colbert", [HIDDEN_STATES, INPUT_IDS, AFTER], outputs, settings, options, device)
+
+
+def reranker_scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that makes a reranker's scores; so little work that a processor does it for any encoder."""
+    settings = RerankerHeadSettings(
+        **_head(served),
+        model_class=served.model_class,
+        peft=served.peft,
+        scored_in_encoder=_scored_in_encoder(served),
+    )
+    scores = LAYER_SCORES if served.model_class in LAYERED else SCORE
+    model = _behind_encoder(name, "scorer", [HIDDEN_STATES], [scores], settings, options, Device())
+    return replace(model, step="reranker_scorer")
+
+
+def scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that scores pairs, beside the encoder."""
+    settings = ScorerSettings(**_head(served), pooling_method=served.pooling_method, colbert_dim=served.colbert_dim)
+    inputs = [QUERY_STATES, PASSAGE_STATES, *PAIR_TENSORS, UNWEIGHTED_IDS]
+    return _behind_encoder(
+        name, "scorer", inputs, list(SCORES.values()), settings, options, Device.parse(options.device, 1)
+    )
+
+
+def part_tensors(served: Deployment) -> list[Tensor]:
+    """Return the tensors that tell a reranker's encoder which of a row's tokens are the passage's, if it asks."""
+    if served.model_class in LAYERED:
+        return [PASSAGE_START, PASSAGE_END]
+    return [PASSAGE_START] if is_encoder_reranker(served.task, served.model_class) else []
+
+
+def _scored_in_encoder(served: Deployment) -> bool:
+    """Return whether an encoder reranker runs whole: its head is its own affair, unless it is one of BERT's kin."""
+    return is_encoder_reranker(served.task, served.model_class) and (
+        served.trust_remote_code or served.attention == "padded"
+    )
+
+
+def _encoder(
+    name: str,
+    step: str,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    settings: EncoderSettings | LayeredSettings,
+    options: AddOptions,
+    device: Device,
+    optional_inputs: Sequence[Tensor] = (),
+) -> Model:
+    config = step_config(
+        inputs=inputs,
+        optional_inputs=optional_inputs,
+        outputs=outputs,
+        max_batch_size=options.rows,
+        device=device,
+        parameters=write_parameters(settings),
+        warmup_tokens=[tokens for tokens in _WARMUP_TOKENS if tokens <= settings.max_length],
+    )
+    return Model(f"{name}_encoder", config, step)
+
+
+def _behind_encoder(
+    name: str,
+    step: str,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    settings: Any,  # noqa: ANN401 - the step's own dataclass
+    options: AddOptions,
+    device: Device,
+) -> Model:
+    config = step_config(
+        inputs=inputs,
+        outputs=outputs,
+        max_batch_size=options.rows,
+        device=device,
+        parameters=write_parameters(settings),
+    )
+    return Model(f"{name}_{step}", config, step)
+
+
+def _head(served: Deployment) -> dict[str, Any]:
+    return {
+        "checkpoint": served.checkpoint,
+        "precision": _precision(served),
+        "device": _encoder_device(served),
+        "revision": served.revision,
+    }
+
+
+def _precision(served: Deployment) -> str:
+    """Return what the steps are told: on a GPU `auto` is bf16 for decoders, whose values may pass what fp16 holds."""
+    decoder_on_gpu = served.model_class.startswith("decoder-only") and _encoder_device(served) == "gpu"
+    return "bf16" if served.precision == "auto" and decoder_on_gpu else served.precision
+
+
+def _encoder_device(served: Deployment) -> str:
+    return served.device.partition(":")[0]

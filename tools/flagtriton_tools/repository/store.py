@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model repository on disk: deployments added, listed and removed, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.parameters import ParameterError, read_parameters
+from flagtriton.protocol.settings import VERSION_PARAMETERS
+from flagtriton_tools.deploy.build import PART_OF, Model
+from flagtriton_tools.deploy.pbtxt import read_config, serving, string_parameters, to_pbtxt
+from flagtriton_tools.errors import ToolError
+from flagtriton_tools.repository.atomic_moves import move_all, staging
+
+__all__ = ["Entry", "add_models", "entries", "entry_named", "model_names", "remove_deployment", "write_model"]
+
+_MODEL_PY = '''"""{summary}"""
+
+from flagtriton_server.steps.{step} import TritonPythonModel as TritonPythonModel
+'''
+_SUMMARIES = {
+    "tokenizer": "Text to ragged token ids.",
+    "encoder": "Ragged token ids to hidden states.",
+    "pooler": "Hidden states to embeddings.",
+    "sparse": "Hidden states to lexical weights.",
+    "colbert": "Hidden states to ColBERT vectors.",
+    "scorer": "Hidden states of pairs to scores.",
+    "layerwise_encoder": "Ragged token ids to hidden states at several layers.",
+    "reranker_scorer": "Hidden states of pairs to a reranker's scores.",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One deployment found in a repository.
+
+    Attributes:
+        ensembles: further public ones beside that of its own name.
+        version: which is served.
+        versions: all there are.
+    """
+
+    name: str
+    deployment: Deployment
+    steps: tuple[str, ...]
+    max_batch_size: int
+    ensembles: tuple[str, ...] = ()
+    version: int = 1
+    versions: tuple[int, ...] = (1,)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """All its folders, its own first."""
+        return (self.name, *self.ensembles, *self.steps)
+
+
+def add_models(models: Sequence[Model], repository: Path, *, force: bool = False, version: int = 1) -> None:
+    """Write the folders of a deployment; on any failure the repository is left as it was.
+
+    Args:
+        models: what `deployments.build` returned.
+        repository: made if it does not exist.
+        force: replace folders of the same name.
+        version: what it begins with.
+
+    Raises:
+        ToolError: a folder of that name is there and `force` is not set, or it is part of another deployment; or the
+            repository cannot be written.
+    """
+    names = [model.name for model in models]
+    existing = [name for name in names if (repository / name).exists()]
+    if existing and not force:
+        raise ToolError(f"{repository} already has {', '.join(existing)}; replace with --force, or pass another --name")
+    is_new = not repository.exists()
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+        with staging(repository) as folder:
+            for model in models:
+                write_model(model, folder / "new" / model.name, version)
+            moves = _out(_replaced(names, repository), repository, folder)
+            move_all([*moves, *((folder / "new" / name, repository / name) for name in names)])
+    except OSError as error:
+        if is_new and repository.exists():
+            repository.rmdir()
+        raise ToolError(f"cannot write {repository}: {error}") from error
+
+
+def remove_deployment(name: str, repository: Path) -> tuple[str, ...]:
+    """Remove a deployment's ensemble and steps; return the names of the folders.
+
+    Raises:
+        ToolError: there is no such deployment, and says which there are; or the repository cannot be changed.
+    """
+    found = {entry.name: entry for entry in entries(repository)}
+    own = (folder for folder in _named(name, found, repository).folders if folder == name or folder not in found)
+    folders = tuple(folder for folder in own if (repository / folder).exists())
+    try:
+        with staging(repository) as folder:
+            move_all(_out(folders, repository, folder))
+    except OSError as error:
+        raise ToolError(f"cannot change {repository}: {error}") from error
+    return folders
+
+
+def entries(repository: Path) -> list[Entry]:
+    """Return the deployments of a repository, by name.
+
+    Raises:
+        ToolError: it is no folder, or a configuration in it does not parse.
+    """
+    if not repository.is_dir():
+        raise ToolError(
+            f"{repository} is no folder; `flagtriton add CHECKPOINT --repository {shlex.quote(str(repository))}` makes "
+            "it"
+        )
+    configs = {path.parent.name: read_config(path) for path in sorted(repository.glob("*/config.pbtxt"))}
+    return [entry for name in configs if (entry := _entry(name, configs, repository)) is not None]
+
+
+def entry_named(name: str, repository: Path) -> Entry:
+    """Return one deployment of a repository.
+
+    Raises:
+        ToolError: there is none of that name, and says which there are; or as `entries`.
+    """
+    return _named(name, {entry.name: entry for entry in entries(repository)}, repository)
+
+
+def _named(name: str, found: Mapping[str, Entry], repository: Path) -> Entry:
+    if name not in found:
+        raise ToolError(f"{repository} has no deployment {name}; it has {', '.join(found) or 'none'}")
+    return found[name]
+
+
+def model_names(repository: Path) -> list[str]:
+    """Return the names of all models, steps and those of others included."""
+    return sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
+
+
+def _replaced(names: Sequence[str], repository: Path) -> list[str]:
+    """Return the folders that make room: those of `names`, and those that the first, the ensemble, had before.
+
+    Raises:
+        ToolError: one of them is part of another deployment.
+    """
+    found = {entry.name: entry for entry in entries(repository)}
+    former = found.pop(names[0], None)
+    for entry in found.values():
+        shared = set(entry.folders) & set(names)
+        if shared:
+            raise ToolError(f"{sorted(shared)[0]} is part of the deployment {entry.name}; pass another --name")
+    left = [folder for folder in former.folders if folder not in found] if former is not None else []
+    return [name for name in dict.fromkeys([*names, *left]) if (repository / name).exists()]
+
+
+def _entry(name: str, configs: Mapping[str, ModelConfig], repository: Path) -> Entry | None:
+    config = configs[name]
+    if config.platform != "ensemble":
+        return None
+    try:
+        deployment = read_parameters(Deployment, string_parameters(config), ignore_unknown=True)
+    except ParameterError:
+        return None  # an ensemble that somebody else made, or a further one of a deployment
+    further = {other: c for other, c in configs.items() if _part_of(c) == name}
+    steps = [step.model_name for c in (config, *further.values()) for step in c.ensemble_scheduling.step]
+    versions = tuple(sorted(int(path.name) for path in (repository / name).iterdir() if path.name.isdecimal()))
+    version = next(iter(config.version_policy.specific.versions), max(versions, default=1))
+    return Entry(
+        name, deployment, tuple(dict.fromkeys(steps)), config.max_batch_size, tuple(further), version, versions
+    )
+
+
+def _part_of(config: ModelConfig) -> str | None:
+    """Return the deployment that a further ensemble belongs to."""
+    marked = config.platform == "ensemble" and PART_OF in config.parameters
+    return config.parameters[PART_OF].string_value if marked else None
+
+
+def write_model(model: Model, folder: Path, version: int, *, beside: bool = False) -> None:
+    """Write one folder of a deployment.
+
+    An ensemble's version folder holds its parameters, by which it can be switched to later. Triton wants such a folder;
+    neither Git nor a bucket knows an empty one.
+
+    Args:
+        model: what is to lie there.
+        folder: made here.
+        version: a number.
+        beside: there are others, whose parameters stand in `config.pbtxt`.
+    """
+    own = folder / str(version)
+    own.mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(to_pbtxt(serving(model.config, version)), encoding="utf-8")
+    if model.step is not None:
+        source = _MODEL_PY.format(summary=_SUMMARIES[model.step], step=model.step)
+        (own / "model.py").write_text(source, encoding="utf-8")
+    if model.step is None or beside:
+        parameters = json.dumps(string_parameters(model.config), indent=2, sort_keys=True)
+        (own / VERSION_PARAMETERS).write_text(f"{parameters}\n", encoding="utf-8")
+    for place, copied in model.copies.items():
+        (own / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(copied, own / place)
+
+
+def _out(names: Sequence[str], repository: Path, folder: Path) -> list[tuple[Path, Path]]:
+    """Return the moves that take folders of a repository away."""
+    return [(repository / name, folder / "old" / name) for name in names]

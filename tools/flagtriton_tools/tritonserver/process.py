@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One `tritonserver` process: started so that it cannot be left behind, and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from flagtriton_server.backend.backpressure import remove_signs
+from flagtriton_server.backend.request_log import REQUEST_LOG
+from flagtriton_tools.deploy.stub_paths import hub_cache, plain_path
+from flagtriton_tools.errors import ToolError
+from flagtriton_tools.tritonserver.embedded import Tritonserver
+from flagtriton_tools.tritonserver.flags import server_flags
+from flagtriton_tools.tritonserver.log import log_excerpt, opened_log
+from flagtriton_tools.tritonserver.machine import SHARED_MEMORY
+from flagtriton_tools.tritonserver.options import ServeOptions
+
+__all__ = ["RunningServer", "start_server"]
+
+_STOP_TIMEOUT_S = 40.0
+"""As long as Triton's own grace period of 30 s, which a flag may bring back, and some."""
+
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)
+"""Loaded here because nothing may be loaded between fork and exec."""
+
+
+@dataclass
+class RunningServer:
+    """A server that was started.
+
+    Attributes:
+        process: the server itself, first of its process group; its Python stubs are the others.
+        shared_memory: what the names of its files in `/dev/shm` begin with.
+        secret: for admin operations; None where they need none.
+        log_start: where in the log its part begins, bytes.
+        version: what it calls itself once it has answered.
+        failed: deployments that it could not load, and why.
+    """
+
+    options: ServeOptions
+    process: subprocess.Popen[bytes]
+    shared_memory: str
+    secret: str | None = field(default=None, repr=False)
+    log_start: int = 0
+    version: str = "unknown"
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int | None:
+        """The server's exit code, None while it runs; one ended by signal n gives 128 + n."""
+        code = self.process.poll()
+        return None if code is None else _exit_code(code)
+
+    def wait(self) -> int:
+        """Return the server's exit code, once it ends."""
+        return _exit_code(self.process.wait())
+
+    def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> int:
+        """Ask the server to end, kill it where it has not within so many seconds, and return its exit code."""
+        try:
+            if self.process.poll() is None:
+                self.process.terminate()
+            self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            self.kill()
+        return self.wait()
+
+    def kill(self) -> None:
+        """End at once what is left of the server and its stubs, and free their shared memory."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        for file in SHARED_MEMORY.glob(f"{self.shared_memory}*"):
+            file.unlink(missing_ok=True)
+        remove_signs(self.process.pid)
+
+    def last_words(self) -> str:
+        """Return, for a message, where the log is and how it ends."""
+        return log_excerpt(self.options.log_file)
+
+
+def start_server(
+    binary: Tritonserver,
+    options: ServeOptions,
+    work_folder: Path,
+    models: Sequence[str],
+    secret: str | None = None,
+    *,
+    again: bool = False,
+    auto_complete: bool = False,
+) -> RunningServer:
+    """Start the server and return at once.
+
+    It ends with the thread that calls this, if that ends first.
+
+    Args:
+        binary: which server.
+        options: what it serves.
+        work_folder: where it runs: a folder without anything that could be imported.
+        models: what it loads.
+        secret: what admin operations need; None is nothing.
+        again: the log of the server before it is continued.
+        auto_complete: there are models whose configurations leave something out.
+
+    Raises:
+        ToolError: the binary cannot be run, or its log not be written.
+    """
+    shared_memory = f"flagtriton_{os.getpid()}_{options.http_port}_"
+    served = replace(options, repository=plain_path(options.repository, work_folder / "model-repository"))
+    flags = server_flags(served, models, secret, shared_memory, auto_complete=auto_complete)
+    command = [str(binary.binary), *binary.arguments, *flags]
+    try:
+        with opened_log(options.log_file, again=again) as log:
+            log_start = 0 if log is None else log.tell()
+            process = subprocess.Popen(
+                command,
+                cwd=work_folder,  # first on the stubs' sys.path, so it must hold nothing that could be imported
+                env={**os.environ, **binary.environment, **hub_cache(), **_request_log(options)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C reaches this process alone, which then stops the server in order
+                preexec_fn=_die_with_parent,
+            )
+    except OSError as error:
+        raise ToolError(f"cannot start {binary.binary}: {error}") from error
+    return RunningServer(options, process, shared_memory, secret, log_start)
+
+
+def _request_log(options: ServeOptions) -> dict[str, str]:
+    return {} if options.request_log is None else {REQUEST_LOG: str(options.request_log.resolve())}
+
+
+def _die_with_parent() -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _exit_code(returncode: int) -> int:
+    return 128 - returncode if returncode < 0 else returncode
