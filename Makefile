@@ -26,7 +26,7 @@ test: $(VENV)/.installed-reference ## run the whole suite, the real server inclu
 
 .PHONY: unit
 unit: $(VENV)/.installed-reference ## run the tests that need no server
-	$(BIN)/python -m pytest tests/unit $(ARGS)
+	$(BIN)/python -m pytest tests/unit tests/properties tests/files $(ARGS)
 
 .PHONY: lint
 lint: venv ## ruff and mypy, as pre-commit runs them

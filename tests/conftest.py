@@ -19,10 +19,10 @@ from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.options import ServeOptions, free_ports
 from flagtriton_tools.tritonserver.process import RunningServer
-from tests.checkpoints import cuts_left, make_bert, make_decoder, make_m3, make_reranker, make_xlm_roberta
-from tests.domain_model import make_domain_model
-from tests.layered_checkpoints import make_layerwise, make_lightweight
-from tests.scoring_model import make_scoring_model
+from tests.support.checkpoints.domain_model import make_domain_model
+from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
+from tests.support.checkpoints.scoring_model import make_scoring_model
+from tests.support.checkpoints.tiny import cuts_left, make_bert, make_decoder, make_m3, make_reranker, make_xlm_roberta
 
 ICL_TOKENS = ("<instruct>", "<query>", "<response>")
 DOMAINS = {

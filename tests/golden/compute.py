@@ -25,7 +25,7 @@ from FlagEmbedding import LayerWiseFlagLLMReranker, LightWeightFlagLLMReranker
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, as the reference's environment does
 
-from tests.layered_checkpoints import make_layerwise, make_lightweight
+from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
 
 _PARAGRAPH = (
     "The panda is a bear that lives in the mountains of central China and eats bamboo, mostly in the morning and in "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes tokenizer_ids.json: the token ids that transformers 4 gives for each layout of `tests/tokenizer_layouts.py`.
+"""Writes tokenizer_ids.json: the token ids that transformers 4 gives for each tokenizer layout of the tests.
 
 Run by tokenizer_ids.sh, in an environment of its own.
 """
@@ -16,7 +16,7 @@ from typing import Any
 _ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(_ROOT), str(_ROOT / "server")]
 
-from tests.tokenizer_layouts import LAYOUTS, TEXTS, Layout  # noqa: E402 - found where the line above says
+from tests.support.checkpoints.tokenizer_layouts import LAYOUTS, TEXTS, Layout  # noqa: E402 - found where the line above says
 
 _PACKAGES = ("transformers", "tokenizers", "sentencepiece", "protobuf")
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Writes tokenizer_ids.json anew: the token ids of transformers 4 for the file layouts of tests/tokenizer_layouts.py.
+# Writes tokenizer_ids.json anew: the token ids of transformers 4 for the file layouts of tests/support/checkpoints/tokenizer_layouts.py.
 #
 #   bash tests/golden/tokenizer_ids.sh [ENVIRONMENT_FOLDER]   # made, or used again; by default a temporary one
 #

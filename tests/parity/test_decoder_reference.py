@@ -22,8 +22,8 @@ from flagtriton_server.engines.pooling import pooling_named, to_embedding
 from flagtriton_server.loading.encoder import load_encoder
 from flagtriton_server.tokenize.icl_queries import QueryBatch, encode_queries
 from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
-from tests.checkpoints import TEXTS, make_decoder
 from tests.conftest import ICL_TOKENS, Served
+from tests.support.checkpoints.tiny import TEXTS, make_decoder
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from flagtriton import FlagAutoModel, FlagICLModel, InvalidRequestError
-from tests.checkpoints import TEXTS
 from tests.conftest import Served
+from tests.support.checkpoints.tiny import TEXTS
 
 pytestmark = [pytest.mark.server, pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
 

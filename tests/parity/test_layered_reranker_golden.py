@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,11 @@ import pytest
 
 from flagtriton import InvalidRequestError, LayerWiseFlagLLMReranker, LightWeightFlagLLMReranker
 from tests.conftest import Served
+from tests.support.paths import GOLDEN
 
 pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("ignore")]
 
 BOUND, NORMALISED_BOUND = 1e-4, 1e-5
-GOLDEN = Path(__file__).parents[1] / "golden"
 CLASSES = {"layerwise": LayerWiseFlagLLMReranker, "lightweight": LightWeightFlagLLMReranker}
 VALUES = {name: json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8")) for name in CLASSES}
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from flagtriton import FlagAutoReranker, FlagLLMReranker, InvalidRequestError
-from tests.checkpoints import TEXTS
 from tests.conftest import Served
+from tests.support.checkpoints.tiny import TEXTS
 
 pytestmark = [pytest.mark.server, pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
 

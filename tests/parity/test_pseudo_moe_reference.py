@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from flagtriton import FlagAutoModel, FlagPseudoMoEModel, InvalidRequestError
-from tests.checkpoints import TEXTS
 from tests.conftest import Served
-from tests.domain_model import DOMAINS
+from tests.support.checkpoints.domain_model import DOMAINS
+from tests.support.checkpoints.tiny import TEXTS
 
 pytestmark = [pytest.mark.server, pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
 

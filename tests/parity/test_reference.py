@@ -13,8 +13,8 @@ import tritonclient.grpc as triton
 from flagtriton import FlagModel
 from flagtriton.protocol.tensors import INPUT_IDS, PAST_END, TEXT
 from flagtriton.protocol.text import text_tensor
-from tests.checkpoints import TEXTS
 from tests.conftest import Served
+from tests.support.checkpoints.tiny import TEXTS
 
 pytestmark = [
     pytest.mark.server,

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from flagtriton import DeploymentMismatchError, FlagAutoReranker, FlagModel, FlagReranker, InvalidRequestError
-from tests.checkpoints import TEXTS
 from tests.conftest import Served
+from tests.support.checkpoints.tiny import TEXTS
 
 pytestmark = [pytest.mark.server, pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.checkpoints import TEXTS, make_bert, make_decoder, make_xlm_roberta
-from tests.sentence_transformers_checkpoints import LEGACY_FLAGS, dense, make_sentence_transformer, resaved
-from tests.unit.step_chain import StepChain
-from tests.unit.triton_stand_in import imported_steps
+from tests.support.checkpoints.sentence_transformers import LEGACY_FLAGS, dense, make_sentence_transformer, resaved
+from tests.support.checkpoints.tiny import TEXTS, make_bert, make_decoder, make_xlm_roberta
+from tests.support.steps.chain import StepChain
+from tests.support.steps.fake_backend import imported_steps
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
 

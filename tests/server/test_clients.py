@@ -6,19 +6,18 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from flagtriton import BGEM3FlagModel, FlagModel, FlagReranker, InvalidRequestError, WrongServerError
 from flagtriton.transport.connect import connect
 from tests.conftest import Served
-from tests.network import silent_proxy
+from tests.support.paths import ROOT
+from tests.support.servers.network import silent_proxy
 
 pytestmark = pytest.mark.server
 
 both_wires = pytest.mark.parametrize("wire", ["grpc", "http"])
-ROOT = Path(__file__).parents[2]
 TOO_LONG = "er" * 750_000  # one word, which both tokenizers need whole
 
 

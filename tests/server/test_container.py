@@ -21,12 +21,12 @@ import pytest
 
 from flagtriton import FlagModel
 from flagtriton_tools.tritonserver.options import free_ports
-from tests.faults.serving import ended
-from tests.waiting import wait_for
+from tests.robustness.faults.serving import ended
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.server
 
-ROOT = Path(__file__).parents[2]
 PORTS = ("http", "grpc", "metrics", "health")
 
 READ_ONLY = """

@@ -17,8 +17,8 @@ from flagtriton import FlagModel
 from flagtriton_tools.deploy.build import AddOptions, build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
 from flagtriton_tools.repository.store import add_models
-from tests.faults.serving import TINY, Serving, serving
-from tests.waiting import told_scrape, wait_for
+from tests.robustness.faults.serving import TINY, Serving, serving
+from tests.support.waiting import told_scrape, wait_for
 
 pytestmark = pytest.mark.server
 

@@ -21,9 +21,9 @@ import pytest
 from flagtriton import FlagModel
 from flagtriton_tools.cli.main import main
 from flagtriton_tools.tritonserver.options import ServeOptions
-from tests.checkpoints import TEXTS, make_bert
 from tests.conftest import obey_ctrl_c, serve_options
-from tests.waiting import wait_for
+from tests.support.checkpoints.tiny import TEXTS, make_bert
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.server
 

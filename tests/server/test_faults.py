@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A short form of `python -m tests.faults`: processes killed and a server drained while callers go on."""
+"""A short form of `python -m tests.robustness.faults`: processes killed and a server drained while callers go on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.scenarios import drain_under_load, kill_server, kill_stubs
-from tests.faults.serving import DEMO, RERANKER, TINY, Serving, make_repository, serving
-from tests.waiting import wait_for
+from tests.robustness.faults.scenarios import drain_under_load, kill_server, kill_stubs
+from tests.robustness.faults.serving import DEMO, RERANKER, TINY, Serving, make_repository, serving
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.server
 

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A short form of `python -m tests.fuzz`: malformed requests, good ones between them, and a server that stands."""
+"""A short form of `python -m tests.robustness.fuzz`: malformed requests, good ones between, a server that stands."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.conftest import Served
-from tests.fuzz.campaign import Campaign, Findings
-from tests.fuzz.catalogue import Catalogue
-from tests.fuzz.known import good_requests
-from tests.fuzz.models import World, served_models
-from tests.fuzz.serving import Target
-from tests.fuzz.wires import Fate
+from tests.robustness.fuzz.campaign import Campaign, Findings
+from tests.robustness.fuzz.catalogue import Catalogue
+from tests.robustness.fuzz.known import good_requests
+from tests.robustness.fuzz.models import World, served_models
+from tests.robustness.fuzz.serving import Target
+from tests.robustness.fuzz.wires import Fate
 
 pytestmark = pytest.mark.server
 
@@ -32,7 +32,7 @@ def found(served: Served, world: World) -> Findings:
 
 def test_good_answers_stay_right_and_no_bad_request_gets_success_or_is_left_hanging(found: Findings) -> None:
     of_requests = [
-        f"{sentence}; again: python -m tests.fuzz --seed {SEED} --only {number}"
+        f"{sentence}; again: python -m tests.robustness.fuzz --seed {SEED} --only {number}"
         for number, sentence in found.violations
         if number is not None
     ]

@@ -26,9 +26,9 @@ from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.process import RunningServer
 from flagtriton_tools.tritonserver.stubs import stub_processes
-from tests.checkpoints import TEXTS, make_bert, make_decoder, make_xlm_roberta
 from tests.conftest import serve_options
-from tests.unit.tokenizer_kinds import llama
+from tests.support.checkpoints.tiny import TEXTS, make_bert, make_decoder, make_xlm_roberta
+from tests.support.checkpoints.tokenizer_kinds import llama
 
 pytestmark = pytest.mark.server
 

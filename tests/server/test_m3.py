@@ -19,9 +19,9 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from flagtriton import BGEM3FlagModel, DeploymentMismatchError, FlagAutoModel, FlagModel, InvalidRequestError
-from tests.checkpoints import TEXTS
 from tests.conftest import Served
-from tests.waiting import wait_for
+from tests.support.checkpoints.tiny import TEXTS
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.server
 

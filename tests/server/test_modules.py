@@ -26,9 +26,9 @@ from flagtriton_tools.repository.bundle import with_copies
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.options import ServeOptions
-from tests.checkpoints import TEXTS, make_bert
 from tests.conftest import serve_options
-from tests.sentence_transformers_checkpoints import dense, make_sentence_transformer
+from tests.support.checkpoints.sentence_transformers import dense, make_sentence_transformer
+from tests.support.checkpoints.tiny import TEXTS, make_bert
 
 pytestmark = [pytest.mark.server, pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
 

@@ -25,9 +25,9 @@ from flagtriton import FlagAutoModel, FlagAutoReranker
 from flagtriton.protocol.metrics import METRICS
 from flagtriton_tools.observe.rates import rates_between
 from flagtriton_tools.observe.scrape import Scrape, scrape
-from tests.faults.serving import DEMO, RERANKER, TINY, Serving, make_repository, serving
-from tests.prometheus import CAN_RUN, FOLDER, Prometheus, promtool, running_prometheus
-from tests.waiting import told_scrape, wait_for
+from tests.robustness.faults.serving import DEMO, RERANKER, TINY, Serving, make_repository, serving
+from tests.support.servers.prometheus import CAN_RUN, FOLDER, Prometheus, promtool, running_prometheus
+from tests.support.waiting import told_scrape, wait_for
 
 pytestmark = [
     pytest.mark.server,

@@ -33,8 +33,8 @@ from flagtriton_tools.repository.environment import environment_members, write_e
 from flagtriton_tools.serve.supervision import steps_of
 from flagtriton_tools.tritonserver.embedded import find_tritonserver
 from flagtriton_tools.tritonserver.options import free_ports
-from tests.checkpoints import TEXTS, make_bert
-from tests.waiting import wait_for
+from tests.support.checkpoints.tiny import TEXTS, make_bert
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.server
 

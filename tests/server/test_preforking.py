@@ -21,12 +21,12 @@ import pytest
 from flagtriton import FlagModel
 from flagtriton_tools.tritonserver.options import free_ports
 from tests.conftest import Served
-from tests.waiting import wait_for
+from tests.support.paths import ROOT
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.server
 
 both_wires = pytest.mark.parametrize("wire", ["grpc", "http"])
-ROOT = Path(__file__).parents[2]
 APP = "tests.server.preforking_app"
 TEXTS = [f"text {number}" for number in range(7)]
 CALLS = 12

@@ -26,8 +26,8 @@ from flagtriton import (
 from flagtriton_tools.tritonserver.admin import SECRET_HEADER
 from flagtriton_tools.tritonserver.options import ServeOptions, free_ports
 from tests.conftest import Served
-from tests.proxies import CAN_RUN, TOKENS, Proxy, ask, running_proxy
-from tests.waiting import wait_for
+from tests.support.servers.proxies import CAN_RUN, TOKENS, Proxy, ask, running_proxy
+from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.skipif(not CAN_RUN, reason="nginx or envsubst is not installed")]
 

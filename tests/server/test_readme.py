@@ -8,15 +8,13 @@ import re
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 
 import pytest
 
 from tests.conftest import Served
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.server
-
-ROOT = Path(__file__).parents[2]
 
 
 def python_blocks(document: str) -> list[str]:

@@ -23,8 +23,8 @@ from flagtriton_tools.deploy.facts import inspect_checkpoint
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.process import RunningServer
-from tests.checkpoints import TEXTS, make_decoder, make_m3
 from tests.conftest import ICL_TOKENS, serve_options
+from tests.support.checkpoints.tiny import TEXTS, make_decoder, make_m3
 
 pytestmark = pytest.mark.server
 

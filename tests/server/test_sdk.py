@@ -23,8 +23,8 @@ from flagtriton import (
     ServerUnavailableError,
 )
 from flagtriton_tools.tritonserver.options import free_ports
-from tests.checkpoints import TEXTS
 from tests.conftest import Served, obey_ctrl_c
+from tests.support.checkpoints.tiny import TEXTS
 
 pytestmark = pytest.mark.server
 

@@ -24,9 +24,9 @@ from flagtriton_tools.deploy.facts import inspect_checkpoint
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.options import ServeOptions, free_ports
-from tests.checkpoints import TEXTS
 from tests.conftest import obey_ctrl_c, serve_options
-from tests.waiting import wait_for
+from tests.support.checkpoints.tiny import TEXTS
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.server
 

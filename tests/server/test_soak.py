@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A short form of `python -m tests.soak`: mixed load through the SDK, and a server that stays as it is."""
+"""A short form of `python -m tests.robustness.soak`: mixed load through the SDK, and a server that stays as it is."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from flagtriton import DeploymentWarning
 from tests.conftest import Served
-from tests.soak.load import Load
-from tests.soak.picture import draw
-from tests.soak.samples import Sample, growth, samples_of, summary
-from tests.soak.verdict import MOST_GROWTH, complaints
+from tests.robustness.soak.load import Load
+from tests.robustness.soak.picture import draw
+from tests.robustness.soak.samples import Sample, growth, samples_of, summary
+from tests.robustness.soak.verdict import MOST_GROWTH, complaints
 
 pytestmark = [pytest.mark.server, pytest.mark.filterwarnings("ignore::flagtriton.DeploymentWarning")]
 

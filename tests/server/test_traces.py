@@ -20,7 +20,7 @@ from flagtriton_tools.deploy.facts import inspect_checkpoint
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from tests.conftest import serve_options
-from tests.waiting import wait_for
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.server
 

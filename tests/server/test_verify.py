@@ -22,10 +22,10 @@ from flagtriton_tools.deploy.facts import inspect_checkpoint
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.options import ServeOptions
-from tests.checkpoints import make_bert, make_decoder, make_m3, make_reranker
 from tests.conftest import serve_options
-from tests.sentence_transformers_checkpoints import dense, make_sentence_transformer
-from tests.tokenizer_layouts import LAYOUTS
+from tests.support.checkpoints.sentence_transformers import dense, make_sentence_transformer
+from tests.support.checkpoints.tiny import make_bert, make_decoder, make_m3, make_reranker
+from tests.support.checkpoints.tokenizer_layouts import LAYOUTS
 
 pytestmark = pytest.mark.server
 

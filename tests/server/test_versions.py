@@ -26,9 +26,9 @@ from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.admin import Admin
 from flagtriton_tools.tritonserver.process import RunningServer
 from flagtriton_tools.tritonserver.stubs import stub_processes
-from tests.checkpoints import TEXTS, make_bert, make_xlm_roberta
 from tests.conftest import serve_options
-from tests.waiting import wait_for
+from tests.support.checkpoints.tiny import TEXTS, make_bert, make_xlm_roberta
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.server
 

@@ -170,7 +170,7 @@ def warn_of_differences(
 
 def frames_to_caller() -> int:
     """Return the `stacklevel` that makes a warning point at the first line outside this package."""
-    package = str(Path(__file__).parent)
+    package = str(Path(__file__).parents[1])
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         level, frame = level + 1, frame.f_back

@@ -22,7 +22,7 @@ from flagtriton_tools.tritonserver.options import free_ports
 
 __all__ = ["Contestant", "InfinityServer", "Library", "infinity_server", "library", "peer_python"]
 
-_CONTESTANT = Path(__file__).with_name("contestant.py")
+_PEER_WORKER = Path(__file__).with_name("peer_worker.py")
 _INFINITY_BATCH = 64
 _INFINITY_CALLERS = 8
 _INFINITY_READY_S = 180.0
@@ -99,7 +99,7 @@ def library(kind: str, options: Mapping[str, Any], python: str, texts_file: Path
     """Yield a library ready to work; end its process afterwards.
 
     Args:
-        kind: a name that `contestant.py` knows.
+        kind: a name that `peer_worker.py` knows.
         options: what it needs to load the checkpoint.
         python: an interpreter that has the library.
         texts_file: the texts as a JSON list.
@@ -108,7 +108,7 @@ def library(kind: str, options: Mapping[str, Any], python: str, texts_file: Path
         ToolError: it does not load.
     """
     with subprocess.Popen(
-        [python, str(_CONTESTANT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [python, str(_PEER_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stdin is not None

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests share: fakes, checkpoints, servers, waiting; each written once."""
