@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, Union
 import numpy as np
 from numpy.typing import NDArray
 
+from flagtriton.protocol.model_classes import EmbedderModelClass, RerankerModelClass
+
 if TYPE_CHECKING:
     import torch
 
@@ -38,25 +40,6 @@ class PoolingMethod(str, Enum):
     CLS = "cls"
     MEAN = "mean"
     LAST_TOKEN = "last_token"
-
-
-class EmbedderModelClass(str, Enum):
-    """The embedder classes, by the value that `model_class=` takes."""
-
-    ENCODER_ONLY_BASE = "encoder-only-base"
-    ENCODER_ONLY_M3 = "encoder-only-m3"
-    DECODER_ONLY_BASE = "decoder-only-base"
-    DECODER_ONLY_ICL = "decoder-only-icl"
-    DECODER_ONLY_PSEUDO_MOE = "decoder-only-pseudo_moe"
-
-
-class RerankerModelClass(str, Enum):
-    """The reranker classes, by the value that `model_class=` takes."""
-
-    ENCODER_ONLY_BASE = "encoder-only-base"
-    DECODER_ONLY_BASE = "decoder-only-base"
-    DECODER_ONLY_LAYERWISE = "decoder-only-layerwise"
-    DECODER_ONLY_LIGHTWEIGHT = "decoder-only-lightweight"
 
 
 DecoderPoolingMethod: TypeAlias = Literal["last_token"]

@@ -202,9 +202,13 @@ def _save_tokenizer(tokenizer: Tokenizer, special: dict[str, int], shape: Shape,
 
 def _pieces() -> list[str]:
     """Return the words of the measured texts and of prompts: common ones are one piece, rare ones several."""
-    from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS
+    from flagtriton.protocol.model_classes import MODEL_CLASSES
 
-    texts = [*make_texts(Workload(count=200)), *PROMPTS.values(), "Yes"]
+    texts = [
+        *make_texts(Workload(count=200)),
+        *dict.fromkeys(row.prompt for row in MODEL_CLASSES.values() if row.prompt is not None),
+        "Yes",
+    ]
     words = {word for text in texts for word in text.split()}
     return sorted(word for word in words if len(word) < 10) + list(_LETTERS)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flagtriton.protocol.model_classes import MODEL_CLASSES, ModelClass, model_class_row
+from flagtriton.protocol.precision import resolve_precision
+
 __all__ = ["DEPLOYMENT_KEYS", "Deployment", "score_model_name"]
 
 DEPLOYMENT_KEYS = frozenset({"task", "model_class", "checkpoint"})
@@ -75,6 +78,21 @@ class Deployment:
     prompts: str | None = None
     default_prompt_name: str | None = None
     definition: str | None = None
+
+    @property
+    def row(self) -> ModelClass:
+        """The row of its model class.
+
+        Raises:
+            ValueError: this version does not know the class.
+        """
+        return model_class_row(self.task, self.model_class)
+
+    @property
+    def resolved_precision(self) -> str:
+        """The precision that it computes in; `auto` on a processor is what this machine's computes in."""
+        row = MODEL_CLASSES.get((self.task, self.model_class))
+        return resolve_precision(self.precision, self.device, decoder=row is not None and row.decoder)
 
 
 def score_model_name(name: str) -> str:

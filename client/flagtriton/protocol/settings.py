@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from flagtriton.protocol.model_classes import ModelClass, model_class_row
 from flagtriton.protocol.parameters import ParameterError, read_parameters
 from flagtriton.protocol.private_folder import readable_path
 
@@ -23,11 +24,11 @@ __all__ = [
     "HeadSettings",
     "LayeredSettings",
     "PoolerSettings",
+    "QueueLimits",
     "RerankerHeadSettings",
     "ScorerSettings",
     "TokenizerSettings",
     "all_instances",
-    "attention_path",
     "instance_count",
     "read_settings",
     "rows_needed",
@@ -44,11 +45,6 @@ MODEL_DIRECTORY: Final = "$$TRITON_MODEL_DIRECTORY"
 
 _PATHS = ("checkpoint", "peft")
 """Parameters that name a folder, if not a hub's model."""
-
-_PACKED_ARCHITECTURES = frozenset(
-    ["bert", "camembert", "gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3", "roberta", "xlm-roberta"]
-)
-"""transformers' model types whose attention takes texts end to end; each is held to its padded answers by a test."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +90,11 @@ class TokenizerSettings:
     send_prompt_length: bool | None = None
     prompts: str | None = None
     default_prompt_name: str | None = None
+
+    @property
+    def row(self) -> ModelClass:
+        """The row of its model class."""
+        return model_class_row("rerank" if self.joins_pairs else "embed", self.model_class)
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,11 @@ class RerankerHeadSettings(HeadSettings):
     peft: str | None = None
     scored_in_encoder: bool = False
 
+    @property
+    def row(self) -> ModelClass:
+        """The row of its model class."""
+        return model_class_row("rerank", self.model_class)
+
 
 @dataclass(frozen=True)
 class ColbertSettings(HeadSettings):
@@ -296,14 +302,30 @@ def all_instances(model_config: str) -> int:
     return max(1, sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups))
 
 
-def attention_path(model_type: str | None, trust_remote_code: bool) -> str:
-    """Return `packed` where texts can go through a model end to end, `padded` where they need filling up.
-
-    Code that comes with a checkpoint brings an attention of its own, so it is always padded.
-    """
-    return "packed" if model_type in _PACKED_ARCHITECTURES and not trust_remote_code else "padded"
-
-
 def rows_needed(pooling_method: str, *, skip_prompts: bool = False) -> str:
     """Return which of a text's hidden states a pooling reads: `first`, `last` or `all`."""
     return "all" if skip_prompts else {"cls": "first", "last_token": "last"}.get(pooling_method, "all")
+
+
+@dataclass(frozen=True)
+class QueueLimits:
+    """What may wait, of interactive and of bulk requests each.
+
+    Attributes:
+        requests: so many at most.
+        tokens: of all their texts together; a request that finds none waiting is taken whatever its size.
+        timeout_s: how long one waits at most before it is refused; a request may ask for less.
+    """
+
+    requests: int
+    tokens: int
+    timeout_s: float = 60.0
+
+    @classmethod
+    def for_budget(cls, token_budget: int) -> QueueLimits:
+        """Return those of a step that computes so many tokens in one forward pass.
+
+        The work of 32 passes, as bulk requests bring it; of short queries, which cost more than their tokens, only as
+        many as are answered within a moment.
+        """
+        return cls(max(64, token_budget // 32), 32 * token_budget)

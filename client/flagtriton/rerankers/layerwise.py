@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from operator import index
 from typing import Any, ClassVar, SupportsIndex
 
+from flagtriton.protocol.model_classes import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION
 from flagtriton.protocol.options.rerank import (
     DEFAULT_COMPRESS_LAYERS,
-    PASSAGE_INSTRUCTION,
-    QUERY_INSTRUCTION,
     RerankOptions,
 )
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH

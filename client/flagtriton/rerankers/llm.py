@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 
 from flagtriton.checkpoints import checkpoint_name
 from flagtriton.errors import DeploymentMismatchError
+from flagtriton.protocol.model_classes import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION
 from flagtriton.protocol.options.rerank import (
-    PASSAGE_INSTRUCTION,
-    QUERY_INSTRUCTION,
     RerankOptions,
 )
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH

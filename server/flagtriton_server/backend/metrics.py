@@ -29,9 +29,10 @@ from flagtriton.protocol.metrics import (
     WAITING_TOKENS,
     WAITING_TOKENS_LIMIT,
 )
+from flagtriton.protocol.settings import QueueLimits
 from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.metrics_publisher import Tally
-from flagtriton_server.backend.queue import Job, QueueLimits, WorkQueue
+from flagtriton_server.backend.queue import Job, WorkQueue
 from flagtriton_server.backend.request_log import RequestLog
 from flagtriton_server.backend.scheduler import Watch
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
+from flagtriton.protocol.settings import QueueLimits
 from flagtriton_server.errors import RequestError
 
-__all__ = ["Job", "QueueLimits", "WorkQueue"]
+__all__ = ["Job", "WorkQueue"]
 
 T = TypeVar("T")
 
@@ -21,30 +22,6 @@ _TURNS_BEFORE_BULK = 8
 """Of so many turns under interactive load one is bulk's, so that a corpus goes on, however slowly."""
 
 _NEARLY = 7 / 8
-
-
-@dataclass(frozen=True)
-class QueueLimits:
-    """What may wait, of interactive and of bulk requests each.
-
-    Attributes:
-        requests: so many at most.
-        tokens: of all their texts together; a request that finds none waiting is taken whatever its size.
-        timeout_s: how long one waits at most before it is refused; a request may ask for less.
-    """
-
-    requests: int
-    tokens: int
-    timeout_s: float = 60.0
-
-    @classmethod
-    def for_budget(cls, token_budget: int) -> QueueLimits:
-        """Return those of a step that computes so many tokens in one forward pass.
-
-        The work of 32 passes, as bulk requests bring it; of short queries, which cost more than their tokens, only as
-        many as are answered within a moment.
-        """
-        return cls(max(64, token_budget // 32), 32 * token_budget)
 
 
 @dataclass(frozen=True)

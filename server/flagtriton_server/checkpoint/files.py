@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from flagtriton.protocol.architectures import architecture_of
 from flagtriton_server.checkpoint.weight_files import ADAPTER, adapter_base, shard_names, weights_entry
 
 __all__ = ["check_files", "check_tokenizer", "two_sets_of_weights"]
 
 _LFS_POINTER = b"version https://git-lfs"
 _MOST_HEADER = 100_000_000  # bytes, as the safetensors library allows
-_COUNT_FROM_PADDING = frozenset(["camembert", "roberta", "xlm-roberta"])
 """Architectures whose positions hang on the padding id. BERT's do not: multilingual-e5-small has XLM-RoBERTa's
 tokenizer, which pads with 1, and BERT's default `pad_token_id` of 0."""
 
@@ -85,7 +85,8 @@ def check_tokenizer(checkpoint: str, config: Mapping[str, Any], *, vocab_size: i
             f"{mend}"
         )
     own = config.get("pad_token_id")
-    if config.get("model_type") in _COUNT_FROM_PADDING and None not in (own, pad_token_id) and own != pad_token_id:
+    shares = architecture_of(config.get("model_type")).shares_padding_id
+    if shares and None not in (own, pad_token_id) and own != pad_token_id:
         raise ValueError(
             f"{checkpoint}: the tokenizer does not belong to the model: it pads with id {pad_token_id}, the model with "
             f"{own}; {mend}"

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flagtriton.protocol.model_classes import POOLINGS, check_pooling
 from flagtriton.protocol.options.embed import EmbedOptions
-from flagtriton.protocol.pooling import POOLINGS, check_pooling
 from flagtriton_server.engines.finite import check_finite, finite_norms
 
 __all__ = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes scores of a pair's vectors, for each class of rerankers: its head, read from the checkpoint.
+"""The heads of rerankers that score one layer: a classification head, or the logit of "Yes".
 
 Only the rows of weights that a score needs are kept: of an LLM's vocabulary the one for "Yes".
 """
@@ -14,48 +14,22 @@ from torch import Tensor, nn
 
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import RerankerHeadSettings
-from flagtriton.types import RerankerModelClass
 from flagtriton_server.engines.base import Precision
 from flagtriton_server.engines.finite import check_loaded
-from flagtriton_server.errors import RequestError
 from flagtriton_server.loading.adapters import adapter_heads
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 
-__all__ = ["RerankerHead", "load_reranker_head"]
+__all__ = ["RerankerHead", "classification_head", "vocabulary_head"]
 
 RerankerHead: TypeAlias = Callable[[Tensor, RerankOptions], Tensor]
 """Takes vectors `[P, K, D]` of pairs at K layers and the options they were made with; returns logits `[P, K]`, float32.
 
-All classes but the layered ones have one layer to score, the last."""
+K is 1 but for layerwise rerankers."""
 
 _ANSWER = "Yes"
 
 
-def load_reranker_head(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
-    """Return a checkpoint's head.
-
-    Args:
-        settings: which checkpoint, and the class it is of.
-        precision: the encoder's; a head is rounded as its weights are, but computes in float32: in half precision
-            many of a query's passages would get the same score.
-        device: where the head computes.
-
-    Raises:
-        OSError: the checkpoint is not there.
-        ValueError: it has no such head, or one for several labels, or no token for "Yes".
-    """
-    if settings.scored_in_encoder:
-        return lambda states, _: states.squeeze(-1)
-    loaders = {
-        RerankerModelClass.ENCODER_ONLY_BASE.value: _classification_head,
-        RerankerModelClass.DECODER_ONLY_BASE.value: _vocabulary_head,
-        RerankerModelClass.DECODER_ONLY_LAYERWISE.value: _layer_heads,
-        RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT.value: _layer_heads,
-    }
-    return loaders[settings.model_class](settings, precision, device)
-
-
-def _classification_head(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
+def classification_head(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
     """Return a classification head over the first token.
 
     The checkpoint's own class is loaded without its layers, so that the head is read as transformers reads it and
@@ -93,7 +67,7 @@ class _BertHead(nn.Module):  # type: ignore[misc]
         return self.classifier(self.pooler(states))
 
 
-def _vocabulary_head(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
+def vocabulary_head(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
     """Return the logit of "Yes" as the next token.
 
     The checkpoint's own class computes it, from its output layer on: what it does to logits (Gemma-2 caps them) stays
@@ -126,7 +100,7 @@ class _PassedThrough(nn.Module):  # type: ignore[misc]
 
 def _one_row(output: nn.Linear, row: int, settings: RerankerHeadSettings) -> nn.Linear:
     weight = output.weight
-    for name, tensor in _heads_of_adapter(settings).items():
+    for name, tensor in adapter_heads(settings.peft).items():
         if name != "lm_head.weight":
             raise ValueError(f"the adapter {settings.peft} has {name}; of a head it may bring lm_head.weight alone")
         weight = tensor
@@ -147,35 +121,6 @@ def _answer_id(settings: RerankerHeadSettings) -> int:
             "score; is it the checkpoint's own?"
         )
     return ids[0]
-
-
-def _layer_heads(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
-    """Return the heads of a layered reranker, one row of weights for each layer that has one."""
-    from flagtriton_server.layerwise.loading import load_layer_heads, read_spec
-
-    spec = read_spec(settings.checkpoint, settings.revision, settings.model_class)
-    heads = load_layer_heads(settings.checkpoint, settings.revision, spec, precision.stored)
-    known = {f"lm_head.{index}.linear_head.weight": index for index in range(len(heads))}
-    for name, tensor in _heads_of_adapter(settings).items():
-        if name not in known:
-            raise ValueError(f"the adapter {settings.peft} has {name}; of heads it may bring {', '.join(known)} alone")
-        heads[known[name]] = tensor
-    check_loaded(settings.checkpoint, [("lm_head", heads)], precision.name)
-    weights = heads.to(device=device, dtype=torch.float32)  # [H, D]
-
-    def score(states: Tensor, options: RerankOptions) -> Tensor:
-        layers = spec.chosen_layers(options.cutoff_layers)
-        if states.shape[1] != len(layers):
-            raise RequestError(f"hidden_states is of {states.shape[1]} layers, but the options ask for {len(layers)}")
-        chosen = weights[spec.heads_of(layers)]  # [K, D]
-        logits = torch.einsum("pkd,kd->pk", states.to(device=device, dtype=torch.float32), chosen)
-        return logits if spec.softcap is None else torch.tanh(logits / spec.softcap) * spec.softcap
-
-    return score
-
-
-def _heads_of_adapter(settings: RerankerHeadSettings) -> dict[str, Tensor]:
-    return {} if settings.peft is None else adapter_heads(settings.peft)
 
 
 def _without_layers(auto_class: Any, settings: RerankerHeadSettings, config: Any, dtype: Any) -> Any:  # noqa: ANN401

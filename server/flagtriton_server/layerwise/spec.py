@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flagtriton.types import RerankerModelClass
+from flagtriton.protocol.model_classes import RerankerModelClass
 from flagtriton_server.errors import RequestError
 
 __all__ = ["LayeredSpec"]
 
-_LAYERWISE = RerankerModelClass.DECODER_ONLY_LAYERWISE.value
+_LAYERWISE = RerankerModelClass.DECODER_ONLY_LAYERWISE
 
 
 @dataclass(frozen=True)

@@ -51,16 +51,18 @@ def merge_adapter(module: nn.Module, adapter: str) -> nn.Module:
     return merged
 
 
-def adapter_heads(adapter: str) -> dict[str, Tensor]:
+def adapter_heads(adapter: str | None) -> dict[str, Tensor]:
     """Return the heads that were trained along with an adapter, by the names they have in the model: `lm_head.…`.
 
     Args:
-        adapter: local folder or hub name.
+        adapter: local folder or hub name; None has no heads.
 
     Raises:
         ValueError: peft is not installed.
         OSError: there is no such adapter.
     """
+    if adapter is None:
+        return {}
     weights = _read(adapter)
     prefix = f"{_OF_A_BARE_MODEL}{_HEAD}"
     return {name.removeprefix(_OF_A_BARE_MODEL): tensor for name, tensor in weights.items() if name.startswith(prefix)}

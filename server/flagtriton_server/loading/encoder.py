@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flagtriton.protocol.precision import best_cpu_precision
-from flagtriton.protocol.settings import EncoderSettings, attention_path
+from flagtriton.protocol.architectures import architecture_of, attention_path, position_capacity
+from flagtriton.protocol.precision import resolve_precision
+from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.checkpoint.files import check_files, two_sets_of_weights
 from flagtriton_server.checkpoint.lookup import file_finder
 from flagtriton_server.engines.base import LoadedEncoder, Precision
@@ -24,7 +25,6 @@ from flagtriton_server.loading.packing_check import agree, one_answer, padded_an
 from flagtriton_server.loading.placement import check_fit, loading_arguments, weights_bytes
 from flagtriton_server.loading.precision import compute_in_full, with_exact_angles
 from flagtriton_server.loading.reranker_module import WithItsHead
-from flagtriton_server.packing.positions import counts_positions_behind_padding, position_capacity
 from flagtriton_server.packing.prefix_sharing import LEAST_SHARED
 from flagtriton_server.packing.ragged import packed_lengths
 
@@ -54,8 +54,7 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     Raises:
         ValueError: another name.
     """
-    if name == "auto":
-        name = "fp16" if device.type == "cuda" else best_cpu_precision()
+    name = resolve_precision(name, device.type)
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
     if name not in dtypes:
         raise ValueError(f"precision is {name!r}; expected auto, {', '.join(dtypes)}")
@@ -111,15 +110,16 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
     )
     if not settings.pseudo_moe:  # whose class sends numbers in place of what is not finite
         check_answers(settings.checkpoint, one_answer(padded), precision.name)
-    if attention_path(config.model_type, settings.trust_remote_code) == "padded":
+    architecture = architecture_of(config.model_type)
+    if settings.scores or attention_path(config.model_type, settings.trust_remote_code) == "padded":
         return _padding(padded, settings.checkpoint)
     expected = trial_answers(padded)
-    packed = replace(padded, packed=True, pad_has_position=not counts_positions_behind_padding(config.to_dict()))
+    packed = replace(padded, packed=True, pad_has_position=not architecture.offset_positions)
     register_attention()
     packed.module.set_attn_implementation(ATTENTION_NAME)
     if precision.computed == torch.float32:
         with_exact_angles(packed.module)
-    fused = fuse_bert_layers(packed.module)
+    fused = architecture.fused and fuse_bert_layers(packed.module)
     if agree(expected, trial_answers(packed), precision.computed):
         packed = _sharing(packed, expected, settings, config)
         if fused and device.type == "cpu":

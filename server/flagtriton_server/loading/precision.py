@@ -23,25 +23,35 @@ class ExactRotary(nn.Module):  # type: ignore[misc]
     """Rotary embeddings (Su et al., "RoFormer", 2021) in the place of transformers' own, with angles in float64.
 
     Args:
-        rotary: transformers'; its frequencies stay as they are, rounded to float32.
+        rotary: transformers'; its frequencies stay as they are, rounded to float32. Where kinds of layers have
+            frequencies of their own, as ModernBERT's local and global layers do, it is called with the kind.
     """
 
     def __init__(self, rotary: nn.Module) -> None:
         super().__init__()
-        self.register_buffer("inv_freq", rotary.inv_freq, persistent=False)
-        self.attention_scaling: float = rotary.attention_scaling
+        kinds = rotary.rope_type if isinstance(rotary.rope_type, dict) else {"": rotary.rope_type}
+        self._scaling: dict[str, float] = {}
+        for kind in kinds:
+            prefix = f"{kind}_" if kind else ""
+            self.register_buffer(f"{prefix}inv_freq", getattr(rotary, f"{prefix}inv_freq"), persistent=False)
+            self._scaling[kind] = getattr(rotary, f"{prefix}attention_scaling")
 
-    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, position_ids: Tensor, layer_type: str = "") -> tuple[Tensor, Tensor]:
         """Return cosines and sines `[1, N, d]` in x's dtype, for position ids `[1, N]`."""
-        angles = position_ids[..., None].double() * self.inv_freq.to(x.device).double()  # [1, N, d / 2]
-        cosines, sines = (part.mul(self.attention_scaling).to(x.dtype) for part in (angles.cos(), angles.sin()))
+        frequencies = getattr(self, f"{layer_type}_inv_freq" if layer_type else "inv_freq")  # [d / 2]
+        angles = position_ids[..., None].double() * frequencies.to(x.device).double()  # [1, N, d / 2]
+        scaling = self._scaling[layer_type]
+        cosines, sines = (part.mul(scaling).to(x.dtype) for part in (angles.cos(), angles.sin()))
         return torch.cat((cosines, cosines), dim=-1), torch.cat((sines, sines), dim=-1)
 
 
 def with_exact_angles(module: nn.Module) -> None:
-    """Let a transformers model that computes in float32 have exact rotary angles, if it has any of a fixed kind."""
+    """Let a transformers model that computes in float32 have exact rotary angles, if its frequencies are all fixed."""
     rotary = getattr(module, "rotary_emb", None)
-    if rotary is not None and getattr(rotary, "rope_type", None) in _FIXED_FREQUENCIES:
+    if rotary is None:
+        return
+    kinds = rotary.rope_type.values() if isinstance(rotary.rope_type, dict) else [rotary.rope_type]
+    if _FIXED_FREQUENCIES.issuperset(kinds):
         module.rotary_emb = ExactRotary(rotary)
 
 

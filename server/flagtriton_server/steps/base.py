@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
+from flagtriton.protocol.settings import QueueLimits
 from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.metrics import StepWatch
-from flagtriton_server.backend.queue import Job, QueueLimits, WorkQueue
+from flagtriton_server.backend.queue import Job, WorkQueue
 from flagtriton_server.backend.scheduler import Worker
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse, Reply
 from flagtriton_server.errors import RequestError

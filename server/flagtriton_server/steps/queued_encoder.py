@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, all_instances
+from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, QueueLimits, all_instances
 from flagtriton_server.backend.backpressure import BusySign, sign_path
 from flagtriton_server.backend.metrics import StepWatch
-from flagtriton_server.backend.queue import QueueLimits
 from flagtriton_server.backend.triton_io import PbRequest
 from flagtriton_server.steps.base import QueuedStep, T
 

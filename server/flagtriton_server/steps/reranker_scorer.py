@@ -16,10 +16,10 @@ from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.engines.finite import check_finite
 from flagtriton_server.errors import RequestError, one_by_one
-from flagtriton_server.heads.classifier import load_reranker_head
 from flagtriton_server.heads.transfer import from_bytes
 from flagtriton_server.loading.encoder import encoder_precision
 from flagtriton_server.loading.placement import instance_devices
+from flagtriton_server.steps.reranker_heads import load_reranker_head
 
 __all__ = ["TritonPythonModel"]
 

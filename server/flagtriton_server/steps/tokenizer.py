@@ -10,10 +10,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from flagtriton.protocol.model_classes import EmbedderModelClass
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.options.score import ScoreOptions
-from flagtriton.protocol.settings import TokenizerSettings, all_instances, read_settings
+from flagtriton.protocol.settings import QueueLimits, TokenizerSettings, all_instances, read_settings
 from flagtriton.protocol.tensors import (
     INPUT_IDS,
     PASSAGE,
@@ -28,11 +29,9 @@ from flagtriton.protocol.tensors import (
     Tensor,
 )
 from flagtriton.protocol.text import text_tensor
-from flagtriton.types import EmbedderModelClass
 from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.backpressure import BusySign, sign_path
 from flagtriton_server.backend.metrics import StepWatch
-from flagtriton_server.backend.queue import QueueLimits
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.errors import RequestError
 from flagtriton_server.steps.base import QueuedStep
@@ -40,7 +39,7 @@ from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, encode_
 from flagtriton_server.tokenize.distinct_pairs import DistinctTexts, PairBatch
 from flagtriton_server.tokenize.icl_queries import QueryBatch, encode_queries
 from flagtriton_server.tokenize.instructions import example_text, instructed, pairs_instructed, prompt_before
-from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS, PromptedBatch, encode_prompted_pairs, first_ids
+from flagtriton_server.tokenize.llm_reranker_inputs import PromptedBatch, encode_prompted_pairs, first_ids
 from flagtriton_server.tokenize.prompt_length import prompt_length
 from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 from flagtriton_server.tokenize.truncation import TextSize
@@ -98,7 +97,7 @@ class TritonPythonModel:
                 f"max_length is {self._settings.max_length}, but {self._settings.checkpoint} puts "
                 f"{self._tokenizer.special_count} special tokens to every text; add it again with a greater one"
             )
-        if self._settings.model_class in PROMPTS and self._settings.joins_pairs:
+        if self._settings.row.is_llm_reranker:
             self._first_ids = first_ids(self._tokenizer, self._settings.model_class, self._settings.checkpoint)
         self._limits: dict[str, Any] = {
             "min_length": max(1, self._tokenizer.special_count),
@@ -157,7 +156,7 @@ class TritonPythonModel:
         size = self._size(*instructed([""], options, self._settings))
         most, refuse_longer = self._settings.max_length, options.truncate == "NONE"
         max_length = options.max_length or self._settings.default_max_length or most
-        if options.input_type == "query" and self._settings.model_class == EmbedderModelClass.DECODER_ONLY_ICL.value:
+        if options.input_type == "query" and self._settings.model_class == EmbedderModelClass.DECODER_ONLY_ICL:
             prefix = example_text(options, self._settings)
             return QueryBatch(texts, prefix, options.suffix, max_length, most, refuse_longer, size)
         prompt = prompt_before(options, self._settings) if self._settings.send_prompt_length else ""
@@ -177,7 +176,7 @@ class TritonPythonModel:
 
     def _read_rows(self, request: PbRequest) -> RerankBatch:
         settings = self._settings
-        prompt = PROMPTS.get(settings.model_class)
+        prompt = settings.row.prompt
         marks = 0 if prompt is not None else sum(map(len, self._tokenizer.pair_marks))
         options = RerankOptions.from_parameters(
             triton_io.options(request),

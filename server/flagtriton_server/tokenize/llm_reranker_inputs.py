@@ -8,29 +8,17 @@ prompt. Each part is tokenised by itself.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flagtriton.protocol.model_classes import RerankerModelClass
 from flagtriton.protocol.tensors import PASSAGE_END, PASSAGE_START, Tensor
-from flagtriton.types import RerankerModelClass
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, ids_of_both, told
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer, ragged
 
-__all__ = ["PROMPTS", "PromptedBatch", "encode_prompted_pairs", "first_ids"]
-
-_YES_OR_NO: Final = (
-    "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing a "
-    "prediction of either 'Yes' or 'No'."
-)
-PROMPTS: Final[dict[str, str]] = {
-    RerankerModelClass.DECODER_ONLY_BASE.value: _YES_OR_NO,
-    RerankerModelClass.DECODER_ONLY_LAYERWISE.value: _YES_OR_NO,
-    RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT.value: "Predict whether passage B contains an answer to query A.",
-}
-"""What each class was trained to be asked, and is where a request brings no prompt."""
+__all__ = ["PromptedBatch", "encode_prompted_pairs", "first_ids"]
 
 _LINE_BREAK = "\n"
 
@@ -59,7 +47,7 @@ def first_ids(tokenizer: TextTokenizer, model_class: str, checkpoint: str) -> tu
         ValueError: a token that the class must have, and the tokenizer has not.
     """
     bos = tokenizer.bos_id
-    if model_class == RerankerModelClass.DECODER_ONLY_BASE.value:
+    if model_class == RerankerModelClass.DECODER_ONLY_BASE:
         return () if bos is None or bos == tokenizer.pad_id else (bos,)
     if bos is None:
         raise ValueError(f"the tokenizer of {checkpoint} has no beginning-of-text token, which {model_class} needs")

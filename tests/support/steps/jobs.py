@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from flagtriton.protocol.settings import QueueLimits
 from flagtriton_server.backend import queue as queue_module
 from flagtriton_server.backend import scheduler
-from flagtriton_server.backend.queue import Job, QueueLimits, WorkQueue
+from flagtriton_server.backend.queue import Job, WorkQueue
 
 __all__ = ["NO_LIMITS", "TURN", "Answers", "ended", "in_thread", "job", "queue", "settable_clock", "waits"]
 

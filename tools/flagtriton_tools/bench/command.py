@@ -38,7 +38,6 @@ from flagtriton_tools.bench.tasks import OurTasks, TaskResult, measure_tasks, ta
 from flagtriton_tools.demo import minilm_checkpoint
 from flagtriton_tools.deploy.build import build, describe
 from flagtriton_tools.deploy.facts import inspect_checkpoint
-from flagtriton_tools.deploy.model_kinds import LAYERED
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
@@ -113,7 +112,7 @@ def _compare(task: BenchTask, ours: Ours, pythons: Mapping[str, str]) -> None:
 
 def _rerank(task: BenchTask, place: Place, pythons: Mapping[str, str]) -> None:
     """Measure a reranker beside FlagEmbedding's, if that is among the peers."""
-    layered = task.served.model_class in LAYERED
+    layered = task.served.row.layerwise
     if layered and pythons:
         raise ToolError(f"--peer: FlagEmbedding cannot run {task.served.model_class} beside this transformers")
     spec = read_spec(task.checkpoint, None, task.served.model_class) if layered else None

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from flagtriton.types import EmbedderModelClass
+from flagtriton.protocol.model_classes import EmbedderModelClass
 from flagtriton_tools.deploy.build import AddOptions
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.shapes import SHAPES

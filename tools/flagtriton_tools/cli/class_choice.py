@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from flagtriton.types import EmbedderModelClass
+from flagtriton.protocol.model_classes import EmbedderModelClass
 from flagtriton_tools.deploy.facts import CheckpointFacts
 from flagtriton_tools.deploy.options import AddOptions
 

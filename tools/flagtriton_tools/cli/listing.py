@@ -11,7 +11,6 @@ from rich.table import Table
 
 from flagtriton.protocol.deployment import Deployment
 from flagtriton_tools.cli.tables import fitted
-from flagtriton_tools.deploy.model_kinds import resolved_precision
 from flagtriton_tools.repository.store import Entry
 
 __all__ = ["list_table"]
@@ -50,7 +49,7 @@ def _cells(entry: Entry) -> list[str]:
 
 
 def _precision(served: Deployment) -> str:
-    return f"auto ({resolved_precision(served)})" if served.precision == "auto" else served.precision
+    return f"auto ({served.resolved_precision})" if served.precision == "auto" else served.precision
 
 
 def _versions(entry: Entry) -> str:

@@ -25,7 +25,6 @@ from flagtriton_tools.cli.top import top_command
 from flagtriton_tools.cli.verify import verify_command, verify_repository
 from flagtriton_tools.deploy.build import AddOptions, build, describe
 from flagtriton_tools.deploy.facts import inspect_checkpoint
-from flagtriton_tools.deploy.model_kinds import resolved_precision
 from flagtriton_tools.deploy.pooling_options import finishing_said
 from flagtriton_tools.deploy.sentence_transformers_overlay import with_reading
 from flagtriton_tools.errors import ToolError
@@ -198,7 +197,7 @@ def list_deployments(repository: Path, as_json: bool) -> None:
         for entry in found:
             served = entry.deployment
             further = {"version": entry.version, "versions": entry.versions, "steps": entry.steps}
-            further["resolved_precision"] = resolved_precision(served)
+            further["resolved_precision"] = served.resolved_precision
             click.echo(json.dumps({"name": entry.name, **asdict(served), **further}))
         return
     if not found:

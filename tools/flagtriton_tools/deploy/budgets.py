@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flagtriton_server.backend.queue import QueueLimits
+from flagtriton.protocol.settings import QueueLimits
 from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.deploy.pbtxt import Device
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one deployment consists of: its ensemble and steps, from the user's options and the checkpoint's facts.
 
-Pure: nothing is written here. A model class is one entry of `ensembles.BUILDERS`.
+Pure: nothing is written here. A model class is one row of `flagtriton.protocol.model_classes`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ import re
 from dataclasses import replace
 
 from flagtriton.checkpoints import checkpoint_name
+from flagtriton.protocol.architectures import architecture_of, attention_path
 from flagtriton.protocol.deployment import Deployment
 from flagtriton.protocol.instructions import check_instruction_format
-from flagtriton.protocol.options.rerank import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION
-from flagtriton.protocol.pooling import POOLINGS, check_pooling
-from flagtriton.protocol.settings import MODEL_DIRECTORY, attention_path
+from flagtriton.protocol.model_classes import POOLINGS, EmbedderModelClass, ModelClass, check_pooling, model_class_row
+from flagtriton.protocol.settings import MODEL_DIRECTORY
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
-from flagtriton.types import EmbedderModelClass
 from flagtriton_tools.deploy.budgets import TOKEN_BUDGETS
-from flagtriton_tools.deploy.ensembles import BUILDERS, PART_OF
+from flagtriton_tools.deploy.ensembles import PART_OF, builder_of
 from flagtriton_tools.deploy.facts import CheckpointFacts, adapter_source
-from flagtriton_tools.deploy.model_kinds import LAYERED, is_encoder_reranker, is_llm_reranker
 from flagtriton_tools.deploy.options import AddOptions, Model
 from flagtriton_tools.deploy.pbtxt import Device
 from flagtriton_tools.deploy.sentence_transformers_overlay import defined_settings, with_reading
@@ -56,13 +54,14 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
     model_class = options.model_class or facts.model_class
     if model_class is None:
         raise ToolError(f"{facts.source} does not tell its model class; say --model-class, e.g. encoder-only-base")
+    row = _row(facts, task, model_class)
     most = facts.max_length
     if options.max_length is not None and most is not None and options.max_length > most:
         raise ToolError(f"--max-length is {options.max_length}, but {facts.source} has positions for {most} tokens")
-    trust_remote_code = _remote_code(facts, options, task, model_class)
-    pooling = _pooling(facts, options, model_class)
+    trust_remote_code = _remote_code(facts, options, row)
+    pooling = _pooling(facts, options, row)
     formats = {
-        "query": _format("query", options.query_instruction_format, _query_format(facts, model_class)),
+        "query": _format("query", options.query_instruction_format, _query_format(facts, row)),
         "passage": _format("passage", options.passage_instruction_format, "{}{}"),
     }
     served = Deployment(
@@ -71,17 +70,17 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
         checkpoint=facts.source,
         pooling_method=pooling,
         max_length=options.max_length or most or DEFAULT_MAX_LENGTH,
-        positions=_positions(facts, options, task, model_class),
+        positions=_positions(facts, options, row),
         precision=options.precision,
         device=_device(options),
         shard=options.shard,
-        attention=_attention(facts, model_class, trust_remote_code),
+        attention=_attention(facts, row, trust_remote_code),
         revision=options.revision,
         trust_remote_code=trust_remote_code,
         peft=None if options.peft is None else adapter_source(options.peft),
-        query_instruction=_instruction(options.query_instruction, QUERY_INSTRUCTION, task, model_class),
+        query_instruction=_first(options.query_instruction, row.query_instruction),
         query_instruction_format=formats["query"],
-        passage_instruction=_instruction(options.passage_instruction, PASSAGE_INSTRUCTION, task, model_class),
+        passage_instruction=_first(options.passage_instruction, row.passage_instruction),
         passage_instruction_format=formats["passage"],
     )
     return replace(served, **defined_settings(facts, options, task, model_class, formats, pooling))
@@ -102,15 +101,11 @@ def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
             "pass another --name"
         )
     deployment = describe(facts, options)
-    builder = BUILDERS.get((deployment.task, deployment.model_class))
-    if builder is None:
-        served = ", ".join(f"{task} {model_class}" for task, model_class in BUILDERS)
-        raise ToolError(f"{facts.source} is {deployment.task} {deployment.model_class}; this version serves {served}")
-    if is_encoder_reranker(deployment.task, deployment.model_class) and facts.labels not in (None, 1):
+    if deployment.row.is_encoder_reranker and facts.labels not in (None, 1):
         raise ToolError(f"{facts.source} has a head for {facts.labels} labels; a reranker has one, which is its score")
     if deployment.task == "rerank" and options.max_batch_size is None:
         options = replace(options, max_batch_size=_PAIRS_OF_A_REQUEST)
-    models = builder(name, deployment, options)
+    models = builder_of(deployment.row)(name, deployment, options)
     for model in models if options.execution_env is not None else ():
         if model.step is not None:
             model.config.parameters[EXECUTION_ENV].string_value = _execution_env(options)
@@ -132,20 +127,29 @@ def _execution_env(options: AddOptions) -> str:
     return path
 
 
-def _attention(facts: CheckpointFacts, model_class: str, trust_remote_code: bool) -> str | None:
-    if model_class in LAYERED:
+def _row(facts: CheckpointFacts, task: str, model_class: str) -> ModelClass:
+    try:
+        return model_class_row(task, model_class)
+    except ValueError as error:
+        raise ToolError(f"{facts.source} is {error}") from error
+
+
+def _attention(facts: CheckpointFacts, row: ModelClass, trust_remote_code: bool) -> str | None:
+    if row.layerwise:
         return "packed"
+    if row.is_encoder_reranker and not architecture_of(facts.model_type).separate_head:
+        return "padded" if facts.model_type else None
     return attention_path(facts.model_type, trust_remote_code) if facts.model_type else None
 
 
-def _instruction(asked: str | None, default: str, task: str, model_class: str) -> str | None:
-    """Return what is put before texts: an LLM reranker's class has an instruction of its own."""
-    return default if asked is None and is_llm_reranker(task, model_class) else asked
+def _first(*choices: str | None) -> str | None:
+    """Return the first choice that is not None."""
+    return next((choice for choice in choices if choice is not None), None)
 
 
-def _positions(facts: CheckpointFacts, options: AddOptions, task: str, model_class: str) -> int | None:
+def _positions(facts: CheckpointFacts, options: AddOptions, row: ModelClass) -> int | None:
     """Return how long an LLM reranker's rows may get, if that is more than texts may ask for."""
-    if not is_llm_reranker(task, model_class) or options.max_length is None or facts.max_length is None:
+    if not row.is_llm_reranker or options.max_length is None or facts.max_length is None:
         return None
     return facts.max_length if facts.max_length > options.max_length else None
 
@@ -160,9 +164,9 @@ def _device(options: AddOptions) -> str:
     return str(device)
 
 
-def _pooling(facts: CheckpointFacts, options: AddOptions, model_class: str) -> str:
-    if model_class.startswith("decoder-only"):
-        return _decoder_pooling(facts, options, model_class)
+def _pooling(facts: CheckpointFacts, options: AddOptions, row: ModelClass) -> str:
+    if row.decoder:
+        return _decoder_pooling(facts, options, row)
     if options.pooling_method is None and facts.unknown_pooling is not None:
         raise ToolError(
             f"{facts.source} was made for {facts.unknown_pooling} pooling; this version has cls, mean and last_token, "
@@ -176,11 +180,11 @@ def _pooling(facts: CheckpointFacts, options: AddOptions, model_class: str) -> s
     return pooling
 
 
-def _decoder_pooling(facts: CheckpointFacts, options: AddOptions, model_class: str) -> str:
+def _decoder_pooling(facts: CheckpointFacts, options: AddOptions, row: ModelClass) -> str:
     asked = options.pooling_method or facts.pooling_method or facts.unknown_pooling or _LAST_TOKEN
     if asked != _LAST_TOKEN:
         raise ToolError(
-            f"{facts.source} is {model_class}, whose texts are pooled at their last token; {asked} pooling was "
+            f"{facts.source} is {row.name.value}, whose texts are pooled at their last token; {asked} pooling was "
             + ("asked for" if options.pooling_method else "found beside it")
             + f": --model-class {_ANY_POOLING} has the other poolings"
             + ("" if options.pooling_method else f"; --pooling {_LAST_TOKEN} overrules it, against the checkpoint")
@@ -188,9 +192,9 @@ def _decoder_pooling(facts: CheckpointFacts, options: AddOptions, model_class: s
     return _LAST_TOKEN
 
 
-def _remote_code(facts: CheckpointFacts, options: AddOptions, task: str, model_class: str) -> bool:
-    asked = options.trust_remote_code is None and facts.trust_remote_code and model_class not in LAYERED
-    if asked and is_llm_reranker(task, model_class):
+def _remote_code(facts: CheckpointFacts, options: AddOptions, row: ModelClass) -> bool:
+    asked = options.trust_remote_code is None and facts.trust_remote_code and not row.layerwise
+    if asked and row.is_llm_reranker:
         raise ToolError(
             f"{facts.source} brings Python code of its own, which is not run for LLM rerankers; say "
             "--no-trust-remote-code where this transformers has the architecture itself"
@@ -203,11 +207,10 @@ def _remote_code(facts: CheckpointFacts, options: AddOptions, task: str, model_c
     return bool(options.trust_remote_code)
 
 
-def _query_format(facts: CheckpointFacts, model_class: str) -> str:
-    """Return the checkpoint's own format; where none is known, a model that takes examples has that of its class."""
-    if facts.query_instruction_format == "{}{}" and model_class == EmbedderModelClass.DECODER_ONLY_ICL.value:
-        return "<instruct>{}\n<query>{}"
-    return facts.query_instruction_format
+def _query_format(facts: CheckpointFacts, row: ModelClass) -> str:
+    """Return the checkpoint's own format; where none is known, the format of its class."""
+    known = facts.query_instruction_format
+    return row.query_instruction_format if known == "{}{}" else known
 
 
 def _format(kind: str, asked: str | None, default: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from flagtriton.protocol.deployment import Deployment, score_model_name
+from flagtriton.protocol.model_classes import ModelClass
 from flagtriton.protocol.parameters import write_parameters
 from flagtriton.protocol.settings import rows_needed
 from flagtriton.protocol.tensors import (
@@ -35,7 +36,6 @@ from flagtriton.protocol.tensors import (
     UNWEIGHTED_IDS,
     Tensor,
 )
-from flagtriton_tools.deploy.model_kinds import LAYERED, is_llm_reranker
 from flagtriton_tools.deploy.options import AddOptions, Model
 from flagtriton_tools.deploy.pbtxt import EnsembleStep, ensemble_config
 from flagtriton_tools.deploy.pooling_options import prompt_tensors
@@ -53,7 +53,7 @@ from flagtriton_tools.deploy.steps import (
 )
 from flagtriton_tools.errors import ToolError
 
-__all__ = ["BUILDERS", "PART_OF"]
+__all__ = ["PART_OF", "builder_of"]
 
 PART_OF = "part_of"
 """The parameter by which a further ensemble names the deployment that it belongs to."""
@@ -85,7 +85,7 @@ def _embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]
 def _reranker(name: str, served: Deployment, options: AddOptions) -> list[Model]:
     _refuse_colbert_options(name, options)
     _refuse_of_reranker(name, served, options)
-    layered, llm = served.model_class in LAYERED, is_llm_reranker(served.task, served.model_class)
+    layered, llm = served.row.layerwise, served.row.is_llm_reranker
     if layered:
         encoder = layerwise_encoder_step(name, served, options)
     else:
@@ -111,10 +111,10 @@ def _refuse_of_reranker(name: str, served: Deployment, options: AddOptions) -> N
     for flag, said in {"--pool-in-encoder": options.pool_in_encoder, "--pooling": options.pooling_method}.items():
         if said:
             raise ToolError(f"{flag}: {name} is a reranker, whose own head makes its scores")
-    llm = is_llm_reranker(served.task, served.model_class)
+    llm = served.row.is_llm_reranker
     if served.trust_remote_code and llm:
         raise ToolError(f"--trust-remote-code: {name} is {served.model_class}, for which no checkpoint's code is run")
-    if served.model_class in LAYERED and served.shard:
+    if served.row.layerwise and served.shard:
         raise ToolError(f"--shard: {name} is {served.model_class}, which runs on one device; give each GPU an instance")
     if llm:
         return
@@ -200,14 +200,8 @@ def _same(*tensors: Tensor) -> dict[str, str]:
     return {tensor.name: tensor.name for tensor in tensors}
 
 
-BUILDERS: dict[tuple[str, str], Callable[[str, Deployment, AddOptions], list[Model]]] = {
-    ("embed", "encoder-only-base"): _embedder,
-    ("embed", "encoder-only-m3"): _m3_embedder,
-    ("embed", "decoder-only-base"): _embedder,
-    ("embed", "decoder-only-icl"): _embedder,
-    ("embed", "decoder-only-pseudo_moe"): _embedder,
-    ("rerank", "encoder-only-base"): _reranker,
-    ("rerank", "decoder-only-base"): _reranker,
-    ("rerank", "decoder-only-layerwise"): _reranker,
-    ("rerank", "decoder-only-lightweight"): _reranker,
-}
+def builder_of(row: ModelClass) -> Callable[[str, Deployment, AddOptions], list[Model]]:
+    """Return what makes the folders of a deployment of a class."""
+    if row.task == "rerank":
+        return _reranker
+    return _m3_embedder if "colbert" in row.steps else _embedder

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from flagtriton.checkpoints import EMBEDDERS, RERANKERS, checkpoint_name
+from flagtriton.protocol.architectures import architecture_of, position_capacity
+from flagtriton.protocol.model_classes import MODEL_CLASSES
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
 from flagtriton_server.checkpoint.files import two_sets_of_weights
 from flagtriton_server.checkpoint.weight_files import WEIGHT_FILES, adapter_base, unread_weights, weights_entry
-from flagtriton_server.packing.positions import position_capacity
 from flagtriton_tools.deploy.sentence_transformers_files import Reading, check_transformer_place, read_files
 from flagtriton_tools.errors import ToolError
 
@@ -41,10 +42,7 @@ _POOLINGS = {
 _HIDDEN_SIZES = ("hidden_size", "dim", "d_model", "n_embd")
 """What architectures call D."""
 
-_LAYERED = {
-    "LayerWiseMiniCPMForCausalLM": "decoder-only-layerwise",
-    "CostWiseGemmaForCausalLM": "decoder-only-lightweight",
-}
+_CLASS_OF_ARCHITECTURE = {name: row for row in MODEL_CLASSES.values() for name in row.architectures}
 """Rerankers whose checkpoints bring code that is not needed here, by their architecture."""
 
 _TABLE = "the model table"
@@ -191,7 +189,7 @@ def _local(path: Path, name: str) -> CheckpointFacts:
     if by_table.task is not None:
         return replace(by_table, reading=read_files(str(path), by_table=True))
     task, model_class = _classify(path, config)
-    own_code = "auto_map" in config and model_class not in _LAYERED.values()
+    own_code = "auto_map" in config and model_class not in {row.name for row in _CLASS_OF_ARCHITECTURE.values()}
     facts = replace(facts, trust_remote_code=own_code, class_by_files=model_class is not None)
     names = _pooling_names(path)
     method = _POOLINGS.get(names[0]) if len(names) == 1 else None
@@ -287,21 +285,14 @@ def _classify(path: Path, config: dict[str, Any]) -> tuple[str | None, str | Non
         return "embed", "encoder-only-m3"  # should one be missing, loading it will say so
     if architecture.endswith("ForSequenceClassification"):
         return "rerank", "encoder-only-base"
-    if architecture in _LAYERED:
-        return "rerank", _LAYERED[architecture]
-    decoder = config.get("model_type") in ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
+    if architecture in _CLASS_OF_ARCHITECTURE:
+        row = _CLASS_OF_ARCHITECTURE[architecture]
+        return row.task, row.name.value
+    known = architecture_of(config.get("model_type"))
     if architecture.endswith(("ForCausalLM", "ForMaskedLM")):  # both embedders and rerankers are saved so
-        return None, "decoder-only-base" if decoder and architecture.endswith("ForCausalLM") else None
-    encoder = config.get("model_type") in (
-        "bert",
-        "roberta",
-        "xlm-roberta",
-        "mpnet",
-        "distilbert",
-        "camembert",
-    )
+        return None, "decoder-only-base" if known.decoder and architecture.endswith("ForCausalLM") else None
     if architecture.endswith("Model"):
-        return "embed", "encoder-only-base" if encoder else "decoder-only-base" if decoder else None
+        return "embed", "encoder-only-base" if known.encoder else "decoder-only-base" if known.decoder else None
     return None, None
 
 

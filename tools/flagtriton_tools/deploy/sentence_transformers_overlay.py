@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from flagtriton.protocol.model_classes import EmbedderModelClass
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
-from flagtriton.types import EmbedderModelClass
 from flagtriton_server.sentence_transformers.check import IGNORED, unread
 from flagtriton_server.sentence_transformers.definition import DefinitionError, EmbedderDefinition
 from flagtriton_tools.deploy.facts import CheckpointFacts, with_definition
@@ -19,7 +19,7 @@ from flagtriton_tools.errors import ToolError
 
 __all__ = ["defined_settings", "with_reading"]
 
-_M3 = EmbedderModelClass.ENCODER_ONLY_M3.value
+_M3 = EmbedderModelClass.ENCODER_ONLY_M3
 
 _QUERY_PROMPTS = ("query",)
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")
@@ -108,7 +108,7 @@ def _check_class(facts: CheckpointFacts, defined: EmbedderDefinition, model_clas
             f"{facts.source} has {cut or defined.modules} behind its pooling, for which {model_class} has no place; "
             f"--model-class encoder-only-base serves its dense vectors. {_WITHOUT}"
         )
-    if not defined.include_prompt and (m3 or model_class == EmbedderModelClass.DECODER_ONLY_ICL.value):
+    if not defined.include_prompt and (m3 or model_class == EmbedderModelClass.DECODER_ONLY_ICL):
         raise ToolError(f"{facts.source} has include_prompt false, which {model_class} cannot honour; {_WITHOUT}")
 
 

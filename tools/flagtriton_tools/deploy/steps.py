@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.model_classes import EmbedderModelClass
 from flagtriton.protocol.parameters import write_parameters
+from flagtriton.protocol.precision import resolve_precision
 from flagtriton.protocol.settings import (
     ColbertSettings,
     EncoderSettings,
@@ -50,7 +52,6 @@ from flagtriton.protocol.tensors import (
     Tensor,
 )
 from flagtriton_tools.deploy.budgets import queue_settings, token_budget
-from flagtriton_tools.deploy.model_kinds import LAYERED, is_encoder_reranker, is_m3, is_pseudo_moe
 from flagtriton_tools.deploy.options import AddOptions, Model
 from flagtriton_tools.deploy.pbtxt import Device, step_config
 from flagtriton_tools.deploy.pooling_options import finishing, prompt_tensors, skips_prompts
@@ -116,7 +117,7 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
 def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
     """Return the step that runs the checkpoint; `rows` of a text's hidden states leave it."""
     device = replace(Device.parse(options.device, options.instances), shard=options.shard)
-    pairs = is_encoder_reranker(served.task, served.model_class)
+    pairs = served.row.is_encoder_reranker
     settings = EncoderSettings(
         checkpoint=served.checkpoint,
         max_length=served.positions or served.max_length,
@@ -130,7 +131,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
         shard=",".join(map(str, device.gpus)) if options.shard else None,
         token_types=pairs,
         scores=_scored_in_encoder(served),
-        pseudo_moe=is_pseudo_moe(served),
+        pseudo_moe=served.model_class == EmbedderModelClass.DECODER_ONLY_PSEUDO_MOE,
         definition=served.definition,
         **(finishing(served) if options.pool_in_encoder else {}),
         **queue_settings(options),
@@ -138,7 +139,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
     inputs = [INPUT_IDS, PASSAGE_START] if pairs else [INPUT_IDS]
     inputs += prompt_tensors(served) if options.pool_in_encoder else []
     output = DENSE_VECS if options.pool_in_encoder else HIDDEN_STATES
-    if not is_m3(served):
+    if served.model_class != EmbedderModelClass.ENCODER_ONLY_M3:
         return _encoder(name, "encoder", inputs, [output], settings, options, device)
     return _encoder(name, "encoder", inputs, [output, PASSAGE_STATES], settings, options, device, [PASSAGE_IDS])
 
@@ -168,8 +169,8 @@ def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str
         _precision(served),
         _encoder_device(served),
         rows,
-        pseudo_moe=is_pseudo_moe(served),
-        sends_done=is_m3(served),
+        pseudo_moe=served.model_class == EmbedderModelClass.DECODER_ONLY_PSEUDO_MOE,
+        sends_done=served.model_class == EmbedderModelClass.ENCODER_ONLY_M3,
         **finishing(served),
     )
     if settings.modules is not None:
@@ -204,7 +205,7 @@ def reranker_scorer_step(name: str, served: Deployment, options: AddOptions) -> 
         peft=served.peft,
         scored_in_encoder=_scored_in_encoder(served),
     )
-    scores = LAYER_SCORES if served.model_class in LAYERED else SCORE
+    scores = LAYER_SCORES if served.row.layerwise else SCORE
     model = _behind_encoder(name, "scorer", [HIDDEN_STATES], [scores], settings, options, Device())
     return replace(model, step="reranker_scorer")
 
@@ -220,16 +221,14 @@ def scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
 
 def part_tensors(served: Deployment) -> list[Tensor]:
     """Return the tensors that tell a reranker's encoder which of a row's tokens are the passage's, if it asks."""
-    if served.model_class in LAYERED:
+    if served.row.layerwise:
         return [PASSAGE_START, PASSAGE_END]
-    return [PASSAGE_START] if is_encoder_reranker(served.task, served.model_class) else []
+    return [PASSAGE_START] if served.row.is_encoder_reranker else []
 
 
 def _scored_in_encoder(served: Deployment) -> bool:
     """Return whether an encoder reranker runs whole: its head is its own affair, unless it is one of BERT's kin."""
-    return is_encoder_reranker(served.task, served.model_class) and (
-        served.trust_remote_code or served.attention == "padded"
-    )
+    return served.row.is_encoder_reranker and (served.trust_remote_code or served.attention == "padded")
 
 
 def _encoder(
@@ -283,9 +282,10 @@ def _head(served: Deployment) -> dict[str, Any]:
 
 
 def _precision(served: Deployment) -> str:
-    """Return what the steps are told: on a GPU `auto` is bf16 for decoders, whose values may pass what fp16 holds."""
-    decoder_on_gpu = served.model_class.startswith("decoder-only") and _encoder_device(served) == "gpu"
-    return "bf16" if served.precision == "auto" and decoder_on_gpu else served.precision
+    """Return the precision that the steps are told: `auto` is resolved here on a GPU, by the steps on a processor."""
+    if _encoder_device(served) == "cpu":
+        return served.precision
+    return resolve_precision(served.precision, "gpu", decoder=served.row.decoder)
 
 
 def _encoder_device(served: Deployment) -> str:

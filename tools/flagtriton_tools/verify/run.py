@@ -13,10 +13,9 @@ from torch.nn import functional
 
 from flagtriton.protocol.deployment import Deployment
 from flagtriton.protocol.instructions import apply_instruction
+from flagtriton.protocol.model_classes import EmbedderModelClass
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton_server.sentence_transformers.check import IGNORED, check_definition
-from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS
-from flagtriton_tools.deploy.model_kinds import LAYERED, is_encoder_reranker, is_m3
 from flagtriton_tools.verify.checks import (
     Check,
     Limits,
@@ -93,7 +92,7 @@ def _embedder_checks(served: ServedDeployment, plain: PlainModel, texts: list[st
     states = plain.states(rows)
     yield compare_vectors("dense, transformers", texts, served.dense(texts, options), plain.dense(states), limits)
     yield _by_default(served, plain, texts)
-    if is_m3(served.deployment):
+    if served.deployment.model_class == EmbedderModelClass.ENCODER_ONLY_M3:
         yield from _m3_checks(served, plain, texts, rows, states, options)
 
 
@@ -112,7 +111,7 @@ def _instruction(served: ServedDeployment, plain: PlainModel, texts: list[str], 
     what = f"{kind} instruction"
     if instruction is None:
         return skipped(what, "the deployment has none")
-    if kind == "query" and deployment.model_class == "decoder-only-icl":
+    if kind == "query" and deployment.model_class == EmbedderModelClass.DECODER_ONLY_ICL:
         return skipped(what, "queries stand behind few-shot examples; FlagEmbedding's class compares them")
     instruction_format: str = getattr(deployment, f"{kind}_instruction_format")
     instructed = [apply_instruction(instruction_format, instruction, text) for text in texts]
@@ -182,10 +181,10 @@ def _reranker_checks(served: ServedDeployment, plain: PlainModel, pairs: list[tu
         yield skipped("pairs", "all texts are longer than a quarter of the deployment's max_length; give shorter ones")
         return
     names = [f"{query} | {passage}" for query, passage in pairs]
-    encoder = is_encoder_reranker(deployment.task, deployment.model_class)
+    encoder = deployment.row.is_encoder_reranker
     rows, types = plain.pair_rows(pairs) if encoder else ([_prompted(plain, deployment, pair) for pair in pairs], [])
     yield compare_ids("token ids of pairs", names, served.pair_ids(pairs), rows)
-    if deployment.model_class in LAYERED:
+    if deployment.row.layerwise:
         yield skipped("scores, transformers", "no release of transformers has this architecture; FlagEmbedding's has")
         return
     expected = plain.encoder_scores(rows, types) if encoder else plain.yes_scores(rows)
@@ -206,4 +205,4 @@ def _prompted(plain: PlainModel, deployment: Deployment, pair: tuple[str, str]) 
     bos = plain.tokenizer.id_of("bos_token")
     first = [] if bos is None or bos == plain.tokenizer.id_of("pad_token") else [bos]
     line_break = plain.bare("\n")
-    return [*first, *query, *line_break, *passage, *line_break, *plain.bare(PROMPTS[deployment.model_class])]
+    return [*first, *query, *line_break, *passage, *line_break, *plain.bare(deployment.row.prompt or "")]

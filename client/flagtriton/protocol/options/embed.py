@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from flagtriton.protocol.examples import (
     DEFAULT_EXAMPLE_FORMAT,
@@ -19,6 +19,7 @@ from flagtriton.protocol.examples import (
     check_examples,
 )
 from flagtriton.protocol.instructions import check_instruction_format
+from flagtriton.protocol.model_classes import EmbedderModelClass, model_class_row
 from flagtriton.protocol.options.checks import (
     Check,
     OptionError,
@@ -59,17 +60,17 @@ def _examples(name: str, value: object) -> None:
         ) from error
 
 
-_OF_ONE_CLASS: dict[str, dict[str, Check]] = {
-    "decoder-only-icl": {
-        "examples": _examples,
-        "examples_instruction_format": _a_format(check_example_format),
-        "prefix": a_string,
-        "suffix": a_string,
-    },
-    "decoder-only-pseudo_moe": {"domain": a_string},
-    "encoder-only-m3": {"colbert_dtype": one_of("fp32", "fp16")},
+_CHECKS: Final[dict[str, Check]] = {
+    "examples": _examples,
+    "examples_instruction_format": _a_format(check_example_format),
+    "prefix": a_string,
+    "suffix": a_string,
+    "domain": a_string,
+    "colbert_dtype": one_of("fp32", "fp16"),
 }
-"""The options that embedders of one class alone have."""
+"""The options that embedders of some classes have; the rows of `model_classes` list them."""
+
+_OF_EXAMPLES: Final = model_class_row("embed", EmbedderModelClass.DECODER_ONLY_ICL).options
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,8 @@ class EmbedOptions:
             "truncate": one_of("END", "NONE"),
             "bulk": a_boolean,
         }
-        for owner, of_that_class in _OF_ONE_CLASS.items():
-            if model_class in (owner, None):
-                checks.update(of_that_class)
+        known = _CHECKS if model_class is None else model_class_row("embed", model_class).options
+        checks |= {name: _CHECKS[name] for name in known}
         given = checked(parameters, checks)
         if "examples" in given:
             given["examples"] = tuple(json.loads(given["examples"]))
@@ -170,7 +170,7 @@ def _check_company(given: Mapping[str, Any]) -> None:
             raise OptionError(f"option {name!r} came without 'input_type'; send 'query' or 'passage' with it")
         if name in given and "prompt_name" in given:
             raise OptionError(f"options {name!r} and 'prompt_name' came both; a prompt takes its place, so send one")
-    for name in _OF_ONE_CLASS["decoder-only-icl"]:
+    for name in _OF_EXAMPLES:
         if name in given and given.get("input_type") != "query":
             raise OptionError(f"option {name!r} came without 'input_type' 'query', and belongs to queries alone")
     if "examples" in given and "prefix" in given:

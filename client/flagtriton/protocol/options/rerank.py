@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from flagtriton.protocol.model_classes import model_class_row
 from flagtriton.protocol.options.checks import (
     Check,
     OptionValue,
@@ -20,32 +21,23 @@ from flagtriton.protocol.options.checks import (
     tokens,
     whole_numbers,
 )
-from flagtriton.types import RerankerModelClass
 
-__all__ = ["DEFAULT_COMPRESS_LAYERS", "PASSAGE_INSTRUCTION", "QUERY_INSTRUCTION", "RerankOptions"]
-
-QUERY_INSTRUCTION: Final = "A: "
-PASSAGE_INSTRUCTION: Final = "B: "
-"""What LLM rerankers were trained to see before queries and passages; their prompts speak of A and B."""
+__all__ = ["DEFAULT_COMPRESS_LAYERS", "RerankOptions"]
 
 DEFAULT_COMPRESS_LAYERS: Final = (8,)
 """FlagEmbedding's, which has an effect only beside a `compress_ratio` above 1."""
 
 _LISTS: Final = {"cutoff_layers", "compress_layers"}
 
-_OF_LLMS: dict[str, Check] = {"prompt": a_string, "query_instruction": a_string, "passage_instruction": a_string}
-_OF_LAYERWISE: dict[str, Check] = {**_OF_LLMS, "cutoff_layers": whole_numbers(0)}
-_OF_CLASS: dict[str, dict[str, Check]] = {
-    RerankerModelClass.ENCODER_ONLY_BASE.value: {},
-    RerankerModelClass.DECODER_ONLY_BASE.value: _OF_LLMS,
-    RerankerModelClass.DECODER_ONLY_LAYERWISE.value: _OF_LAYERWISE,
-    RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT.value: {
-        **_OF_LAYERWISE,
-        "compress_layers": whole_numbers(0),
-        "compress_ratio": a_whole_number(1, None, "tokens that become one; 1 leaves them"),
-    },
+_CHECKS: Final[dict[str, Check]] = {
+    "prompt": a_string,
+    "query_instruction": a_string,
+    "passage_instruction": a_string,
+    "cutoff_layers": whole_numbers(0),
+    "compress_layers": whole_numbers(0),
+    "compress_ratio": a_whole_number(1, None, "tokens that become one; 1 leaves them"),
 }
-"""The options that each class has beside those that all have."""
+"""The options that some classes have; the rows of `model_classes` list them."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +102,7 @@ class RerankOptions:
                 "normalize": a_boolean,
                 "truncate": one_of("END", "NONE"),
                 "bulk": a_boolean,
-                **_OF_CLASS[model_class],
+                **{name: _CHECKS[name] for name in model_class_row("rerank", model_class).options},
             },
         )
         for name in _LISTS & given.keys():

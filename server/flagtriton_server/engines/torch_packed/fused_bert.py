@@ -105,8 +105,11 @@ def _has_kernels(dtype: torch.dtype) -> bool:
 
 
 def fuse_bert_layers(module: nn.Module) -> bool:
-    """Replace a model's layers by `BertBlock`s if all of them are of BERT's kind; return whether they were."""
-    layers = getattr(getattr(module, "encoder", None), "layer", None)
+    """Replace the layers of an architecture that is `fused` by `BertBlock`s; return whether they were replaced.
+
+    They are not where a layer is a decoder's, or has another activation than the exact GELU.
+    """
+    layers = module.encoder.layer
     if not layers or not all(_is_plain(layer) for layer in layers):
         return False
     for index, layer in enumerate(layers):
@@ -116,13 +119,7 @@ def fuse_bert_layers(module: nn.Module) -> bool:
 
 
 def _is_plain(layer: nn.Module) -> bool:
-    from transformers.models.bert.modeling_bert import BertLayer
-    from transformers.models.camembert.modeling_camembert import CamembertLayer
-    from transformers.models.roberta.modeling_roberta import RobertaLayer
-    from transformers.models.xlm_roberta.modeling_xlm_roberta import XLMRobertaLayer
-
-    if type(layer) not in (BertLayer, CamembertLayer, RobertaLayer, XLMRobertaLayer):
-        return False
+    """Return whether a layer of these architectures is an encoder's, with the exact GELU."""
     return not layer.is_decoder and _is_exact_gelu(layer.intermediate.intermediate_act_fn)
 
 

@@ -18,7 +18,6 @@ from flagtriton.protocol.settings import (
     PoolerSettings,
     TokenizerSettings,
     all_instances,
-    attention_path,
     instance_count,
     read_settings,
     rows_needed,
@@ -182,17 +181,3 @@ def test_a_pooling_needs_no_more_rows_than_it_reads(method: str, rows: str) -> N
 
 def test_a_pooling_that_is_not_known_gets_all_rows() -> None:
     assert rows_needed("weighted") == "all"
-
-
-@pytest.mark.parametrize("model_type", ["bert", "xlm-roberta", "mistral", "qwen3", "gemma2"])
-def test_texts_go_through_an_architecture_that_is_known_to_take_them_end_to_end(model_type: str) -> None:
-    assert attention_path(model_type, trust_remote_code=False) == "packed"
-
-
-@pytest.mark.parametrize("model_type", ["mpnet", "distilbert", "t5", "", None])
-def test_texts_are_padded_for_any_other_architecture(model_type: str | None) -> None:
-    assert attention_path(model_type, trust_remote_code=False) == "padded"
-
-
-def test_texts_are_padded_for_code_that_comes_with_a_checkpoint() -> None:
-    assert attention_path("bert", trust_remote_code=True) == "padded"

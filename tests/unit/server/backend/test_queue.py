@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.backend.queue import Job, QueueLimits, WorkQueue
+from flagtriton.protocol.settings import QueueLimits
+from flagtriton_server.backend.queue import Job, WorkQueue
 from flagtriton_server.errors import RequestError
 from tests.support.steps.jobs import TURN, job, queue, settable_clock
 

@@ -8,6 +8,7 @@ import pytest
 from flagtriton_server.backend.queue import WorkQueue
 from flagtriton_server.backend.scheduler import Worker
 from tests.support.steps.jobs import TURN, Answers, job, queue
+from tests.support.waiting import wait_for
 
 
 def taken(waiting: WorkQueue[str]) -> list[str]:
@@ -52,6 +53,7 @@ def test_a_short_request_overtakes_one_that_runs_and_others_no_further(bulk: boo
 
     worker: Worker[str] = Worker(waiting, run, lambda _: None)
     worker.start()
+    wait_for(lambda: len(seen) == 4, what=lambda: seen)  # a queue that is closed takes no more
     worker.stop()
     assert seen[:2] == ["a", "L"]
     assert sorted(work for work, _ in answers) == ["L", "M", "a", "b"]

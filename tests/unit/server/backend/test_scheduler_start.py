@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from flagtriton.protocol.settings import EncoderSettings, LayeredSettings
-from flagtriton_server.backend.queue import Job, QueueLimits
+from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, QueueLimits
+from flagtriton_server.backend.queue import Job
 from flagtriton_server.backend.scheduler import Worker
 from tests.support.steps.fake_backend import imported_steps, started
 from tests.support.steps.jobs import Answers, ended, in_thread, job, queue, waits

@@ -27,13 +27,13 @@ from flagtriton.protocol.settings import (
 from flagtriton_server.engines.base import Precision
 from flagtriton_server.engines.finite import all_finite, check_finite, finite_norms
 from flagtriton_server.errors import NotFiniteError, one_by_one
-from flagtriton_server.heads.classifier import load_reranker_head
 from flagtriton_server.heads.linear import load_colbert_head, load_sparse_head
 from flagtriton_server.heads.transfer import to_bytes
 from flagtriton_server.layerwise.encode import trial_vectors
 from flagtriton_server.layerwise.loading import load_decoder
 from flagtriton_server.loading import encoder
 from flagtriton_server.loading.encoder import choose_precision, load_encoder
+from flagtriton_server.steps.reranker_heads import load_reranker_head
 from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
 from tests.support.checkpoints.tiny import make_bert, make_decoder, make_m3, make_reranker, make_xlm_roberta
 from tests.support.steps.fake_backend import Request, Response, TritonError, ids, imported_steps, responses_of, started

@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification
 
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import RerankerHeadSettings
-from flagtriton_server.heads.classifier import load_reranker_head
 from flagtriton_server.loading.encoder import choose_precision
+from flagtriton_server.steps.reranker_heads import load_reranker_head
 from tests.support.checkpoints.tiny import make_bert, make_reranker, make_xlm_roberta
 
 CPU = torch.device("cpu")

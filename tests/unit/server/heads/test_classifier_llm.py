@@ -16,10 +16,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import RerankerHeadSettings
 from flagtriton_server.errors import RequestError
-from flagtriton_server.heads.classifier import RerankerHead, load_reranker_head
+from flagtriton_server.heads.classifier import RerankerHead
 from flagtriton_server.layerwise.decoder import LayerHeads
 from flagtriton_server.layerwise.loading import read_spec
 from flagtriton_server.loading.encoder import choose_precision
+from flagtriton_server.steps.reranker_heads import load_reranker_head
 from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
 from tests.support.checkpoints.tiny import make_decoder
 

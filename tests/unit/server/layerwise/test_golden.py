@@ -16,14 +16,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from flagtriton.protocol.options.rerank import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION, RerankOptions
+from flagtriton.protocol.model_classes import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION, model_class_row
+from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import LayeredSettings, RerankerHeadSettings
 from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_END, PASSAGE_START
-from flagtriton_server.heads.classifier import load_reranker_head
 from flagtriton_server.layerwise.encode import LayeredRequest, encode_layers
 from flagtriton_server.layerwise.loading import load_decoder
 from flagtriton_server.loading.encoder import choose_precision
-from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS, PromptedBatch, encode_prompted_pairs
+from flagtriton_server.steps.reranker_heads import load_reranker_head
+from flagtriton_server.tokenize.llm_reranker_inputs import PromptedBatch, encode_prompted_pairs
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
 from tests.support.paths import GOLDEN
@@ -68,7 +69,7 @@ def rows(name: str, checkpoint: Path, arguments: dict[str, Any]) -> dict[Any, ND
         *sides,
         query_max_length=arguments.get("query_max_length") or max_length * 3 // 4,
         max_length=max_length,
-        prompt=arguments.get("prompt", PROMPTS[CLASSES[name][1]]),
+        prompt=arguments.get("prompt", model_class_row("rerank", CLASSES[name][1]).prompt),
         first=(tokenizer.bos_id,),
         most=100_000,
     )

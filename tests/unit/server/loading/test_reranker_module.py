@@ -19,9 +19,9 @@ from flagtriton.protocol.settings import EncoderSettings, RerankerHeadSettings
 from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_START
 from flagtriton_server.engines.encode import encode_pooled
 from flagtriton_server.engines.pooling import cls_pool
-from flagtriton_server.heads.classifier import load_reranker_head
 from flagtriton_server.loading.encoder import choose_precision, load_encoder
 from flagtriton_server.loading.reranker_module import WithItsHead
+from flagtriton_server.steps.reranker_heads import load_reranker_head
 from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, encode_pairs
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from tests.support.checkpoints.scoring_model import make_scoring_model

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flagtriton.protocol.settings import QueueLimits
 from flagtriton.protocol.tensors import TOKEN_COUNT
-from flagtriton_server.backend.queue import QueueLimits
 from flagtriton_server.errors import RequestError
 from tests.support.steps.fake_backend import Request, TritonError, imported_steps
 from tests.support.steps.jobs import TURN, ended, in_thread, settable_clock, waits

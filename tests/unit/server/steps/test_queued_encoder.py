@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from flagtriton.protocol.settings import EncoderSettings, LayeredSettings
+from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, QueueLimits
 from flagtriton_server.backend.backpressure import BusySign, sign_path
-from flagtriton_server.backend.queue import QueueLimits
 from tests.support.steps.fake_backend import Request, imported_steps
 from tests.support.steps.jobs import settable_clock
 

@@ -15,8 +15,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import AutoTokenizer
 
+from flagtriton.protocol.model_classes import model_class_row
 from flagtriton_server.errors import RequestError
-from flagtriton_server.tokenize.llm_reranker_inputs import PROMPTS, PromptedBatch, encode_prompted_pairs, first_ids
+from flagtriton_server.tokenize.llm_reranker_inputs import PromptedBatch, encode_prompted_pairs, first_ids
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
 from tests.support.checkpoints.tiny import TEXTS, make_decoder
@@ -195,7 +196,7 @@ def test_each_class_is_asked_what_it_was_trained_to_be() -> None:
     )
     predict = "Predict whether passage B contains an answer to query A."
     expected = {LLM: yes_or_no, LAYERWISE: yes_or_no, LIGHTWEIGHT: predict}
-    assert expected == PROMPTS
+    assert {name: model_class_row("rerank", name).prompt for name in expected} == expected
 
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
@@ -235,7 +236,7 @@ def test_rows_are_those_that_transformers_tokenizer_makes(
 ) -> None:
     model_class, folder = checkpoint
     theirs, tokenizer = AutoTokenizer.from_pretrained(folder), TextTokenizer.from_checkpoint(str(folder), None, False)
-    prompt, first = PROMPTS[model_class], first_ids(tokenizer, model_class, str(folder))
+    prompt, first = model_class_row("rerank", model_class).prompt or "", first_ids(tokenizer, model_class, str(folder))
     pairs = [(f"A: {q}", f"B: {p}") for q, p in PAIRS]
     found = rows(tokenizer, batch(*pairs, query=query, length=length, prompt=prompt, first=first, most=2048))
     assert found == [built_again(theirs, pair, query, length, prompt) for pair in pairs]

@@ -41,10 +41,13 @@ def test_another_pooling_found_beside_a_decoder_is_refused_until_overruled(found
         ("decoder-only-base", "gpu:0", "auto", "bf16"),
         ("decoder-only-base", "gpu:0", "fp16", "fp16"),
         ("decoder-only-base", "cpu", "auto", "auto"),
-        ("encoder-only-base", "gpu:0", "auto", "auto"),
+        ("encoder-only-base", "gpu:0", "auto", "fp16"),
+        ("encoder-only-base", "cpu", "auto", "auto"),
     ],
 )
-def test_auto_is_bf16_for_decoders_on_a_gpu(model_class: str, device: str, precision: str, told: str) -> None:
+def test_auto_on_a_gpu_is_resolved_when_a_deployment_is_added(
+    model_class: str, device: str, precision: str, told: str
+) -> None:
     known = facts(model_class=model_class, pooling_method=None)
     built = {model.name: model.config for model in build(known, AddOptions(device=device, precision=precision))}
     assert built["tiny"].parameters["precision"].string_value == precision

@@ -14,7 +14,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from flagtriton.protocol.settings import _PACKED_ARCHITECTURES, EncoderSettings
+from flagtriton.protocol.architectures import ARCHITECTURES
+from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import encode
 from flagtriton_server.loading import encoder as loading
@@ -48,6 +49,12 @@ PACKED: dict[str, Callable[[], Any]] = {
     ),
     "qwen3": lambda: transformers.Qwen3Config(**DECODER),
     "gemma": lambda: transformers.GemmaConfig(**DECODER),
+    "modernbert": lambda: transformers.ModernBertConfig(
+        **ENCODER, local_attention=2 * WINDOW, global_attn_every_n_layers=3, hidden_activation="gelu"
+    ),
+    "modernbert with one rotary base": lambda: transformers.ModernBertConfig(
+        **ENCODER, local_attention=2 * WINDOW, global_attn_every_n_layers=2, local_rope_theta=160_000.0
+    ),
     "gemma2": lambda: transformers.Gemma2Config(
         **DECODER, sliding_window=WINDOW, query_pre_attn_scalar=8, attn_logit_softcapping=0.5
     ),
@@ -177,7 +184,9 @@ def test_what_a_configuration_asks_of_attention_shows_in_these_answers(
 
 
 def test_every_architecture_that_is_served_end_to_end_is_held_to_its_padded_answers_here() -> None:
-    assert {make().model_type for make in PACKED.values()} == _PACKED_ARCHITECTURES
+    assert {make().model_type for make in PACKED.values()} == {
+        row.model_type for row in ARCHITECTURES.values() if row.packed
+    }
 
 
 @pytest.mark.parametrize("architecture", ["bert", "mistral"])

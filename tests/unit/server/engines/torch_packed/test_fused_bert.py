@@ -16,12 +16,6 @@ from transformers import (
     BertModel,
     CamembertConfig,
     CamembertModel,
-    DistilBertConfig,
-    DistilBertModel,
-    LlamaConfig,
-    LlamaModel,
-    MPNetConfig,
-    MPNetModel,
     RobertaConfig,
     RobertaModel,
     XLMRobertaConfig,
@@ -146,21 +140,6 @@ def test_a_model_with_another_activation_than_exact_gelu_is_left_as_it_is(kind: 
 @every_kin
 def test_a_decoder_is_left_as_it_is(kind: str) -> None:
     assert_left_alone(tiny(kind, is_decoder=True))
-
-
-OTHERS = {
-    "mpnet": lambda: MPNetModel(MPNetConfig(**SIZES), add_pooling_layer=False),
-    "distilbert": lambda: DistilBertModel(
-        DistilBertConfig(vocab_size=30, dim=32, n_layers=2, n_heads=4, hidden_dim=48)
-    ),
-    "llama": lambda: LlamaModel(LlamaConfig(**SIZES)),
-    "no transformer": lambda: nn.Linear(2, 2),
-}
-
-
-@pytest.mark.parametrize("architecture", OTHERS)
-def test_another_architecture_is_left_as_it_is(architecture: str) -> None:
-    assert_left_alone(OTHERS[architecture]())
 
 
 def test_one_odd_layer_keeps_all_others_as_they_are() -> None:
