@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One real server for the whole run: seventeen deployments: BERT, XLM-RoBERTa, BGE-M3, decoders, rerankers."""
+"""One real server for the whole run, with eighteen deployments: encoders, decoders, BGE-M3 and rerankers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ from flagtriton_tools.tritonserver.process import RunningServer
 from tests.support.checkpoints.domain_model import make_domain_model
 from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
 from tests.support.checkpoints.scoring_model import make_scoring_model
-from tests.support.checkpoints.tiny import cuts_left, make_bert, make_decoder, make_m3, make_reranker, make_xlm_roberta
+from tests.support.checkpoints.tiny import (
+    cuts_left,
+    make_bert,
+    make_decoder,
+    make_m3,
+    make_modernbert,
+    make_reranker,
+    make_xlm_roberta,
+)
 
 ICL_TOKENS = ("<instruct>", "<query>", "<response>")
 DOMAINS = {
@@ -84,6 +92,7 @@ def served(
     narrow = make_m3(folder / "narrow", colbert_dim=16)
     deployments = {
         "bert-cls": (bert, {"pooling_method": "cls"}),
+        "modernbert-mean": (make_modernbert(folder / "modernbert"), {"pooling_method": "mean"}),
         "xlmr-mean": (xlm_roberta, {"pooling_method": "mean"}),
         "xlmr-mean-in-encoder": (xlm_roberta, {"pooling_method": "mean", "pool_in_encoder": True}),
         "left-last": (cuts_left(bert, folder / "left"), {"pooling_method": "last_token"}),

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-TINY = ["bert-cls", "xlmr-mean", "xlmr-mean-in-encoder"]
+TINY = ["bert-cls", "modernbert-mean", "xlmr-mean", "xlmr-mean-in-encoder"]
 BOUND = 1e-5
 
 LENGTHS = [" ".join(TEXTS[i % 4] for i in range(n))[: n * 7 + 3] for n in (0, 1, 2, 5, 11, 23, 47, 95, 190, 380)]

@@ -7,7 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "make_bert",
     "make_decoder",
     "make_m3",
+    "make_modernbert",
     "make_reranker",
     "make_xlm_roberta",
     "nfkc_charsmap",
@@ -76,6 +77,62 @@ def make_bert(folder: Path) -> Path:
         max_position_embeddings=512,
     )
     return _save(BertModel(config), folder)
+
+
+def make_modernbert(folder: Path) -> Path:
+    """Write a ModernBERT checkpoint with windows of 16 tokens in two layers of three; return its folder.
+
+    As published: byte-level BPE with BERT's marks, and a `tokenizer_config.json` that names no class of ModernBERT's.
+    """
+    from transformers import ModernBertConfig, ModernBertModel, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = ByteLevelDecoder()
+    names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
+    names["mask_token"] = "[MASK]"
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY,
+        special_tokens=list(names.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    marks = [(mark, tokenizer.token_to_id(mark)) for mark in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=marks
+    )
+    _save_tokenizer(tokenizer, partial(PreTrainedTokenizerFast, **names), folder, 1024)
+    config = ModernBertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=48,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=72,
+        max_position_embeddings=1024,
+        local_attention=16,
+        **{name.replace("_token", "_token_id"): tokenizer.token_to_id(mark) for name, mark in names.items()},
+        bos_token_id=tokenizer.token_to_id("[CLS]"),
+        eos_token_id=tokenizer.token_to_id("[SEP]"),
+    )
+    _save(ModernBertModel(config), folder)
+    _rewrite(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast", backend=None)
+    _rewrite(
+        folder / "config.json",
+        rope_parameters=None,
+        layer_types=None,
+        global_rope_theta=160_000.0,
+        local_rope_theta=10_000.0,
+        global_attn_every_n_layers=3,
+    )
+    return folder
+
+
+def _rewrite(file: Path, **changes: Any) -> None:
+    """Change entries of a JSON object; None removes one."""
+    content = {**json.loads(file.read_text(encoding="utf-8")), **changes}
+    kept = {name: value for name, value in content.items() if value is not None}
+    file.write_text(json.dumps(kept, indent=2), encoding="utf-8")
 
 
 @cache
