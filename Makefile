@@ -29,10 +29,11 @@ unit: $(VENV)/.installed-reference ## run the tests that need no server
 	$(BIN)/python -m pytest tests/unit tests/properties tests/files $(ARGS)
 
 .PHONY: lint
-lint: venv ## ruff and mypy, as pre-commit runs them
+lint: venv ## ruff, mypy and the import contracts, as pre-commit runs them
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --quiet
 
 .PHONY: audit
 audit: venv ## look the pinned versions up in an advisory database, over the network

@@ -6,9 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flagtriton.protocol.model_classes import MODEL_CLASSES, ModelClass, model_class_row
-from flagtriton.protocol.precision import resolve_precision
 
-__all__ = ["DEPLOYMENT_KEYS", "Deployment", "score_model_name"]
+__all__ = ["DEPLOYMENT_KEYS", "Deployment", "best_cpu_precision", "resolve_precision", "score_model_name"]
 
 DEPLOYMENT_KEYS = frozenset({"task", "model_class", "checkpoint"})
 """What tells a public ensemble's parameters from those of a step and of other people's models."""
@@ -98,3 +97,25 @@ class Deployment:
 def score_model_name(name: str) -> str:
     """Return what the ensemble is called that scores pairs for the deployment `name`."""
     return f"{name}_score"
+
+
+def best_cpu_precision() -> str:
+    """Return what `auto` is on a processor: `bf16` where it computes in that (AMX or AVX512-BF16), else `fp32`."""
+    with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:  # noqa: PTH123 - a device file, read once
+        flags = next((line for line in cpuinfo if line.startswith("flags")), "").split()
+    return "bf16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "fp32"
+
+
+def resolve_precision(precision: str, device: str, *, decoder: bool = False) -> str:
+    """Return the precision that a setting stands for on a device.
+
+    Args:
+        precision: `fp32`, `fp16`, `bf16`, which are returned as they are, or `auto`.
+        device: `cpu`, or a name that begins with `gpu` or `cuda`. On a processor, this machine's decides.
+        decoder: hidden states of decoders exceed the range of fp16, so that `auto` is bf16 on a GPU.
+    """
+    if precision != "auto":
+        return precision
+    if device.startswith(("gpu", "cuda")):
+        return "bf16" if decoder else "fp16"
+    return best_cpu_precision()

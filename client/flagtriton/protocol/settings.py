@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from flagtriton.protocol.model_classes import ModelClass, model_class_row
 from flagtriton.protocol.parameters import ParameterError, read_parameters
-from flagtriton.protocol.private_folder import readable_path
+from flagtriton.protocol.runtime_files import readable_path
 
 __all__ = [
     "MODEL_DIRECTORY",

@@ -11,10 +11,9 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-__all__ = ["REQUEST_LOG", "RequestLog"]
+from flagtriton.protocol.runtime_files import REQUEST_LOG
 
-REQUEST_LOG = "FLAGTRITON_REQUEST_LOG"
-"""The environment variable that names the file."""
+__all__ = ["RequestLog"]
 
 
 class RequestLog:

@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TypeAlias
 
-from flagtriton.protocol.private_folder import readable_path
+from flagtriton.protocol.runtime_files import readable_path
 
 __all__ = ["FileFinder", "FilesUnavailableError", "FolderGoneError", "file_finder"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from flagtriton.protocol.architectures import architecture_of, attention_path, position_capacity
-from flagtriton.protocol.precision import resolve_precision
+from flagtriton.protocol.deployment import resolve_precision
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.checkpoint.files import check_files, two_sets_of_weights
 from flagtriton_server.checkpoint.lookup import file_finder

@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-__all__ = ["check_fit", "instance_devices", "loading_arguments", "weights_bytes"]
+from flagtriton_server.backend.process_tuning import threads_per_instance
+
+__all__ = ["check_fit", "instance_devices", "limit_threads", "loading_arguments", "weights_bytes"]
 
 _CGROUP = Path("/sys/fs/cgroup")
 _GIB = 2**30
@@ -104,3 +106,14 @@ def _left_to_container(unlimited: int) -> int:
     except (OSError, ValueError, KeyError):
         return unlimited  # no control group of the second version
     return unlimited if limit == "max" else max(0, int(limit) - used + cached)
+
+
+def limit_threads(instances: int) -> int:
+    """Let torch compute on this instance's share of the cores; return the number of threads.
+
+    Args:
+        instances: instances of the step that share the processor.
+    """
+    threads = threads_per_instance(instances)
+    torch.set_num_threads(threads)
+    return threads

@@ -23,8 +23,7 @@ from flagtriton.protocol.tensors import (
     Tensor,
 )
 from flagtriton_server.backend import triton_io
-from flagtriton_server.backend.cores import give_way, share_cores
-from flagtriton_server.backend.memory import keep_freed_memory
+from flagtriton_server.backend.process_tuning import keep_freed_memory, lower_priority
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import check_token_ids, encode, encode_pooled
@@ -34,7 +33,7 @@ from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.heads.dense import load_chain
 from flagtriton_server.heads.transfer import to_bytes
 from flagtriton_server.loading.encoder import load_encoder
-from flagtriton_server.loading.placement import instance_devices
+from flagtriton_server.loading.placement import instance_devices, limit_threads
 from flagtriton_server.packing.ragged import token_counts
 from flagtriton_server.sentence_transformers.check import check_definition
 from flagtriton_server.steps.queued_encoder import QueuedEncoder
@@ -92,7 +91,7 @@ class TritonPythonModel:
             check_definition(settings.checkpoint, settings.revision, settings.definition, name)
         self._chain = load_chain(settings.modules, settings.checkpoint, settings.revision)
         devices = instance_devices(args, settings.shard)
-        threads = share_cores(instance_count(args["model_config"]))
+        threads = limit_threads(instance_count(args["model_config"]))
         self._encoder = replace(load_encoder(self._settings, *devices), passed=self._queued.watch.passed)
         keep_freed_memory()  # not before: what loading frees would be kept, too, which is half of the weights' size
         triton_io.log_info(
@@ -101,7 +100,7 @@ class TritonPythonModel:
             f"{threads} threads, {self._settings.token_budget} tokens a pass"
         )
         if self._encoder.device.type == "cpu":
-            give_way()
+            lower_priority()
         # A domain is a state of the module, in which another request must not run.
         if self._encoder.packed and self._encoder.device.type == "cpu" and not self._settings.pseudo_moe:
             self._queued.pause_between_layers(self._encoder.module)

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from flagtriton.protocol.settings import LayeredSettings, instance_count, read_settings
 from flagtriton.protocol.tensors import HIDDEN_STATES, INPUT_IDS, PASSAGE_END, PASSAGE_START, Tensor
 from flagtriton_server.backend import triton_io
-from flagtriton_server.backend.cores import give_way, share_cores
-from flagtriton_server.backend.memory import keep_freed_memory
+from flagtriton_server.backend.process_tuning import keep_freed_memory, lower_priority
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.engines.encode import check_token_ids
 from flagtriton_server.heads.transfer import to_bytes
 from flagtriton_server.layerwise.encode import LayeredRequest, check_parts, encode_layers
 from flagtriton_server.layerwise.loading import load_decoder
-from flagtriton_server.loading.placement import instance_devices
+from flagtriton_server.loading.placement import instance_devices, limit_threads
 from flagtriton_server.steps.queued_encoder import QueuedEncoder
 
 __all__ = ["TritonPythonModel"]
@@ -35,7 +34,7 @@ class TritonPythonModel:
 
     def _load(self, args: dict[str, str]) -> None:
         (device,) = instance_devices(args)
-        threads = share_cores(instance_count(args["model_config"]))
+        threads = limit_threads(instance_count(args["model_config"]))
         self._decoder = replace(load_decoder(self._settings, device), passed=self._queued.watch.passed)
         keep_freed_memory()
         triton_io.log_info(
@@ -43,7 +42,7 @@ class TritonPythonModel:
             f"{threads} threads, {self._settings.token_budget} tokens a pass"
         )
         if device.type == "cpu":
-            give_way()
+            lower_priority()
             self._queued.pause_between_layers(self._decoder.module)
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse | None]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from flagtriton.protocol.runtime_files import flag_path
 from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, QueueLimits, all_instances
-from flagtriton_server.backend.backpressure import BusySign, sign_path
+from flagtriton_server.backend.backpressure import BackpressureFlag
 from flagtriton_server.backend.metrics import StepWatch
 from flagtriton_server.backend.triton_io import PbRequest
 from flagtriton_server.steps.base import QueuedStep, T
@@ -55,8 +56,8 @@ class QueuedEncoder(QueuedStep[T]):
     ) -> None:
         instances = all_instances(args["model_config"])
         # One of several may be full while another has room.
-        self._sign = BusySign(sign_path(args["model_name"], args["model_version"])) if instances == 1 else None
-        tell = (lambda bulk, full: None) if self._sign is None else self._sign.tell
+        self._flag = BackpressureFlag(flag_path(args["model_name"], args["model_version"])) if instances == 1 else None
+        tell = (lambda bulk, full: None) if self._flag is None else self._flag.set
         self.watch = StepWatch(args, encodes=True)
         limits = queue_limits(settings)
         super().__init__(limits, settings.token_budget, instances, read, run, watch=self.watch, tell=tell)
@@ -66,8 +67,8 @@ class QueuedEncoder(QueuedStep[T]):
     def finalize(self) -> None:
         """End once all requests are answered."""
         super().finalize()
-        if self._sign is not None:
-            self._sign.close()
+        if self._flag is not None:
+            self._flag.close()
 
     def pause_between_layers(self, module: nn.Module) -> None:
         """Let interactive requests overtake bulk ones before every layer of the module, not only between its passes."""

@@ -14,6 +14,7 @@ from flagtriton.protocol.model_classes import EmbedderModelClass
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.options.score import ScoreOptions
+from flagtriton.protocol.runtime_files import flag_path
 from flagtriton.protocol.settings import QueueLimits, TokenizerSettings, all_instances, read_settings
 from flagtriton.protocol.tensors import (
     INPUT_IDS,
@@ -30,7 +31,7 @@ from flagtriton.protocol.tensors import (
 )
 from flagtriton.protocol.text import text_tensor
 from flagtriton_server.backend import triton_io
-from flagtriton_server.backend.backpressure import BusySign, sign_path
+from flagtriton_server.backend.backpressure import BackpressureFlag
 from flagtriton_server.backend.metrics import StepWatch
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.errors import RequestError
@@ -105,7 +106,7 @@ class TritonPythonModel:
         }
         sys.setswitchinterval(_SWITCH_S)
         self._watch = StepWatch(args, encodes=False)
-        self._sign = BusySign(sign_path(args["model_name"], args["model_version"]))
+        self._flag = BackpressureFlag(flag_path(args["model_name"], args["model_version"]))
         self._queued = QueuedStep(
             QueueLimits(self._settings.queue_requests, self._settings.queue_tokens, self._settings.queue_timeout_s),
             _TOKENS_OF_A_TURN,
@@ -114,7 +115,7 @@ class TritonPythonModel:
             self._run,
             watch=self._watch,
             is_long=_is_long,
-            may_enter=lambda bulk: not self._sign.is_up(bulk),
+            may_enter=lambda bulk: not self._flag.is_set(bulk),
         )
         self._truncated_told = 0
         self._tokenizer.let_others_pass(self._queued.let_short_pass)
@@ -131,7 +132,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         """Answer what waits."""
         self._queued.finalize()
-        self._sign.close()
+        self._flag.close()
 
     def _read(self, request: PbRequest) -> _Request:
         work = self._read_work(request)

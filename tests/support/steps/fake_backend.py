@@ -167,12 +167,12 @@ def imported_steps(monkeypatch: pytest.MonkeyPatch, *names: str) -> Iterator[Sim
         setattr(backend, name, value)
     monkeypatch.setattr(MetricFamily, "values", {})
     monkeypatch.setitem(sys.modules, backend.__name__, backend)
-    monkeypatch.setattr("flagtriton_server.backend.memory.keep_freed_memory", lambda: True)
-    monkeypatch.setattr("flagtriton_server.backend.cores.give_way", lambda: None)
+    monkeypatch.setattr("flagtriton_server.backend.process_tuning.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("flagtriton_server.backend.process_tuning.lower_priority", lambda: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     _forget(*_OVER_TRITON, *names)
     with tempfile.TemporaryDirectory() as folder:
-        monkeypatch.setattr("flagtriton_server.backend.backpressure.FOLDER", Path(folder))
+        monkeypatch.setattr("flagtriton.protocol.runtime_files.FLAG_FOLDER", Path(folder))
         yield SimpleNamespace(**{name.rpartition(".")[2]: importlib.import_module(_path(name)) for name in names})
     _forget(*_OVER_TRITON, *names)
 

@@ -16,12 +16,12 @@ from rich.table import Table
 
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton.protocol.tensors import PAST_END
-from flagtriton_server.backend.cores import share_cores
-from flagtriton_server.backend.memory import keep_freed_memory
+from flagtriton_server.backend.process_tuning import keep_freed_memory
 from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import encode_pooled
 from flagtriton_server.engines.pooling import last_token_pool
 from flagtriton_server.loading.encoder import load_encoder
+from flagtriton_server.loading.placement import limit_threads
 from flagtriton_tools.bench.peers.callers import seconds_of
 from flagtriton_tools.errors import ToolError
 
@@ -79,7 +79,7 @@ def measure_prefixes(
         ToolError: the checkpoint's texts cannot share a prefix.
     """
     keep_freed_memory()
-    share_cores(1)
+    limit_threads(1)
     encoder = load_encoder(settings, device)
     if not encoder.shared_within:
         raise ToolError(f"{settings.checkpoint} is no decoder whose texts can share a prefix")

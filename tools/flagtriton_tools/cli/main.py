@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -33,7 +34,6 @@ from flagtriton_tools.repository.bundle import bytes_of, with_copies
 from flagtriton_tools.repository.store import add_models, entries, remove_deployment
 from flagtriton_tools.repository.versions import add_version, remove_version, switch_version
 from flagtriton_tools.serve.running import how_to_load, how_to_serve, still_served
-from flagtriton_tools.terminal import print_anything
 
 __all__ = ["main"]
 
@@ -264,9 +264,16 @@ for _command in (
     cli.add_command(_command)
 
 
+def _print_anything() -> None:
+    """Let both streams write escapes for what their encoding lacks, rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code: 0, 2 for what the user can mend, or the server's own."""
-    print_anything()
+    _print_anything()
     try:
         code = cli.main(arguments, prog_name="flagtriton", standalone_mode=False)
     except ToolError as error:

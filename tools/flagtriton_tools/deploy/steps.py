@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from flagtriton.protocol.deployment import Deployment
+from flagtriton.protocol.deployment import Deployment, resolve_precision
 from flagtriton.protocol.model_classes import EmbedderModelClass
 from flagtriton.protocol.parameters import write_parameters
-from flagtriton.protocol.precision import resolve_precision
 from flagtriton.protocol.settings import (
     ColbertSettings,
     EncoderSettings,

@@ -12,7 +12,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from flagtriton.protocol.private_folder import TEMPORARY, link_to
+from flagtriton.protocol.runtime_files import TEMPORARY, link_to
 from flagtriton_tools.deploy.pbtxt import read_config
 from flagtriton_tools.errors import ToolError
 
@@ -81,7 +81,7 @@ def check_stub_words(repository: Path, models: list[str]) -> None:
 def hub_cache() -> dict[str, str]:
     """Return what the steps' environment needs so that they can open the Hugging Face cache: nothing, mostly.
 
-    Their Python takes ASCII names of files alone; see `private_folder.readable_path`.
+    Their Python takes ASCII names of files alone; see `runtime_files.readable_path`.
 
     Raises:
         ToolError: the cache's name is not ASCII, and no link to it can be made.

@@ -24,6 +24,10 @@ __all__ = ["Entry", "add_models", "entries", "entry_named", "model_names", "remo
 
 _MODEL_PY = '''"""{summary}"""
 
+from flagtriton_server.backend.process_tuning import limit_openmp_spinning
+
+limit_openmp_spinning()
+
 from flagtriton_server.steps.{step} import TritonPythonModel as TritonPythonModel
 '''
 _SUMMARIES = {

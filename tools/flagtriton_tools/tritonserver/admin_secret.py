@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flagtriton.protocol.private_folder import private_folder
+from flagtriton.protocol.runtime_files import private_folder
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.tritonserver.options import is_loopback
 

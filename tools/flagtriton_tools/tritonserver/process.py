@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from flagtriton_server.backend.backpressure import remove_signs
-from flagtriton_server.backend.request_log import REQUEST_LOG
+from flagtriton.protocol.runtime_files import REQUEST_LOG, remove_flags
 from flagtriton_tools.deploy.stub_paths import hub_cache, plain_path
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.tritonserver.embedded import Tritonserver
@@ -81,7 +80,7 @@ class RunningServer:
             os.killpg(self.process.pid, signal.SIGKILL)
         for file in SHARED_MEMORY.glob(f"{self.shared_memory}*"):
             file.unlink(missing_ok=True)
-        remove_signs(self.process.pid)
+        remove_flags(self.process.pid)
 
     def last_words(self) -> str:
         """Return, for a message, where the log is and how it ends."""

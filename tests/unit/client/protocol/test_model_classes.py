@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import flagtriton_server
+from flagtriton.protocol.deployment import resolve_precision
 from flagtriton.protocol.model_classes import (
     MODEL_CLASSES,
     EmbedderModelClass,
@@ -19,7 +20,6 @@ from flagtriton.protocol.model_classes import (
 )
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.options.rerank import RerankOptions
-from flagtriton.protocol.precision import resolve_precision
 
 STEPS = Path(flagtriton_server.__file__).parent / "steps"
 EVERY_ROW = pytest.mark.parametrize("row", MODEL_CLASSES.values(), ids=lambda row: f"{row.task} {row.name.value}")
@@ -70,6 +70,6 @@ def test_auto_on_a_gpu_is_fp16_and_bf16_for_decoders(device: str, decoder: bool,
 
 
 def test_a_precision_with_a_name_is_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flagtriton.protocol.precision.best_cpu_precision", lambda: "bf16")
+    monkeypatch.setattr("flagtriton.protocol.deployment.best_cpu_precision", lambda: "bf16")
     assert resolve_precision("fp32", "cpu") == "fp32"
     assert resolve_precision("auto", "cpu", decoder=True) == "bf16"

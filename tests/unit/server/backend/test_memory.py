@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.backend.memory`, in processes of its own: what it changes cannot be changed back."""
+"""`process_tuning.keep_freed_memory`, in processes of their own: the C library cannot be set back."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 
 import pytest
 
-from flagtriton_server.backend import memory
+from flagtriton_server.backend import process_tuning as memory
 
 ALLOCATE = """
 import ctypes, resource
-from flagtriton_server.backend.memory import keep_freed_memory
+from flagtriton_server.backend.process_tuning import keep_freed_memory
 
 MEGABYTES = 40
 libc = ctypes.CDLL(None)

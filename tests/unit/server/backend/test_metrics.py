@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from flagtriton.protocol.metrics import METRICS
+from flagtriton.protocol.runtime_files import REQUEST_LOG
 from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, TokenizerSettings
 from flagtriton_server.backend.queue import Job
-from flagtriton_server.backend.request_log import REQUEST_LOG
 from flagtriton_server.errors import RequestError
 from flagtriton_server.packing.ragged import packed_length
 from tests.support.checkpoints.layerwise import make_layerwise

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_server.backend.request_log import REQUEST_LOG, RequestLog
+from flagtriton.protocol.runtime_files import REQUEST_LOG
+from flagtriton_server.backend.request_log import RequestLog
 
 SOURCE = {"deployment": "bge-m3", "step": "encoder"}
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flagtriton.protocol import precision as processor
+from flagtriton.protocol import deployment as processor
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.engines.base import LoadedEncoder, Precision
 from flagtriton_server.engines.torch_packed.fused_bert import BertBlock

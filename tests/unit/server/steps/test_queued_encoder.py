@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from torch import nn
 
+from flagtriton.protocol.runtime_files import flag_path
 from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, QueueLimits
-from flagtriton_server.backend.backpressure import BusySign, sign_path
+from flagtriton_server.backend.backpressure import BackpressureFlag
 from tests.support.steps.fake_backend import Request, imported_steps
 from tests.support.steps.jobs import settable_clock
 
@@ -62,14 +63,14 @@ def test_what_may_wait_is_what_is_said(queued_encoder: Any, said: dict[str, Any]
 @pytest.mark.parametrize(("count", "up"), [(1, True), (2, False)])
 def test_the_tokenizer_is_told_that_a_single_instance_is_full(queued_encoder: Any, count: int, up: bool) -> None:
     full = encoder(queued_encoder, count=count, queue_requests=2)
-    sign = BusySign(sign_path("tiny_tokenizer", "1"))
+    sign = BackpressureFlag(flag_path("tiny_tokenizer", "1"))
     full.execute([Request({})])
-    assert not sign.is_up(bulk=False)
+    assert not sign.is_set(bulk=False)
     full.execute([Request({})])
-    assert (sign.is_up(bulk=False), sign.is_up(bulk=True)) == (up, False)
+    assert (sign.is_set(bulk=False), sign.is_set(bulk=True)) == (up, False)
     full.start()
     full.finalize()
-    assert not sign.is_up(bulk=False)
+    assert not sign.is_set(bulk=False)
 
 
 # How long passes are.

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from flagtriton.protocol.runtime_files import flag_path
 from flagtriton.protocol.settings import TokenizerSettings
-from flagtriton_server.backend.backpressure import BusySign, sign_path
+from flagtriton_server.backend.backpressure import BackpressureFlag
 from tests.support.checkpoints.tiny import make_bert
 from tests.support.steps.fake_backend import Request, TritonError, answered, imported_steps, responses_of, started
 
@@ -243,12 +244,12 @@ def test_a_text_may_have_a_mebibyte_and_a_request_sixteen(steps: SimpleNamespace
 
 
 def test_a_request_is_refused_untokenised_while_the_encoder_says_it_is_full(tokenizer: Any) -> None:
-    sign = BusySign(sign_path("tiny_encoder", "1"))
-    sign.tell(False, True)
+    sign = BackpressureFlag(flag_path("tiny_encoder", "1"))
+    sign.set(False, True)
     refused, bulk = responses_of(tokenizer, texts("a fox"), texts("a fox", options='{"bulk": true}'))
     assert refused.error.args == ("the model is busy: its queue is full; send it again later", TritonError.UNAVAILABLE)
     assert bulk.error is None
-    sign.tell(False, False)
+    sign.set(False, False)
     assert responses_of(tokenizer, texts("a fox"))[0].error is None
 
 

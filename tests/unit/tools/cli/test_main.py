@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton.protocol import precision
+from flagtriton.protocol import deployment
 from flagtriton_tools.cli import main as command_line
 from flagtriton_tools.cli.main import main
 from flagtriton_tools.errors import ToolError
@@ -46,7 +46,7 @@ def test_what_is_added_is_listed_until_it_is_removed(
 def test_the_list_says_what_auto_comes_to(
     checkpoint: str, repository: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "best_cpu_precision", lambda: "bf16")  # as on a processor with AMX
+    monkeypatch.setattr(deployment, "best_cpu_precision", lambda: "bf16")  # as on a processor with AMX
     for name, *options in (("on-cpu",), ("on-gpu", "--device", "gpu:0"), ("said", "--precision", "fp32")):
         assert main(["add", checkpoint, "--repository", repository, "--name", name, *options]) == 0
     capsys.readouterr()

@@ -84,7 +84,7 @@ def test_the_hub_cache_is_linked_only_where_its_name_is_not_ascii(
 ) -> None:
     for name in ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("flagtriton.protocol.private_folder.TEMPORARY", tmp_path)
+    monkeypatch.setattr("flagtriton.protocol.runtime_files.TEMPORARY", tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "jose"))
     assert hub_cache() == {}
     monkeypatch.setenv("HOME", str(tmp_path / "josé"))

@@ -90,7 +90,11 @@ def test_a_steps_code_is_a_docstring_and_one_import(tmp_path: Path, step: str) -
     add_models(tiny(), tmp_path / "repo")
     docstring, *code = (tmp_path / "repo" / f"tiny_{step}" / "1" / "model.py").read_text("utf-8").split("\n")
     assert docstring.startswith('"""')
-    assert code == ["", f"from flagtriton_server.steps.{step} import TritonPythonModel as TritonPythonModel", ""]
+    assert [line for line in code if line] == [
+        "from flagtriton_server.backend.process_tuning import limit_openmp_spinning",
+        "limit_openmp_spinning()",  # before torch, which loads OpenMP
+        f"from flagtriton_server.steps.{step} import TritonPythonModel as TritonPythonModel",
+    ]
 
 
 def test_nothing_is_left_beside_the_repository(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_server.backend.request_log import REQUEST_LOG
+from flagtriton.protocol.runtime_files import REQUEST_LOG
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.tritonserver import process as server_process
 from flagtriton_tools.tritonserver.embedded import Tritonserver

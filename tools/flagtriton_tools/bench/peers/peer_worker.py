@@ -104,19 +104,21 @@ class Raw:
     """flagtriton's own forward pass in a loop: no tokenizing, no server. The limit that a server can come near."""
 
     def __init__(self, options: dict[str, Any]) -> None:
+        from flagtriton_server.backend.process_tuning import keep_freed_memory, limit_openmp_spinning
+
+        limit_openmp_spinning()
         import torch
 
         from flagtriton.protocol.settings import EncoderSettings
         from flagtriton.protocol.tensors import INPUT_IDS
-        from flagtriton_server.backend.cores import share_cores
-        from flagtriton_server.backend.memory import keep_freed_memory
         from flagtriton_server.engines.encode import encode_pooled
         from flagtriton_server.engines.pooling import pooling_named
         from flagtriton_server.loading.encoder import load_encoder
+        from flagtriton_server.loading.placement import limit_threads
         from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 
         keep_freed_memory()
-        share_cores(1)
+        limit_threads(1)
         settings = EncoderSettings(options["checkpoint"], 512, options["token_budget"], precision=options["precision"])
         device = torch.device("cuda" if options["device"] == "gpu" else "cpu")
         self.pooling, self.run = pooling_named(options["pooling_method"]), encode_pooled

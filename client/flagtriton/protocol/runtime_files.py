@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of this user's below the temporary one, and links in it for paths that a program cannot take. No torch."""
+"""Files outside a repository by which the steps of a running server, and `flagtriton serve`, find each other.
+
+The private folder has links for paths that a program cannot open; no torch is imported.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,66 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import Final
 
-__all__ = ["TEMPORARY", "link_to", "private_folder", "readable_path"]
+__all__ = [
+    "FLAG_FOLDER",
+    "REQUEST_LOG",
+    "TEMPORARY",
+    "flag_path",
+    "link_to",
+    "private_folder",
+    "readable_path",
+    "remove_abandoned_flags",
+    "remove_flags",
+]
+
+REQUEST_LOG: Final = "FLAGTRITON_REQUEST_LOG"
+"""The environment variable that names the file of the request log."""
+
+FLAG_FOLDER = Path("/dev/shm")
+_PREFIX: Final = "flagtriton_busy_"
+_PID_NAMESPACE = Path("/proc/self/ns/pid")
+
+
+def flag_path(model_name: str, version: str) -> Path:
+    """Return the file of the backpressure flag that the steps of one version of a deployment share.
+
+    Args:
+        model_name: name of a step.
+        version: its version, a number.
+    """
+    return FLAG_FOLDER / f"{_namespace_prefix()}{os.getppid()}_{version}_{model_name.rpartition('_')[0]}"
+
+
+def remove_flags(server_pid: int) -> None:
+    """Remove the flags of a tritonserver process whose steps were killed."""
+    for path in FLAG_FOLDER.glob(f"{_namespace_prefix()}{server_pid}_*"):
+        _remove(path)
+
+
+def remove_abandoned_flags() -> None:
+    """Remove this user's flags of server processes that have ended."""
+    prefix = _namespace_prefix()
+    for path in FLAG_FOLDER.glob(f"{prefix}*"):
+        server_pid = path.name.removeprefix(prefix).partition("_")[0]
+        if server_pid.isdigit() and not Path("/proc", server_pid).exists():
+            _remove(path)
+
+
+def _namespace_prefix() -> str:
+    """Return the beginning of file names of this user in this PID namespace.
+
+    Containers may share the folder while each counts its processes from 1. Files of other users can be neither opened
+    nor removed there.
+    """
+    return f"{_PREFIX}{os.getuid()}_{_PID_NAMESPACE.stat().st_ino}_"
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # another process has removed it
+        path.unlink()
+
 
 TEMPORARY = Path("/tmp")
 """Not TMPDIR, whose name may be what a program cannot take; Triton's Python backend needs this one in any case."""

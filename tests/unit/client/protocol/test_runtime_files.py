@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton.protocol.private_folder`: only this user may write to it; its links have ASCII names."""
+"""`flagtriton.protocol.runtime_files`: only this user may write to it; its links have ASCII names."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton.protocol import private_folder as module
-from flagtriton.protocol.private_folder import link_to, private_folder, readable_path
+from flagtriton.protocol import runtime_files as module
+from flagtriton.protocol.runtime_files import link_to, private_folder, readable_path
 
 ASCII_NAMES = """
 import ctypes, os, sys
 assert sys.getfilesystemencoding() != "utf-8"
-from flagtriton.protocol import private_folder
+from flagtriton.protocol import runtime_files
 from pathlib import Path
-private_folder.TEMPORARY = Path(sys.argv[1])
+runtime_files.TEMPORARY = Path(sys.argv[1])
 folder = bytes.fromhex(sys.argv[2]).decode("utf-8")
 assert not os.path.isdir(folder)
-read = private_folder.readable_path(folder)
+read = runtime_files.readable_path(folder)
 print(read, Path(read, "config.json").read_text())
 """
 
