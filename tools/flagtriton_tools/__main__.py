@@ -7,6 +7,9 @@ import sys
 
 __all__ = ["entry_point"]
 
+_CLI_MODULES = frozenset({"click", "prometheus_client", "psutil", "rich"})
+"""Modules of the `cli` extra's packages that the SDK's own requirements do not bring."""
+
 
 def entry_point() -> None:
     """Run the command line and end the process."""
@@ -16,6 +19,12 @@ def entry_point() -> None:
         code = main()
     except KeyboardInterrupt:
         code = 130
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _CLI_MODULES:
+            raise
+        sys.stderr.write(f"flagtriton: the command needs {missing}: pip install 'flagtriton[cli]'\n")
+        code = 2
     sys.exit(code)
 
 
