@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
+import yaml
 
+import flagtriton
 from flagtriton_tools.tritonserver.options import free_ports
 from tests.support.metadata import OWN, built_metadata, installed_modules, requirements
 from tests.support.paths import ROOT
@@ -149,3 +152,12 @@ def test_the_command_without_the_cli_extra_says_what_to_install() -> None:
     assert ran.returncode == 2
     assert ran.stdout == ""
     assert ran.stderr.splitlines() == ["flagtriton: the command needs click: pip install 'flagtriton[cli]'"]
+
+
+def test_the_version_is_written_once_in_python_and_repeated_where_it_must_be() -> None:
+    assert 'dynamic = ["version"]' in (ROOT / "pyproject.toml").read_text()
+    assert str(built_metadata().version) == flagtriton.__version__
+    chart = yaml.safe_load((ROOT / "docker" / "helm" / OWN / "Chart.yaml").read_text())
+    assert chart["appVersion"] == flagtriton.__version__
+    image = re.findall(r"/flagtriton:(\d[^\s]*)", (ROOT / "docs" / "kubernetes.md").read_text())
+    assert set(image) == {flagtriton.__version__}
