@@ -17,6 +17,7 @@ from flagtriton_tools.tritonserver.options import free_ports
 from tests.support.metadata import OWN, built_metadata, installed_modules, requirements
 from tests.support.paths import ROOT
 
+REPOSITORY = "https://github.com/flagtriton/flagtriton"
 CLIENT = ROOT / "client" / "flagtriton"
 OWN_PACKAGES = ("flagtriton", "flagtriton_server", "flagtriton_tools")
 
@@ -161,3 +162,22 @@ def test_the_version_is_written_once_in_python_and_repeated_where_it_must_be() -
     assert chart["appVersion"] == flagtriton.__version__
     image = re.findall(r"/flagtriton:(\d[^\s]*)", (ROOT / "docs" / "kubernetes.md").read_text())
     assert set(image) == {flagtriton.__version__}
+
+
+def test_the_urls_are_the_repository_s() -> None:
+    urls = built_metadata().project_urls or {}
+    assert set(urls) == {"Homepage", "Documentation", "Repository", "Changelog", "Issues"}
+    assert all(url == REPOSITORY or url.startswith(f"{REPOSITORY}/") for url in urls.values())
+
+
+def test_the_urls_of_files_name_files() -> None:
+    for url in (built_metadata().project_urls or {}).values():
+        if found := re.fullmatch(rf"{REPOSITORY}/(?:tree|blob)/main/(.+)", url):
+            assert (ROOT / found[1]).exists()
+
+
+def test_the_classifiers_are_the_pythons_that_are_allowed() -> None:
+    metadata = built_metadata()
+    listed = re.findall(r"Python :: (3\.\d+)", " ".join(metadata.classifiers or ()))
+    assert metadata.requires_python is not None
+    assert listed == [f"3.{minor}" for minor in range(30) if f"3.{minor}" in metadata.requires_python]
