@@ -28,6 +28,26 @@ test: $(VENV)/.installed-reference ## run the whole suite, the real server inclu
 unit: $(VENV)/.installed-reference ## run the tests that need no server
 	$(BIN)/python -m pytest tests/unit tests/properties tests/files $(ARGS)
 
+.PHONY: server
+server: $(VENV)/.installed-reference ## run the tests on a real server, but for the documentation's
+	$(BIN)/python -m pytest tests/server --ignore tests/server/test_readme.py $(ARGS)
+
+.PHONY: parity
+parity: $(VENV)/.installed-reference ## compare with FlagEmbedding and sentence-transformers
+	$(BIN)/python -m pytest tests/parity $(ARGS)
+
+.PHONY: docs
+docs: $(VENV)/.installed-reference ## run the documentation's examples on a real server
+	$(BIN)/python -m pytest tests/server/test_readme.py $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(VENV)/.installed-reference ## send malformed requests to a real server
+	$(BIN)/python -m tests.robustness.fuzz $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.installed-reference ## call a real server for a long time and watch its memory
+	$(BIN)/python -m tests.robustness.soak $(ARGS)
+
 .PHONY: lint
 lint: venv ## ruff, mypy and the import contracts, as pre-commit runs them
 	$(BIN)/ruff check
@@ -44,6 +64,15 @@ audit: venv ## look the pinned versions up in an advisory database, over the net
 format: venv ## put the code into shape
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+.PHONY: version
+version: ## print the version
+	@sed -n 's/^__version__ = "\(.*\)"$$/\1/p' client/flagtriton/__init__.py
+
+.PHONY: dist
+dist: $(VENV)/.made ## build the wheel and the source archive in dist/
+	@$(PIP) install --quiet $(CONSTRAINTS) build
+	$(BIN)/python -m build
 
 .PHONY: clean
 clean: ## remove .venv and everything made
