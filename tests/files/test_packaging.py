@@ -164,6 +164,11 @@ def test_the_version_is_written_once_in_python_and_repeated_where_it_must_be() -
     assert set(image) == {flagtriton.__version__}
 
 
+def test_the_changelog_begins_with_this_version() -> None:
+    versions = re.findall(r"^## \[(\d[^]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert versions[0] == flagtriton.__version__
+
+
 def test_the_urls_are_the_repository_s() -> None:
     urls = built_metadata().project_urls or {}
     assert set(urls) == {"Homepage", "Documentation", "Repository", "Changelog", "Issues"}
