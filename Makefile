@@ -53,7 +53,7 @@ lint: venv ## ruff, mypy and the import contracts, as pre-commit runs them
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports --quiet
+	$(BIN)/lint-imports
 
 .PHONY: audit
 audit: venv ## look the pinned versions up in an advisory database, over the network
