@@ -26,7 +26,7 @@ from tests.support.waiting import wait_for
 pytestmark = pytest.mark.server
 
 WIRES = [tritonclient.grpc, tritonclient.http]
-STEPS = ("tokenizer", "encoder", "pooler", "sparse", "colbert", "scorer")
+STEPS = ("tokenizer", "encoder", "dense_sparse", "colbert", "scorer")
 OUTPUTS = {
     "dense_vecs": ["dense_vecs"],
     "lexical_weights": ["sparse_ids", "sparse_weights"],
@@ -111,9 +111,9 @@ def test_every_choice_of_outputs_comes_over_both_wires(
 def test_no_step_behind_the_last_output_asked_for_runs(subset: tuple[str, ...], served: Served) -> None:
     before = settled_executions(served)
     infer(tritonclient.grpc, served, "m3", {"text": column(THREE)}, [name for key in subset for name in OUTPUTS[key]])
-    heads = {"dense_vecs": "pooler", "lexical_weights": "sparse", "colbert_vecs": "colbert"}
+    heads = {"dense_vecs": "dense_sparse", "lexical_weights": "dense_sparse", "colbert_vecs": "colbert"}
     last = max(list(heads).index(key) for key in subset)
-    expected = {"tokenizer", "encoder", *list(heads.values())[: last + 1]}
+    expected = {"tokenizer", "encoder", *list(heads.values())[: last + 1]}  # ColBERT alone runs both heads' steps
 
     def ran(after: dict[str, int]) -> set[str]:
         return {step for step in STEPS if after[step] > before[step]}

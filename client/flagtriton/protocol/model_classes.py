@@ -111,7 +111,7 @@ _ROWS: Final = (
     ModelClass(
         "embed",
         EmbedderModelClass.ENCODER_ONLY_M3,
-        ("tokenizer", "encoder", "pooler", "sparse", "colbert", "scorer"),
+        ("tokenizer", "encoder", "dense_sparse", "colbert", "scorer"),
         POOLINGS,
         options=("colbert_dtype",),
     ),

@@ -20,6 +20,7 @@ __all__ = [
     "MODEL_DIRECTORY",
     "VERSION_PARAMETERS",
     "ColbertSettings",
+    "DenseSparseSettings",
     "EncoderSettings",
     "HeadSettings",
     "LayeredSettings",
@@ -173,7 +174,6 @@ class PoolerSettings:
         device: where the encoder runs, `cpu` or `gpu`; `auto` means something else on each.
         rows: which hidden states of a text leave the encoder: `all`, `first` or `last`.
         pseudo_moe: send 0 for nan and ±10,000 for infinities.
-        sends_done: another step is to begin when this one has ended.
         modules: what follows pooling, separated by commas: `Dense:` and the module's folder, or `Normalize`.
         checkpoint: local folder or hub name that has these folders.
         normalize: whether vectors are normalised whose request does not say; None is true.
@@ -186,7 +186,6 @@ class PoolerSettings:
     device: str = "cpu"
     rows: str = "all"
     pseudo_moe: bool = False
-    sends_done: bool = False
     modules: str | None = None
     checkpoint: str | None = None
     revision: str | None = None
@@ -197,7 +196,7 @@ class PoolerSettings:
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """A step with a head of BGE-M3's: the sparse step, and what the others share with it.
+    """What steps with heads of their own share.
 
     Attributes:
         checkpoint: local folder or hub name, whose files the heads are read from.
@@ -209,6 +208,19 @@ class HeadSettings:
     precision: str = "auto"
     device: str = "cpu"
     revision: str | None = None
+
+
+@dataclass(frozen=True)
+class DenseSparseSettings(HeadSettings):
+    """The step that makes BGE-M3's dense vectors and lexical weights.
+
+    Attributes:
+        pooling_method: of the dense vectors.
+        normalize: default of requests that do not say whether vectors are normalised; None is true.
+    """
+
+    pooling_method: str = "cls"
+    normalize: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.settings import PoolerSettings, read_settings
-from flagtriton.protocol.tensors import DENSE_VECS, DONE, HIDDEN_STATES, INPUT_IDS, PROMPT_LENGTH, Tensor
+from flagtriton.protocol.tensors import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, PROMPT_LENGTH, Tensor
 from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
 from flagtriton_server.engines.pooling import pooling_named, to_embedding
@@ -47,7 +47,6 @@ class TritonPythonModel:
         self._normalize, self._truncate_dim = settings.normalize, settings.truncate_dim
         self._skips_prompts = settings.skip_prompts
         self._pseudo_moe = settings.pseudo_moe
-        self._sends_done = settings.sends_done
         self._one_row = settings.rows != "all"
         self._precision = encoder_precision(settings.precision, settings.device)
         torch.set_num_threads(1)  # a few sums: threads would only take the encoder's cores
@@ -72,5 +71,4 @@ class TritonPythonModel:
     def _answer(self, work: _PoolRequest) -> dict[Tensor, NDArray[np.float32]]:
         skipped = None if work.prompt_lengths is None else torch.from_numpy(work.prompt_lengths)
         vectors = self._pool(work.states, torch.from_numpy(work.lengths), skipped)
-        embeddings = to_embedding(self._chain(vectors), work.options, pseudo_moe=self._pseudo_moe)
-        return {DENSE_VECS: embeddings, **({DONE: triton_io.done(embeddings)} if self._sends_done else {})}
+        return {DENSE_VECS: to_embedding(self._chain(vectors), work.options, pseudo_moe=self._pseudo_moe)}

@@ -42,13 +42,13 @@ from flagtriton_tools.deploy.pooling_options import prompt_tensors
 from flagtriton_tools.deploy.steps import (
     PAIR_TENSORS,
     colbert_step,
+    dense_sparse_step,
     encoder_step,
     layerwise_encoder_step,
     part_tensors,
     pooler_step,
     reranker_scorer_step,
     scorer_step,
-    sparse_step,
     tokenizer_step,
 )
 from flagtriton_tools.errors import ToolError
@@ -138,8 +138,7 @@ def _m3_embedder(name: str, served: Deployment, options: AddOptions) -> list[Mod
     steps = [
         tokenizer_step(name, served, options, pairs=True),
         encoder_step(name, served, options, rows="all"),
-        pooler_step(name, served, options, rows="all"),
-        sparse_step(name, served, options),
+        dense_sparse_step(name, served, options),
         colbert_step(name, served, options),
         scorer_step(name, served, options),
     ]
@@ -148,13 +147,11 @@ def _m3_embedder(name: str, served: Deployment, options: AddOptions) -> list[Mod
 
 
 def _m3_embed_ensemble(name: str, served: Deployment, options: AddOptions) -> ModelConfig:
-    """Return the ensemble whose heads run one after another.
+    """Return the ensemble whose heads run one after the other: a request for ColBERT vectors alone runs both.
 
-    Where several steps are ready at once and the client has left, Triton 24.10 ends with signal 11.
+    Where two steps are ready at once and the client has left, Triton 24.10 ends with signal 11.
     """
     states = _same(HIDDEN_STATES, INPUT_IDS)
-    weigh = {**states, **_same(UNWEIGHTED_IDS), AFTER.name: "dense_done"}
-    project = {**states, AFTER.name: "sparse_done"}
     return ensemble_config(
         inputs=[TEXT],
         outputs=[DENSE_VECS, SPARSE_IDS, SPARSE_WEIGHTS, COLBERT_VECS, COLBERT_LENGTHS, TOKEN_COUNT],
@@ -162,9 +159,12 @@ def _m3_embed_ensemble(name: str, served: Deployment, options: AddOptions) -> Mo
         steps=[
             EnsembleStep(f"{name}_tokenizer", _same(TEXT), _same(INPUT_IDS, TOKEN_COUNT, UNWEIGHTED_IDS)),
             EnsembleStep(f"{name}_encoder", _same(INPUT_IDS), _same(HIDDEN_STATES)),
-            EnsembleStep(f"{name}_pooler", states, {**_same(DENSE_VECS), DONE.name: "dense_done"}),
-            EnsembleStep(f"{name}_sparse", weigh, {**_same(SPARSE_IDS, SPARSE_WEIGHTS), DONE.name: "sparse_done"}),
-            EnsembleStep(f"{name}_colbert", project, _same(COLBERT_VECS, COLBERT_LENGTHS)),
+            EnsembleStep(
+                f"{name}_dense_sparse",
+                {**states, **_same(UNWEIGHTED_IDS)},
+                _same(DENSE_VECS, SPARSE_IDS, SPARSE_WEIGHTS, DONE),
+            ),
+            EnsembleStep(f"{name}_colbert", {**states, AFTER.name: DONE.name}, _same(COLBERT_VECS, COLBERT_LENGTHS)),
         ],
         parameters=write_parameters(served),
     )

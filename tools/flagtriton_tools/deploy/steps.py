@@ -12,8 +12,8 @@ from flagtriton.protocol.model_classes import EmbedderModelClass
 from flagtriton.protocol.parameters import write_parameters
 from flagtriton.protocol.settings import (
     ColbertSettings,
+    DenseSparseSettings,
     EncoderSettings,
-    HeadSettings,
     LayeredSettings,
     PoolerSettings,
     RerankerHeadSettings,
@@ -58,12 +58,12 @@ from flagtriton_tools.deploy.pooling_options import finishing, prompt_tensors, s
 __all__ = [
     "PAIR_TENSORS",
     "colbert_step",
+    "dense_sparse_step",
     "encoder_step",
     "layerwise_encoder_step",
     "pooler_step",
     "reranker_scorer_step",
     "scorer_step",
-    "sparse_step",
     "tokenizer_step",
 ]
 
@@ -169,22 +169,20 @@ def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str
         _encoder_device(served),
         rows,
         pseudo_moe=served.model_class == EmbedderModelClass.DECODER_ONLY_PSEUDO_MOE,
-        sends_done=served.model_class == EmbedderModelClass.ENCODER_ONLY_M3,
         **finishing(served),
     )
     if settings.modules is not None:
         settings = replace(settings, checkpoint=served.checkpoint, revision=served.revision)
-    outputs = [DENSE_VECS, DONE] if settings.sends_done else [DENSE_VECS]
     inputs = [HIDDEN_STATES, INPUT_IDS, *prompt_tensors(served)]
-    return _behind_encoder(name, "pooler", inputs, outputs, settings, options, Device())
+    return _behind_encoder(name, "pooler", inputs, [DENSE_VECS], settings, options, Device())
 
 
-def sparse_step(name: str, served: Deployment, options: AddOptions) -> Model:
-    """Return the step that makes lexical weights; so little work that a processor does it for any encoder."""
-    settings = HeadSettings(**_head(served))
-    outputs = [SPARSE_IDS, SPARSE_WEIGHTS, DONE]
-    inputs = [HIDDEN_STATES, INPUT_IDS, UNWEIGHTED_IDS, AFTER]
-    return _behind_encoder(name, "sparse", inputs, outputs, settings, options, Device())
+def dense_sparse_step(name: str, served: Deployment, options: AddOptions) -> Model:
+    """Return the step that makes dense vectors and lexical weights, on a processor: it is little work."""
+    settings = DenseSparseSettings(**_head(served), pooling_method=served.pooling_method, normalize=served.normalize)
+    outputs = [DENSE_VECS, SPARSE_IDS, SPARSE_WEIGHTS, DONE]
+    inputs = [HIDDEN_STATES, INPUT_IDS, UNWEIGHTED_IDS]
+    return _behind_encoder(name, "dense_sparse", inputs, outputs, settings, options, Device())
 
 
 def colbert_step(name: str, served: Deployment, options: AddOptions) -> Model:

@@ -34,7 +34,7 @@ _SUMMARIES = {
     "tokenizer": "Text to ragged token ids.",
     "encoder": "Ragged token ids to hidden states.",
     "pooler": "Hidden states to embeddings.",
-    "sparse": "Hidden states to lexical weights.",
+    "dense_sparse": "Hidden states to dense vectors and lexical weights.",
     "colbert": "Hidden states to ColBERT vectors.",
     "scorer": "Hidden states of pairs to scores.",
     "layerwise_encoder": "Ragged token ids to hidden states at several layers.",

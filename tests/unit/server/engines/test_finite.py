@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from flagtriton.protocol.settings import (
     ColbertSettings,
+    DenseSparseSettings,
     EncoderSettings,
     HeadSettings,
     LayeredSettings,
@@ -248,7 +249,7 @@ def m3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    names = ("encoder", "pooler", "sparse", "colbert", "scorer", "reranker_scorer")
+    names = ("encoder", "pooler", "dense_sparse", "colbert", "scorer", "reranker_scorer")
     with imported_steps(monkeypatch, *names) as modules:
         yield modules
 
@@ -293,7 +294,7 @@ def states(steps: SimpleNamespace, m3: Path) -> list[NDArray[np.uint8]]:
 
 STEPS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pooler": (lambda m3: PoolerSettings("mean", "fp32"), "components of vectors"),
-    "sparse": (lambda m3: HeadSettings(str(m3), "fp32"), "lexical weights"),
+    "dense_sparse": (lambda m3: DenseSparseSettings(str(m3), "fp32"), "lexical weights"),
     "colbert": (lambda m3: ColbertSettings(str(m3), "fp32"), "components of vectors"),
 }
 
@@ -336,7 +337,7 @@ def test_m3s_scores_are_refused_for_the_one_request(steps: SimpleNamespace, m3: 
 
 @pytest.mark.parametrize("value", NO_NUMBERS)
 def test_negative_infinity_is_no_missing_lexical_weight(steps: SimpleNamespace, m3: Path, value: float) -> None:
-    step = started(steps.sparse, HeadSettings(str(m3), "fp32"))
+    step = started(steps.dense_sparse, DenseSparseSettings(str(m3), "fp32"))
     step._head.linear.bias.fill_(value)  # relu makes 0 of -inf, and no comparison with nan is true
     (response,) = responses_of(
         step,

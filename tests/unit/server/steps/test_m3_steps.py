@@ -18,8 +18,8 @@ from transformers import AutoModel, AutoTokenizer
 
 from flagtriton.protocol.settings import (
     ColbertSettings,
+    DenseSparseSettings,
     EncoderSettings,
-    HeadSettings,
     ScorerSettings,
     TokenizerSettings,
 )
@@ -40,7 +40,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    with imported_steps(monkeypatch, "tokenizer", "encoder", "sparse", "colbert", "scorer") as modules:
+    with imported_steps(monkeypatch, "tokenizer", "encoder", "dense_sparse", "colbert", "scorer") as modules:
         yield modules
 
 
@@ -63,6 +63,10 @@ class Formulas:
             if token not in (0, 1, 2, 3) and weight > result.get(token, 0):
                 result[token] = weight
         return result
+
+    def dense(self, text: list[int], pooling: str) -> torch.Tensor:
+        vector = self.states(text)[0] if pooling == "cls" else self.states(text).mean(dim=0)
+        return vector / vector.norm()
 
     def vectors(self, text: list[int], cut: int | None = None) -> torch.Tensor:
         rows = (self.states(text)[1:] @ self.colbert["weight"].T + self.colbert["bias"])[:, :cut]
@@ -97,8 +101,8 @@ def texts_request(steps: SimpleNamespace, checkpoint: Path, texts: list[list[int
     return Request({"input_ids": ids(*texts), "hidden_states": states, "unweighted_ids": UNWEIGHTED}, options)
 
 
-def sparse_step(steps: SimpleNamespace, checkpoint: Path) -> Any:
-    return started(steps.sparse, HeadSettings(str(checkpoint), "fp32"))
+def dense_sparse_step(steps: SimpleNamespace, checkpoint: Path, **more: Any) -> Any:
+    return started(steps.dense_sparse, DenseSparseSettings(str(checkpoint), "fp32", **more))
 
 
 def colbert_step(steps: SimpleNamespace, checkpoint: Path, **more: Any) -> Any:
@@ -162,15 +166,39 @@ def test_passages_beside_queries_are_checked_too(steps: SimpleNamespace, checkpo
 def test_lexical_weights_are_those_of_each_text_by_itself(
     steps: SimpleNamespace, checkpoint: Path, formulas: Formulas
 ) -> None:
-    model = sparse_step(steps, checkpoint)
+    model = dense_sparse_step(steps, checkpoint)
     requests = [texts_request(steps, checkpoint, TEXTS), texts_request(steps, checkpoint, TEXTS[:1])]
     for answer, texts in zip(answered(model, *requests), (TEXTS, TEXTS[:1]), strict=True):
-        assert list(answer) == ["sparse_ids", "sparse_weights", "done"]
+        assert list(answer) == ["dense_vecs", "sparse_ids", "sparse_weights", "done"]
         assert answer["done"].shape == (len(texts), 1)
         for row, weights, text in zip(answer["sparse_ids"], answer["sparse_weights"], texts, strict=True):
             expected = formulas.lexical(text)
             assert row[row >= 0].tolist() == list(expected)
             np.testing.assert_allclose(weights[row >= 0], list(expected.values()), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_dense_vectors_are_those_of_each_text_by_itself(
+    steps: SimpleNamespace, checkpoint: Path, formulas: Formulas, pooling: str
+) -> None:
+    model = dense_sparse_step(steps, checkpoint, pooling_method=pooling)
+    (answer,) = answered(model, texts_request(steps, checkpoint, TEXTS))
+    for vector, text in zip(answer["dense_vecs"], TEXTS, strict=True):
+        np.testing.assert_allclose(vector, formulas.dense(text, pooling), rtol=0, atol=1e-6)
+
+
+def test_dense_vectors_are_normalised_and_cut_as_the_request_or_else_the_deployment_says(
+    steps: SimpleNamespace, checkpoint: Path
+) -> None:
+    raw = dense_sparse_step(steps, checkpoint, normalize=False)
+    options = ["", '{"normalize": true}', '{"truncate_dim": 8, "normalize": true}']
+    requests = [texts_request(steps, checkpoint, TEXTS, each) for each in options]
+    as_they_are, unit, short = (each["dense_vecs"] for each in answered(raw, *requests))
+    norms = np.linalg.norm(as_they_are, axis=1, keepdims=True)
+    assert (norms > 1.5).all()
+    np.testing.assert_allclose(unit, as_they_are / norms, rtol=0, atol=1e-6)
+    assert short.shape == (len(TEXTS), 8)
+    np.testing.assert_allclose(np.linalg.norm(short, axis=1), 1, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +211,7 @@ def test_the_ids_that_the_tokenizer_names_bear_no_weight(
     with_head(folder, "sparse", torch.zeros(1, 48), torch.ones(1))  # every token weighs 1
     request = texts_request(steps, folder, [[0, 1, 2, 3, 4, 7]])
     request.tensors["unweighted_ids"] = np.array([unweighted], dtype=np.int32)
-    (answer,) = answered(sparse_step(steps, folder), request)
+    (answer,) = answered(dense_sparse_step(steps, folder), request)
     assert answer["sparse_ids"].tolist() == [kept]
     assert answer["sparse_weights"].tolist() == [[1.0] * len(kept)]
 
@@ -243,7 +271,7 @@ def test_another_colbert_dim_than_the_files_is_refused_at_the_start(
 
 
 @pytest.mark.parametrize(
-    ("step", "lacking"), [(sparse_step, "sparse"), (scorer_step, "sparse"), (scorer_step, "colbert")]
+    ("step", "lacking"), [(dense_sparse_step, "sparse"), (scorer_step, "sparse"), (scorer_step, "colbert")]
 )
 def test_a_head_that_is_missing_is_named_at_the_start(
     steps: SimpleNamespace, checkpoint: Path, tmp_path: Path, step: Any, lacking: str
@@ -254,7 +282,7 @@ def test_a_head_that_is_missing_is_named_at_the_start(
         step(steps, folder)
 
 
-@pytest.mark.parametrize("step", [sparse_step, colbert_step])
+@pytest.mark.parametrize("step", [dense_sparse_step, colbert_step])
 def test_states_that_do_not_fit_their_texts_fail_alone(steps: SimpleNamespace, checkpoint: Path, step: Any) -> None:
     good = texts_request(steps, checkpoint, TEXTS[:1])
     bad = Request({"input_ids": ids([0, 5, 2]), "hidden_states": good.tensors["hidden_states"][:, :2]})

@@ -13,9 +13,8 @@ from flagtriton.protocol.deployment import Deployment
 from flagtriton.protocol.parameters import read_parameters
 from flagtriton.protocol.settings import (
     ColbertSettings,
+    DenseSparseSettings,
     EncoderSettings,
-    HeadSettings,
-    PoolerSettings,
     ScorerSettings,
     TokenizerSettings,
 )
@@ -23,7 +22,7 @@ from flagtriton_tools.deploy.build import PART_OF, AddOptions, build, describe
 from flagtriton_tools.errors import ToolError
 from tests.support.folders import facts
 
-STEPS = ("tokenizer", "encoder", "pooler", "sparse", "colbert", "scorer")
+STEPS = ("tokenizer", "encoder", "dense_sparse", "colbert", "scorer")
 ENSEMBLES = ("tiny", "tiny_score")
 both_ensembles = pytest.mark.parametrize("ensemble", ENSEMBLES)
 
@@ -49,7 +48,7 @@ def output_names(config: ModelConfig) -> list[str]:
     return [tensor.name for tensor in config.output]
 
 
-def test_m3_is_two_ensembles_and_six_steps_the_ensemble_of_its_name_first() -> None:
+def test_m3_is_two_ensembles_and_five_steps_the_ensemble_of_its_name_first() -> None:
     built = [(model.name, model.step) for model in build(facts(model_class="encoder-only-m3"), AddOptions())]
     assert built == [("tiny", None), ("tiny_score", None), *((f"tiny_{step}", step) for step in STEPS)]
 
@@ -77,7 +76,7 @@ def test_each_ensemble_runs_the_steps_it_needs() -> None:
     built = configs()
     steps = {name: [step.model_name for step in built[name].ensemble_scheduling.step] for name in ENSEMBLES}
     assert steps == {
-        "tiny": ["tiny_tokenizer", "tiny_encoder", "tiny_pooler", "tiny_sparse", "tiny_colbert"],
+        "tiny": ["tiny_tokenizer", "tiny_encoder", "tiny_dense_sparse", "tiny_colbert"],
         "tiny_score": ["tiny_tokenizer", "tiny_encoder", "tiny_scorer"],
     }
 
@@ -208,8 +207,7 @@ HEAD: dict[str, Any] = {
             ),
         ),
         ("encoder", EncoderSettings("maker/tiny", 512, 65536, "bf16", "all", None, "v2", True, **QUEUE)),
-        ("pooler", PoolerSettings("cls", "bf16", "gpu", "all", sends_done=True)),
-        ("sparse", HeadSettings(**HEAD)),
+        ("dense_sparse", DenseSparseSettings(**HEAD, pooling_method="cls")),
         ("colbert", ColbertSettings(**HEAD, colbert_dim=16, colbert_dtype="fp16")),
         ("scorer", ScorerSettings(**HEAD, pooling_method="cls", colbert_dim=16)),
     ],
@@ -220,7 +218,7 @@ def test_every_step_is_told_what_it_needs(step: str, settings: Any) -> None:
 
 def test_a_pooling_of_the_users_is_that_of_dense_vectors_and_dense_scores() -> None:
     built = configs(AddOptions(pooling_method="mean"))
-    assert read_parameters(PoolerSettings, parameters(built["tiny_pooler"])).pooling_method == "mean"
+    assert read_parameters(DenseSparseSettings, parameters(built["tiny_dense_sparse"])).pooling_method == "mean"
     assert read_parameters(ScorerSettings, parameters(built["tiny_scorer"])).pooling_method == "mean"
 
 
@@ -230,8 +228,7 @@ def test_colbert_vectors_and_scores_are_made_beside_the_encoder_and_the_rest_on_
     assert {step: (list(group.gpus), group.count) for step, group in placed.items()} == {
         "tokenizer": ([], 3),
         "encoder": ([0, 1], 2),
-        "pooler": ([], 1),
-        "sparse": ([], 1),
+        "dense_sparse": ([], 1),
         "colbert": ([0, 1], 1),
         "scorer": ([0, 1], 1),
     }

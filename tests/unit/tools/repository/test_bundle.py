@@ -57,7 +57,7 @@ def test_the_tokenizer_brings_no_weights_and_the_pooler_nothing(tmp_path: Path) 
 def test_heads_of_m3_lie_where_they_are_read(tmp_path: Path) -> None:
     found = copies(make_m3(tmp_path / "m3"))
     heads = {"sparse_linear.pt", "colbert_linear.pt"}
-    for step in ("sparse", "colbert", "scorer"):
+    for step in ("dense_sparse", "colbert", "scorer"):
         assert found[step] >= heads
         assert not found[step] & WEIGHTS
     assert not (found["encoder"] | found["tokenizer"]) & heads

@@ -13,7 +13,7 @@ from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository.store import add_models, entries, model_names, remove_deployment
 from tests.support.folders import facts, snapshot
 
-STEPS = ("tokenizer", "encoder", "pooler", "sparse", "colbert", "scorer")
+STEPS = ("tokenizer", "encoder", "dense_sparse", "colbert", "scorer")
 M3_FOLDERS = {"m3", "m3_score", *(f"m3_{step}" for step in STEPS)}
 
 

@@ -15,7 +15,7 @@ from flagtriton_tools.tritonserver.admin import ModelState
 from tests.support.fake_triton import FakeAdmin, FakeClock, FakeTriton, deployment
 
 M3 = "encoder-only-m3"
-M3_STEPS = ["m3_tokenizer", "m3_encoder", "m3_pooler", "m3_sparse", "m3_colbert", "m3_scorer"]
+M3_STEPS = ["m3_tokenizer", "m3_encoder", "m3_dense_sparse", "m3_colbert", "m3_scorer"]
 
 
 @pytest.fixture(autouse=True)

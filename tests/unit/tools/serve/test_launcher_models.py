@@ -20,7 +20,7 @@ from tests.support.folders import facts
 from tests.support.servers.program import SERVER, options_for
 
 PLAIN = ["plain", "plain_encoder", "plain_pooler", "plain_tokenizer"]
-M3 = ["m3", "m3_score", *(f"m3_{step}" for step in ("tokenizer", "encoder", "pooler", "sparse", "colbert", "scorer"))]
+M3 = ["m3", "m3_score", *(f"m3_{step}" for step in ("tokenizer", "encoder", "dense_sparse", "colbert", "scorer"))]
 CAUSE = "OSError: no such checkpoint"
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sparse step: token vectors to lexical weights. Glue only."""
+"""The dense and sparse step of BGE-M3: hidden states to dense vectors and lexical weights. Glue only.
+
+Both are small beside the encoder's work and read the same hidden states, so one process makes them.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flagtriton.protocol.settings import HeadSettings, read_settings
+from flagtriton.protocol.options.embed import EmbedOptions
+from flagtriton.protocol.settings import DenseSparseSettings, read_settings
 from flagtriton.protocol.tensors import (
+    DENSE_VECS,
     DONE,
     HIDDEN_STATES,
     INPUT_IDS,
@@ -22,6 +27,7 @@ from flagtriton.protocol.tensors import (
 )
 from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.triton_io import PbRequest, PbResponse
+from flagtriton_server.engines.pooling import pooling_named, to_embedding
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.heads.lexical import lexical_weights, token_weights
 from flagtriton_server.heads.linear import load_sparse_head
@@ -34,40 +40,49 @@ __all__ = ["TritonPythonModel"]
 
 
 @dataclass(frozen=True)
-class _SparseRequest:
+class _DenseSparseRequest:
     input_ids: NDArray[np.int32]  # [B, T]
     states: torch.Tensor  # [N, D]
     unweighted: NDArray[np.int32]
+    options: EmbedOptions
 
 
 class TritonPythonModel:
     """Triton's entry point."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the head.
+        """Look up the pooling method and load the sparse head.
 
         Raises:
-            ValueError: the checkpoint has no such head.
+            ValueError: there is no such method, or the checkpoint has no such head.
         """
-        settings = read_settings(HeadSettings, args)
+        settings = read_settings(DenseSparseSettings, args)
+        self._pool, self._normalize = pooling_named(settings.pooling_method), settings.normalize
         self._precision = encoder_precision(settings.precision, settings.device)
         self._head = load_sparse_head(settings, self._precision, instance_devices(args)[0])
-        torch.set_num_threads(1)  # one product a token: threads would only take the encoder's cores
+        torch.set_num_threads(1)  # a few sums and one product a token: more threads would only take the encoder's cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
-        """Weigh every request's tokens."""
+        """Pool every request's hidden states and weigh its tokens."""
         return triton_io.respond(requests, self._read, self._run)
 
-    def _read(self, request: PbRequest) -> _SparseRequest:
+    def _read(self, request: PbRequest) -> _DenseSparseRequest:
         input_ids = triton_io.array(request, INPUT_IDS)
         states = from_bytes(triton_io.array(request, HIDDEN_STATES), token_counts(input_ids), self._precision.computed)
-        return _SparseRequest(input_ids, states, triton_io.array(request, UNWEIGHTED_IDS)[0])
+        options = triton_io.embed_options(request, normalize=self._normalize)
+        return _DenseSparseRequest(input_ids, states, triton_io.array(request, UNWEIGHTED_IDS)[0], options)
 
     @torch.inference_mode()
-    def _run(self, work: list[_SparseRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
-        return one_by_one(self._weights, work, self._precision.name)
+    def _run(self, work: list[_DenseSparseRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+        return one_by_one(self._answer, work, self._precision.name)
 
-    def _weights(self, work: _SparseRequest) -> dict[Tensor, NDArray[Any]]:
+    def _answer(self, work: _DenseSparseRequest) -> dict[Tensor, NDArray[Any]]:
+        vectors = self._pool(work.states, torch.from_numpy(token_counts(work.input_ids)), None)
         weights = token_weights(work.states, self._head)
         ids, greatest = lexical_weights(work.input_ids, weights, work.unweighted).padded(len(work.input_ids))
-        return {SPARSE_IDS: ids, SPARSE_WEIGHTS: greatest, DONE: triton_io.done(ids)}
+        return {
+            DENSE_VECS: to_embedding(vectors, work.options),
+            SPARSE_IDS: ids,
+            SPARSE_WEIGHTS: greatest,
+            DONE: triton_io.done(ids),
+        }
