@@ -30,13 +30,14 @@ from flagtriton.protocol.metrics import (
     WAITING_TOKENS_LIMIT,
 )
 from flagtriton.protocol.settings import QueueLimits
-from flagtriton_server.backend import triton_io
-from flagtriton_server.backend.metrics_publisher import Tally
+from flagtriton_server.backend.metrics_publisher import MetricsPublisher
 from flagtriton_server.backend.queue import Job, WorkQueue
 from flagtriton_server.backend.request_log import RequestLog
-from flagtriton_server.backend.scheduler import Watch
+from flagtriton_server.backend.requests import RequestContext
+from flagtriton_server.backend.scheduler import StepObserver
+from flagtriton_server.backend.server_log import log_error, open_series
 
-__all__ = ["StepWatch", "priority_name"]
+__all__ = ["StepMetrics", "priority_name"]
 
 _OK = "ok"
 _BOUNDS_S = {**{bound: f"{bound:g}" for bound in DURATION_BOUNDS_S}, math.inf: "+Inf"}
@@ -44,7 +45,7 @@ _OF_TOKENIZERS = (TEXTS, TRUNCATED_TEXTS)
 _OF_ENCODERS = (TOKENS, MICRO_BATCHES, MICRO_BATCH_TOKENS, PADDING_TOKENS)
 
 
-class StepWatch(Watch):
+class StepMetrics(StepObserver):
     """Tells of one process of a step.
 
     Args:
@@ -57,7 +58,7 @@ class StepWatch(Watch):
         deployment, _, step = args["model_name"].rpartition("_")
         labels = {"deployment": deployment, "step": step, "version": args["model_version"]}
         self._process = args.get("model_instance_name", args["model_name"])
-        self._tally = Tally(triton_io.open_series, labels, triton_io.log_error)
+        self._tally = MetricsPublisher(open_series, labels, log_error)
         self._log = RequestLog.wanted(labels)
         own = {"process": self._process}
         self._tally.watch(LAST_SEEN, time.time, **own)
@@ -88,11 +89,11 @@ class StepWatch(Watch):
         """End, with the last numbers told."""
         self._tally.stop()
 
-    def worked(self, seconds: float) -> None:
+    def on_batch_done(self, seconds: float) -> None:
         """Tell of a turn that is over."""
         self._tally.add(BUSY, seconds, process=self._process)
 
-    def answered(self, job: Job[Any], answer: object) -> None:
+    def on_response(self, job: Job[Any], answer: object) -> None:
         """Tell of a request that has its answer, or an exception in place of one."""
         error = answer if isinstance(answer, Exception) else None
         waited_s, seconds = job.taken_at - job.came_at, time.monotonic() - job.came_at
@@ -109,17 +110,17 @@ class StepWatch(Watch):
         sizes = {"texts": job.work.rows, "tokens": job.tokens}
         self._write(priority, error, job.request_id, **sizes, queue_ms=_ms(waited_s), total_ms=_ms(seconds))
 
-    def refused(self, bulk: bool, error: Exception, request_id: str) -> None:
-        """Tell of a request that was refused as soon as it came."""
-        priority = priority_name(bulk)
+    def on_rejected(self, context: RequestContext, error: Exception) -> None:
+        """Count a request that was rejected before it was queued."""
+        priority = priority_name(context.bulk)
         self._count(priority, error)
-        self._write(priority, error, request_id)
+        self._write(priority, error, context.request_id)
 
     def truncated(self, texts: int) -> None:
         """Tell of texts that were cut."""
         self._tally.add(TRUNCATED_TEXTS, texts)
 
-    def passed(self, tokens: int, places: int) -> None:
+    def on_forward_pass(self, tokens: int, places: int) -> None:
         """Tell of one forward pass: the tokens in it, and the places that it has computed."""
         self._tally.add(MICRO_BATCHES)
         self._tally.add(MICRO_BATCH_TOKENS, tokens)

@@ -14,14 +14,14 @@ from typing import Protocol, TypeAlias
 
 from flagtriton.protocol.metrics import Metric
 
-__all__ = ["Series", "Tally"]
+__all__ = ["MetricHandle", "MetricsPublisher"]
 
 _EVERY_S = 1.0
 
 _Key: TypeAlias = tuple[Metric, tuple[tuple[str, str], ...]]
 
 
-class Series(Protocol):
+class MetricHandle(Protocol):
     """One metric with one set of labels, as Triton keeps it."""
 
     def increment(self, amount: float, /) -> None:
@@ -31,7 +31,7 @@ class Series(Protocol):
         """Change it."""
 
 
-class Tally:
+class MetricsPublisher:
     """Sums up counters and reads gauges. Safe to share between threads.
 
     Args:
@@ -43,7 +43,7 @@ class Tally:
 
     def __init__(
         self,
-        open_series: Callable[[Metric, Mapping[str, str]], Series],
+        open_series: Callable[[Metric, Mapping[str, str]], MetricHandle],
         labels: Mapping[str, str],
         log_error: Callable[[str], object],
         every_s: float = _EVERY_S,
@@ -55,7 +55,7 @@ class Tally:
         self._lock = threading.Lock()
         self._sums: dict[_Key, float] = {}
         self._gauges: dict[_Key, Callable[[], float]] = {}
-        self._series: dict[_Key, Series] = {}
+        self._series: dict[_Key, MetricHandle] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._publish_on, name="flagtriton metrics", daemon=True)
 
@@ -104,7 +104,7 @@ class Tally:
         for key, read in gauges.items():
             self._opened(key).set(read())
 
-    def _opened(self, key: _Key) -> Series:
+    def _opened(self, key: _Key) -> MetricHandle:
         if key not in self._series:
             metric, labels = key
             self._series[key] = self._open_series(metric, {**self._labels, **dict(labels)})

@@ -7,13 +7,13 @@ import os
 
 from flagtriton_server.errors import RequestError
 
-__all__ = ["AnswerRoom"]
+__all__ = ["ResponseBudget"]
 
 _SHARED_MEMORY = "/dev/shm"
 _SPARE = 1 << 20  # bytes by which the backend's pool grows beyond what is asked for
 
 
-class AnswerRoom:
+class ResponseBudget:
     """What this process knows of the room for answers. The memory that one has once had stays the process's own."""
 
     def __init__(self) -> None:

@@ -18,18 +18,18 @@ from typing import Any, Generic, TypeVar
 from flagtriton_server.backend.queue import Job, WorkQueue
 from flagtriton_server.errors import RequestError
 
-__all__ = ["Watch", "Worker"]
+__all__ = ["StepObserver", "Worker"]
 
 T = TypeVar("T")
 
 
-class Watch:
-    """Who is told of the work; this one takes no notice."""
+class StepObserver:
+    """Is called with what a worker does; this base ignores it."""
 
-    def answered(self, job: Job[Any], answer: object) -> None:
+    def on_response(self, job: Job[Any], answer: object) -> None:
         """A request has its answer, or an exception in place of one."""
 
-    def worked(self, seconds: float) -> None:
+    def on_batch_done(self, seconds: float) -> None:
         """A turn is over."""
 
 
@@ -48,10 +48,10 @@ class Worker(Generic[T]):
         queue: WorkQueue[T],
         run: Callable[[list[T]], Sequence[Any]],
         log_error: Callable[[str], object],
-        watch: Watch | None = None,
+        watch: StepObserver | None = None,
     ) -> None:
         self._queue = queue
-        self._watch = watch or Watch()
+        self._watch = watch or StepObserver()
         self._run = run
         self._log_error = log_error
         self._lets_pass = False
@@ -119,7 +119,7 @@ class Worker(Generic[T]):
             self._lets_pass = jobs[0].bulk
             self._answer(jobs)
             self._lets_pass = False
-            self._watch.worked(time.monotonic() - began)
+            self._watch.on_batch_done(time.monotonic() - began)
             del jobs  # the requests' tensors lie in shared memory as long as they are held
 
     def _answer(self, jobs: Sequence[Job[T]]) -> None:
@@ -144,7 +144,7 @@ class Worker(Generic[T]):
     def _send(self, job: Job[T], answer: object) -> None:
         try:
             job.answer(answer)
-            self._watch.answered(job, answer)
+            self._watch.on_response(job, answer)
         except Exception:  # one that cannot be sent must not keep the others from theirs
             self._log_error(traceback.format_exc())
 

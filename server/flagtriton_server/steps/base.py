@@ -13,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, Protocol, TypeVar
 
 from flagtriton.protocol.settings import QueueLimits
-from flagtriton_server.backend import triton_io
-from flagtriton_server.backend.metrics import StepWatch
+from flagtriton_server.backend.metrics import StepMetrics
 from flagtriton_server.backend.queue import Job, WorkQueue
+from flagtriton_server.backend.requests import PbRequest, RequestContext, StepRequest
+from flagtriton_server.backend.responses import PbResponse, ResponseSender, respond_later
 from flagtriton_server.backend.scheduler import Worker
-from flagtriton_server.backend.triton_io import PbRequest, PbResponse, Reply
+from flagtriton_server.backend.server_log import log_error
 from flagtriton_server.errors import RequestError
 
 __all__ = ["QueuedStep"]
@@ -60,11 +61,11 @@ class QueuedStep(Generic[T]):
         limits: QueueLimits,
         tokens_of_a_turn: int,
         instances: int,
-        read: Callable[[PbRequest], T],
+        read: Callable[[StepRequest], T],
         run: Callable[[list[T]], Sequence[Any]],
         *,
-        watch: StepWatch,
-        is_long: Callable[[PbRequest], bool] = lambda request: False,
+        watch: StepMetrics,
+        is_long: Callable[[StepRequest], bool] = lambda request: False,
         may_enter: Callable[[bool], bool] = lambda bulk: True,
         tell: Callable[[bool, bool], object] = lambda bulk, full: None,
     ) -> None:
@@ -76,7 +77,7 @@ class QueuedStep(Generic[T]):
         self._queue: WorkQueue[T] = WorkQueue(limits, tokens_of_a_turn, tell)
         self._watch = watch
         self._watch.of_queue(self._queue, limits)
-        self._worker = Worker(self._queue, run, triton_io.log_error, watch)
+        self._worker = Worker(self._queue, run, log_error, watch)
 
     def start(self, load: Callable[[], None] = lambda: None) -> None:
         """Load what is needed in the thread that is to use it, and begin to answer; raise what loading raises."""
@@ -105,15 +106,22 @@ class QueuedStep(Generic[T]):
         self._watch.stop()
 
     def _respond(self, request: PbRequest) -> PbResponse | None:
-        if self._is_long(request):
-            submit, refused = self._submit, self._watch.refused
-            return triton_io.respond_elsewhere(request, self._reader, self._read, submit, refused)
-        (response,) = triton_io.respond_later([request], self._read, self._submit, self._watch.refused)
-        return response
+        return respond_later(request, self._read, self._submit, self._watch.on_rejected, self._reader_of)
 
-    def _submit(self, work: T, reply: Reply) -> None:
-        if not self._may_enter(reply.bulk):
+    def _reader_of(self, request: StepRequest) -> ThreadPoolExecutor | None:
+        return self._reader if self._is_long(request) else None
+
+    def _submit(self, work: T, context: RequestContext, sender: ResponseSender) -> None:
+        if not self._may_enter(context.bulk):
             raise RequestError("the model is busy: its queue is full; send it again later", "UNAVAILABLE")
         self._queue.put(
-            Job(work, work.tokens, reply.send, reply.is_cancelled, reply.bulk, reply.timeout_s, reply.request_id)
+            Job(
+                work,
+                work.tokens,
+                sender.send,
+                sender.is_cancelled,
+                context.bulk,
+                context.timeout_s,
+                context.request_id,
+            )
         )

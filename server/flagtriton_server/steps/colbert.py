@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.settings import ColbertSettings, read_settings
 from flagtriton.protocol.tensors import COLBERT_LENGTHS, COLBERT_VECS, HIDDEN_STATES, INPUT_IDS, Tensor
-from flagtriton_server.backend import triton_io
-from flagtriton_server.backend.triton_io import PbRequest, PbResponse
+from flagtriton_server.backend.requests import PbRequest, StepRequest
+from flagtriton_server.backend.responses import PbResponse, respond
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.heads.colbert import colbert_lengths, colbert_vectors, padded_vectors
 from flagtriton_server.heads.linear import load_colbert_head
@@ -57,12 +57,12 @@ class TritonPythonModel:
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Project every request's token vectors."""
-        return triton_io.respond(requests, self._read, self._run)
+        return respond(requests, self._read, self._run)
 
-    def _read(self, request: PbRequest) -> _ColbertRequest:
-        counts = token_counts(triton_io.array(request, INPUT_IDS))
-        states = from_bytes(triton_io.array(request, HIDDEN_STATES), counts, self._precision.computed)
-        return _ColbertRequest(states, counts, triton_io.embed_options(request))
+    def _read(self, request: StepRequest) -> _ColbertRequest:
+        counts = token_counts(request.array(INPUT_IDS))
+        states = from_bytes(request.array(HIDDEN_STATES), counts, self._precision.computed)
+        return _ColbertRequest(states, counts, request.embed_options())
 
     @torch.inference_mode()
     def _run(self, work: list[_ColbertRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:

@@ -25,8 +25,8 @@ from flagtriton.protocol.tensors import (
     UNWEIGHTED_IDS,
     Tensor,
 )
-from flagtriton_server.backend import triton_io
-from flagtriton_server.backend.triton_io import PbRequest, PbResponse
+from flagtriton_server.backend.requests import PbRequest, StepRequest
+from flagtriton_server.backend.responses import PbResponse, done, respond
 from flagtriton_server.engines.pooling import pooling_named, to_embedding
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.heads.lexical import lexical_weights, token_weights
@@ -64,13 +64,13 @@ class TritonPythonModel:
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Pool every request's hidden states and weigh its tokens."""
-        return triton_io.respond(requests, self._read, self._run)
+        return respond(requests, self._read, self._run)
 
-    def _read(self, request: PbRequest) -> _DenseSparseRequest:
-        input_ids = triton_io.array(request, INPUT_IDS)
-        states = from_bytes(triton_io.array(request, HIDDEN_STATES), token_counts(input_ids), self._precision.computed)
-        options = triton_io.embed_options(request, normalize=self._normalize)
-        return _DenseSparseRequest(input_ids, states, triton_io.array(request, UNWEIGHTED_IDS)[0], options)
+    def _read(self, request: StepRequest) -> _DenseSparseRequest:
+        input_ids = request.array(INPUT_IDS)
+        states = from_bytes(request.array(HIDDEN_STATES), token_counts(input_ids), self._precision.computed)
+        options = request.embed_options(normalize=self._normalize)
+        return _DenseSparseRequest(input_ids, states, request.array(UNWEIGHTED_IDS)[0], options)
 
     @torch.inference_mode()
     def _run(self, work: list[_DenseSparseRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
@@ -84,5 +84,5 @@ class TritonPythonModel:
             DENSE_VECS: to_embedding(vectors, work.options),
             SPARSE_IDS: ids,
             SPARSE_WEIGHTS: greatest,
-            DONE: triton_io.done(ids),
+            DONE: done(ids),
         }

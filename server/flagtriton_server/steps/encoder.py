@@ -22,9 +22,10 @@ from flagtriton.protocol.tensors import (
     PROMPT_LENGTH,
     Tensor,
 )
-from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.process_tuning import keep_freed_memory, lower_priority
-from flagtriton_server.backend.triton_io import PbRequest, PbResponse
+from flagtriton_server.backend.requests import PbRequest, StepRequest
+from flagtriton_server.backend.responses import PbResponse
+from flagtriton_server.backend.server_log import log_info
 from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import check_token_ids, encode, encode_pooled
 from flagtriton_server.engines.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
@@ -92,9 +93,9 @@ class TritonPythonModel:
         self._chain = load_chain(settings.modules, settings.checkpoint, settings.revision)
         devices = instance_devices(args, settings.shard)
         threads = limit_threads(instance_count(args["model_config"]))
-        self._encoder = replace(load_encoder(self._settings, *devices), passed=self._queued.watch.passed)
+        self._encoder = replace(load_encoder(self._settings, *devices), passed=self._queued.watch.on_forward_pass)
         keep_freed_memory()  # not before: what loading frees would be kept, too, which is half of the weights' size
-        triton_io.log_info(
+        log_info(
             f"{self._settings.checkpoint} on {', '.join(map(str, devices))} in {self._encoder.precision.name}, "
             f"{'packed' if self._encoder.packed else 'padded'}, "
             f"{threads} threads, {self._settings.token_budget} tokens a pass"
@@ -117,22 +118,20 @@ class TritonPythonModel:
         """Answer what waits."""
         self._queued.finalize()
 
-    def _read(self, request: PbRequest) -> _EncodeRequest:
-        input_ids = triton_io.array(request, INPUT_IDS)
+    def _read(self, request: StepRequest) -> _EncodeRequest:
+        input_ids = request.array(INPUT_IDS)
         check_token_ids(input_ids, self._encoder.vocab_size, self._settings.max_length)
         if self._settings.token_types:
-            return _EncodeRequest(input_ids, EmbedOptions(), triton_io.array(request, PASSAGE_START))
-        if triton_io.has(request, PASSAGE_IDS):
-            passage_ids = triton_io.array(request, PASSAGE_IDS)
+            return _EncodeRequest(input_ids, EmbedOptions(), request.array(PASSAGE_START))
+        if request.has(PASSAGE_IDS):
+            passage_ids = request.array(PASSAGE_IDS)
             check_token_ids(passage_ids, self._encoder.vocab_size, self._settings.max_length)
             return _EncodeRequest(input_ids, EmbedOptions(), passage_ids=passage_ids)
         reads_options = self._settings.pooling_method is not None or self._settings.pseudo_moe
         if not reads_options:
             return _EncodeRequest(input_ids, EmbedOptions())
-        prompt_lengths = triton_io.array(request, PROMPT_LENGTH) if self._settings.skip_prompts else None
-        options = triton_io.embed_options(
-            request, normalize=self._settings.normalize, truncate_dim=self._settings.truncate_dim
-        )
+        prompt_lengths = request.array(PROMPT_LENGTH) if self._settings.skip_prompts else None
+        options = request.embed_options(normalize=self._settings.normalize, truncate_dim=self._settings.truncate_dim)
         return _EncodeRequest(input_ids, options, prompt_lengths=prompt_lengths)
 
     def _run(self, work: list[_EncodeRequest]) -> list[_Answer]:

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol.settings import LayeredSettings, instance_count, read_settings
 from flagtriton.protocol.tensors import HIDDEN_STATES, INPUT_IDS, PASSAGE_END, PASSAGE_START, Tensor
-from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.process_tuning import keep_freed_memory, lower_priority
-from flagtriton_server.backend.triton_io import PbRequest, PbResponse
+from flagtriton_server.backend.requests import PbRequest, StepRequest
+from flagtriton_server.backend.responses import PbResponse
+from flagtriton_server.backend.server_log import log_info
 from flagtriton_server.engines.encode import check_token_ids
 from flagtriton_server.heads.transfer import to_bytes
 from flagtriton_server.layerwise.encode import LayeredRequest, check_parts, encode_layers
@@ -35,9 +36,9 @@ class TritonPythonModel:
     def _load(self, args: dict[str, str]) -> None:
         (device,) = instance_devices(args)
         threads = limit_threads(instance_count(args["model_config"]))
-        self._decoder = replace(load_decoder(self._settings, device), passed=self._queued.watch.passed)
+        self._decoder = replace(load_decoder(self._settings, device), passed=self._queued.watch.on_forward_pass)
         keep_freed_memory()
-        triton_io.log_info(
+        log_info(
             f"{self._settings.checkpoint} on {device} in {self._decoder.precision.name}, packed, "
             f"{threads} threads, {self._settings.token_budget} tokens a pass"
         )
@@ -57,13 +58,13 @@ class TritonPythonModel:
         """Answer what waits."""
         self._queued.finalize()
 
-    def _read(self, request: PbRequest) -> LayeredRequest:
-        input_ids = triton_io.array(request, INPUT_IDS)
-        starts, ends = triton_io.array(request, PASSAGE_START), triton_io.array(request, PASSAGE_END)
+    def _read(self, request: StepRequest) -> LayeredRequest:
+        input_ids = request.array(INPUT_IDS)
+        starts, ends = request.array(PASSAGE_START), request.array(PASSAGE_END)
         spec = self._decoder.spec
         check_token_ids(input_ids, spec.vocab_size, self._settings.max_length)
         check_parts(input_ids, starts, ends)
-        options = triton_io.rerank_options(request, self._settings.model_class)
+        options = request.rerank_options(self._settings.model_class)
         return LayeredRequest.of(spec, input_ids, starts, ends, options)
 
     def _run(self, work: list[LayeredRequest]) -> list[dict[Tensor, NDArray[np.uint8]]]:

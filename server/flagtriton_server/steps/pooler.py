@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.settings import PoolerSettings, read_settings
 from flagtriton.protocol.tensors import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, PROMPT_LENGTH, Tensor
-from flagtriton_server.backend import triton_io
-from flagtriton_server.backend.triton_io import PbRequest, PbResponse
+from flagtriton_server.backend.requests import PbRequest, StepRequest
+from flagtriton_server.backend.responses import PbResponse, respond
 from flagtriton_server.engines.pooling import pooling_named, to_embedding
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.heads.dense import load_chain
@@ -53,15 +53,15 @@ class TritonPythonModel:
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Pool every request's token vectors."""
-        return triton_io.respond(requests, self._read, self._run)
+        return respond(requests, self._read, self._run)
 
-    def _read(self, request: PbRequest) -> _PoolRequest:
-        lengths = token_counts(triton_io.array(request, INPUT_IDS))
+    def _read(self, request: StepRequest) -> _PoolRequest:
+        lengths = token_counts(request.array(INPUT_IDS))
         if self._one_row:
             lengths = np.ones_like(lengths)  # a text without tokens has its row, too, of zeros
-        states = from_bytes(triton_io.array(request, HIDDEN_STATES), lengths, self._precision.computed)
-        prompt_lengths = triton_io.array(request, PROMPT_LENGTH).reshape(-1) if self._skips_prompts else None
-        options = triton_io.embed_options(request, normalize=self._normalize, truncate_dim=self._truncate_dim)
+        states = from_bytes(request.array(HIDDEN_STATES), lengths, self._precision.computed)
+        prompt_lengths = request.array(PROMPT_LENGTH).reshape(-1) if self._skips_prompts else None
+        options = request.embed_options(normalize=self._normalize, truncate_dim=self._truncate_dim)
         return _PoolRequest(states, lengths, options, prompt_lengths)
 
     @torch.inference_mode()

@@ -11,8 +11,8 @@ from torch import nn
 from flagtriton.protocol.runtime_files import flag_path
 from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, QueueLimits, all_instances
 from flagtriton_server.backend.backpressure import BackpressureFlag
-from flagtriton_server.backend.metrics import StepWatch
-from flagtriton_server.backend.triton_io import PbRequest
+from flagtriton_server.backend.metrics import StepMetrics
+from flagtriton_server.backend.requests import StepRequest
 from flagtriton_server.steps.base import QueuedStep, T
 
 __all__ = ["QueuedEncoder", "queue_limits"]
@@ -51,14 +51,14 @@ class QueuedEncoder(QueuedStep[T]):
         self,
         args: Mapping[str, str],
         settings: EncoderSettings | LayeredSettings,
-        read: Callable[[PbRequest], T],
+        read: Callable[[StepRequest], T],
         run: Callable[[list[T]], Sequence[Any]],
     ) -> None:
         instances = all_instances(args["model_config"])
         # One of several may be full while another has room.
         self._flag = BackpressureFlag(flag_path(args["model_name"], args["model_version"])) if instances == 1 else None
         tell = (lambda bulk, full: None) if self._flag is None else self._flag.set
-        self.watch = StepWatch(args, encodes=True)
+        self.watch = StepMetrics(args, encodes=True)
         limits = queue_limits(settings)
         super().__init__(limits, settings.token_budget, instances, read, run, watch=self.watch, tell=tell)
         self._token_budget = settings.token_budget

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import RerankerHeadSettings, read_settings
 from flagtriton.protocol.tensors import HIDDEN_STATES, SCORE, Tensor
-from flagtriton_server.backend import triton_io
-from flagtriton_server.backend.triton_io import PbRequest, PbResponse
+from flagtriton_server.backend.requests import PbRequest, StepRequest
+from flagtriton_server.backend.responses import PbResponse, respond
 from flagtriton_server.engines.finite import check_finite
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.heads.transfer import from_bytes
@@ -41,13 +41,13 @@ class TritonPythonModel:
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Score every request's pairs."""
-        return triton_io.respond(requests, self._read, self._run)
+        return respond(requests, self._read, self._run)
 
-    def _read(self, request: PbRequest) -> tuple[torch.Tensor, RerankOptions]:
-        states = triton_io.array(request, HIDDEN_STATES)  # [P, K, D * itemsize]
+    def _read(self, request: StepRequest) -> tuple[torch.Tensor, RerankOptions]:
+        states = request.array(HIDDEN_STATES)  # [P, K, D * itemsize]
         layers = np.full(len(states), states.shape[1], dtype=np.int64)
         vectors = from_bytes(states, layers, self._dtype).unflatten(0, (len(states), -1))
-        return vectors, triton_io.rerank_options(request, self._settings.model_class)
+        return vectors, request.rerank_options(self._settings.model_class)
 
     @torch.inference_mode()
     def _run(self, work: list[tuple[torch.Tensor, RerankOptions]]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:

@@ -23,8 +23,8 @@ from flagtriton.protocol.tensors import (
     UNWEIGHTED_IDS,
     Tensor,
 )
-from flagtriton_server.backend import triton_io
-from flagtriton_server.backend.triton_io import PbRequest, PbResponse
+from flagtriton_server.backend.requests import PbRequest, StepRequest
+from flagtriton_server.backend.responses import PbResponse, respond
 from flagtriton_server.engines.finite import check_finite
 from flagtriton_server.engines.pooling import pooling_named, to_embedding
 from flagtriton_server.errors import RequestError, one_by_one
@@ -76,19 +76,19 @@ class TritonPythonModel:
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Score every request's pairs."""
-        return triton_io.respond(requests, self._read, self._run)
+        return respond(requests, self._read, self._run)
 
-    def _read(self, request: PbRequest) -> _ScoreRequest:
-        options = triton_io.score_options(request)
+    def _read(self, request: StepRequest) -> _ScoreRequest:
+        options = request.score_options()
         return _ScoreRequest(
             self._read_side(request, QUERY_IDS, QUERY_ROWS, QUERY_STATES),
             self._read_side(request, PASSAGE_IDS, PASSAGE_ROWS, PASSAGE_STATES),
-            triton_io.array(request, UNWEIGHTED_IDS)[0],
+            request.array(UNWEIGHTED_IDS)[0],
             options,
         )
 
-    def _read_side(self, request: PbRequest, ids: Tensor, rows: Tensor, states: Tensor) -> _Side:
-        input_ids, first_rows = triton_io.array(request, ids), triton_io.array(request, rows).reshape(-1)
+    def _read_side(self, request: StepRequest, ids: Tensor, rows: Tensor, states: Tensor) -> _Side:
+        input_ids, first_rows = request.array(ids), request.array(rows).reshape(-1)
         distinct, texts = np.unique(first_rows, return_inverse=True)
         counts = token_counts(input_ids)
         if distinct[0] < 0 or distinct[-1] >= len(counts) or counts[distinct].sum() != counts.sum():
@@ -96,7 +96,7 @@ class TritonPythonModel:
                 f"{rows.name} names rows {distinct.tolist()} of {len(counts)}; expected all those of {ids.name} that "
                 "have tokens"
             )
-        vectors = from_bytes(triton_io.array(request, states), counts, self._precision.computed)
+        vectors = from_bytes(request.array(states), counts, self._precision.computed)
         return _Side(input_ids[distinct], vectors, texts)
 
     @torch.inference_mode()

@@ -30,10 +30,11 @@ from flagtriton.protocol.tensors import (
     Tensor,
 )
 from flagtriton.protocol.text import text_tensor
-from flagtriton_server.backend import triton_io
 from flagtriton_server.backend.backpressure import BackpressureFlag
-from flagtriton_server.backend.metrics import StepWatch
-from flagtriton_server.backend.triton_io import PbRequest, PbResponse
+from flagtriton_server.backend.metrics import StepMetrics
+from flagtriton_server.backend.requests import PbRequest, StepRequest
+from flagtriton_server.backend.responses import PbResponse
+from flagtriton_server.backend.server_log import log_info
 from flagtriton_server.errors import RequestError
 from flagtriton_server.steps.base import QueuedStep
 from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, encode_pairs
@@ -90,7 +91,7 @@ class TritonPythonModel:
             self._settings.checkpoint, self._settings.revision, self._settings.trust_remote_code
         )
         if self._tokenizer.unembedded is not None:
-            triton_io.log_info(f"{self._settings.checkpoint}: {self._tokenizer.unembedded.warning}")
+            log_info(f"{self._settings.checkpoint}: {self._tokenizer.unembedded.warning}")
         if self._settings.lower_case:
             self._tokenizer.lower_case()
         if self._settings.max_length < self._tokenizer.special_count:
@@ -105,7 +106,7 @@ class TritonPythonModel:
             "max_length": self._settings.max_length,
         }
         sys.setswitchinterval(_SWITCH_S)
-        self._watch = StepWatch(args, encodes=False)
+        self._watch = StepMetrics(args, encodes=False)
         self._flag = BackpressureFlag(flag_path(args["model_name"], args["model_version"]))
         self._queued = QueuedStep(
             QueueLimits(self._settings.queue_requests, self._settings.queue_tokens, self._settings.queue_timeout_s),
@@ -134,7 +135,7 @@ class TritonPythonModel:
         self._queued.finalize()
         self._flag.close()
 
-    def _read(self, request: PbRequest) -> _Request:
+    def _read(self, request: StepRequest) -> _Request:
         work = self._read_work(request)
         if isinstance(work, list):
             return _Request(work, 0, len(work))
@@ -143,15 +144,15 @@ class TritonPythonModel:
         rows = sum(len(texts) for texts, _ in sides)
         return _Request(work, rows, rows + characters // _CHARACTERS_OF_A_TOKEN)
 
-    def _read_work(self, request: PbRequest) -> _Work:
+    def _read_work(self, request: StepRequest) -> _Work:
         if self._settings.joins_pairs:
             return self._read_rows(request)
-        if triton_io.has(request, TOKEN_ID):
-            return triton_io.array(request, TOKEN_ID).reshape(-1).tolist()
-        if triton_io.has(request, QUERY) or triton_io.has(request, PASSAGE):
+        if request.has(TOKEN_ID):
+            return request.array(TOKEN_ID).reshape(-1).tolist()
+        if request.has(QUERY) or request.has(PASSAGE):
             return self._read_pairs(request)
         options = EmbedOptions.from_parameters(
-            triton_io.options(request), **self._limits, model_class=self._settings.model_class
+            request.context.options, **self._limits, model_class=self._settings.model_class
         )
         texts = instructed(self._texts(request, TEXT), options, self._settings)
         size = self._size(*instructed([""], options, self._settings))
@@ -163,24 +164,24 @@ class TritonPythonModel:
         prompt = prompt_before(options, self._settings) if self._settings.send_prompt_length else ""
         return TextBatch(texts, max_length, refuse_longer, prompt=prompt, size=size)
 
-    def _texts(self, request: PbRequest, spec: Tensor) -> list[str]:
-        return triton_io.texts(request, spec, max_total_bytes=self._settings.max_request_bytes)
+    def _texts(self, request: StepRequest, spec: Tensor) -> list[str]:
+        return request.texts(spec, max_total_bytes=self._settings.max_request_bytes)
 
     def _size(self, instruction: str = "") -> TextSize:
         return TextSize(self._settings.max_text_bytes, len(instruction.encode()))
 
-    def _read_pairs(self, request: PbRequest) -> PairBatch:
-        options = ScoreOptions.from_parameters(triton_io.options(request), **self._limits)
+    def _read_pairs(self, request: StepRequest) -> PairBatch:
+        options = ScoreOptions.from_parameters(request.context.options, **self._limits)
         queries, passages = (DistinctTexts.of(self._texts(request, side)) for side in (QUERY, PASSAGE))
         longest = self._settings.default_max_length or self._settings.max_length
         return PairBatch(queries, passages, options, longest, self._size())
 
-    def _read_rows(self, request: PbRequest) -> RerankBatch:
+    def _read_rows(self, request: StepRequest) -> RerankBatch:
         settings = self._settings
         prompt = settings.row.prompt
         marks = 0 if prompt is not None else sum(map(len, self._tokenizer.pair_marks))
         options = RerankOptions.from_parameters(
-            triton_io.options(request),
+            request.context.options,
             min_length=marks + 2,
             max_length=settings.max_length,
             model_class=settings.model_class,
@@ -262,9 +263,8 @@ class TritonPythonModel:
         return answer
 
 
-def _is_long(request: PbRequest) -> bool:
-    rows = [triton_io.array(request, side) for side in (TEXT, QUERY, PASSAGE) if triton_io.has(request, side)]
-    return sum(len(text) for texts in rows for text in texts.reshape(-1)) > _BYTES_AT_ONCE
+def _is_long(request: StepRequest) -> bool:
+    return request.byte_count((TEXT, QUERY, PASSAGE)) > _BYTES_AT_ONCE
 
 
 def _do_without_torch() -> None:

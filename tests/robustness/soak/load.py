@@ -25,7 +25,7 @@ from tests.robustness.fuzz.serving import Target
 from tests.robustness.fuzz.wires import Fate, Sender
 from tests.robustness.soak.calls import CALLS, Call, differs
 
-__all__ = ["MALFORMED", "MIXED", "Load", "Tally"]
+__all__ = ["MALFORMED", "MIXED", "Load", "MetricsPublisher"]
 
 MIXED = {"call": 70, "new client": 8, "refused call": 6, "malformed request": 14, "given up": 2}
 """What a thread does next, in parts of a hundred."""
@@ -34,7 +34,7 @@ MALFORMED = {"malformed request": 100}
 
 
 @dataclass
-class Tally:
+class MetricsPublisher:
     """What has happened so far.
 
     Attributes:
@@ -69,11 +69,11 @@ class Load:
         self._catalogue = Catalogue(served_models(self._target.http), seed)
         self._numbers = itertools.count()
         self._stopped, self._lock = threading.Event(), threading.Lock()
-        self._tally = Tally()
+        self._tally = MetricsPublisher()
         self._right: dict[str, Any] = {}
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> MetricsPublisher:
         """What has happened so far."""
         return self._tally
 

@@ -39,7 +39,14 @@ __all__ = [
 
 FINAL = 1
 
-_OVER_TRITON = ("backend.triton_io", "backend.metrics", "base", "queued_encoder")
+_OVER_TRITON = (
+    "backend.requests",
+    "backend.responses",
+    "backend.server_log",
+    "backend.metrics",
+    "base",
+    "queued_encoder",
+)
 """What the steps import that holds on to the module which stands in for Triton's."""
 
 

@@ -83,7 +83,7 @@ def test_triton_names_the_ensemble_that_was_named_already() -> None:
 
 
 def test_the_server_has_messages_with_positions() -> None:
-    assert {"triton_io.py", "cross_encoder_inputs.py", "llm_reranker_inputs.py", "icl_queries.py"} <= {
+    assert {"requests.py", "cross_encoder_inputs.py", "llm_reranker_inputs.py", "icl_queries.py"} <= {
         module for module, _ in messages_with_a_position()
     }
 

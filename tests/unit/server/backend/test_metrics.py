@@ -34,12 +34,14 @@ BULK = {**OWN, "priority": "bulk"}
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    with imported_steps(monkeypatch, "backend.metrics", "tokenizer", "encoder", "layerwise_encoder") as modules:
+    with imported_steps(
+        monkeypatch, "backend.requests", "backend.metrics", "tokenizer", "encoder", "layerwise_encoder"
+    ) as modules:
         yield modules
 
 
 def watch(steps: SimpleNamespace, *, encodes: bool = True) -> Any:
-    return steps.metrics.StepWatch({"model_name": "tiny_step", "model_version": "1"}, encodes=encodes)
+    return steps.metrics.StepMetrics({"model_name": "tiny_step", "model_version": "1"}, encodes=encodes)
 
 
 def job(steps: SimpleNamespace, took_s: float, *, waited_s: float = 0.0, tokens: int = 5, **more: Any) -> Job[Any]:
@@ -88,11 +90,11 @@ def test_everything_is_known_before_the_first_request(steps: SimpleNamespace) ->
 
 def test_requests_are_counted_by_what_they_got(steps: SimpleNamespace) -> None:
     made = watch(steps)
-    made.answered(job(steps, 0.1), {})
-    made.answered(job(steps, 0.1, bulk=True), {})
-    made.answered(job(steps, 0.1, bulk=True), RequestError("too late", "UNAVAILABLE"))
-    made.refused(False, RequestError("bad"), "")
-    made.refused(False, ValueError("of an option"), "")
+    made.on_response(job(steps, 0.1), {})
+    made.on_response(job(steps, 0.1, bulk=True), {})
+    made.on_response(job(steps, 0.1, bulk=True), RequestError("too late", "UNAVAILABLE"))
+    made.on_rejected(steps.requests.RequestContext(), RequestError("bad"))
+    made.on_rejected(steps.requests.RequestContext(), ValueError("of an option"))
     made.start()
     made.stop()
     assert value("requests_total", **INTERACTIVE, code="ok") == 1
@@ -106,9 +108,9 @@ def test_requests_are_counted_by_what_they_got(steps: SimpleNamespace) -> None:
 def test_times_are_added_up_and_counted_by_their_limits(steps: SimpleNamespace) -> None:
     made = watch(steps)
     for took_s, waited_s in [(0.004, 0.001), (0.02, 0.01), (0.3, 0.2), (60.0, 50.0)]:
-        made.answered(job(steps, took_s, waited_s=waited_s), {})
-    made.worked(0.25)
-    made.worked(0.5)
+        made.on_response(job(steps, took_s, waited_s=waited_s), {})
+    made.on_batch_done(0.25)
+    made.on_batch_done(0.5)
     made.start()
     made.stop()
     assert value("request_seconds_total", **INTERACTIVE) == pytest.approx(60.324, abs=0.5)
@@ -133,9 +135,9 @@ def test_the_log_has_sizes_and_times_and_no_text(
     path = tmp_path / "log"
     monkeypatch.setenv(REQUEST_LOG, str(path))
     made = watch(steps)
-    made.answered(job(steps, 0.1, waited_s=0.05, request_id="a-1", bulk=True), {})
-    made.answered(job(steps, 0.1), RequestError("it failed", "INTERNAL"))
-    made.refused(False, RequestError("bad"), "b-2")
+    made.on_response(job(steps, 0.1, waited_s=0.05, request_id="a-1", bulk=True), {})
+    made.on_response(job(steps, 0.1), RequestError("it failed", "INTERNAL"))
+    made.on_rejected(steps.requests.RequestContext(request_id="b-2"), RequestError("bad"))
     good, failed, refused = (json.loads(line) for line in path.read_text().splitlines())
     assert good.pop("total_ms") == pytest.approx(100, abs=90)
     assert good.pop("queue_ms") == 50.0

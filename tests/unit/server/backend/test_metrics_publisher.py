@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.metrics import BUSY, MICRO_BATCHES, QUEUE_SECONDS, WAITING_REQUESTS, Metric
-from flagtriton_server.backend.metrics_publisher import Tally
+from flagtriton_server.backend.metrics_publisher import MetricsPublisher
 
 OWN = {"deployment": "bge-m3", "step": "encoder"}
 
@@ -56,8 +56,8 @@ class Kept:
             return self.noticed.wait_for(condition, timeout=30)
 
 
-def tally(kept: Kept, errors: list[str] | None = None, every_s: float = 0.01) -> Tally:
-    return Tally(kept.open_series, OWN, ([] if errors is None else errors).append, every_s)
+def tally(kept: Kept, errors: list[str] | None = None, every_s: float = 0.01) -> MetricsPublisher:
+    return MetricsPublisher(kept.open_series, OWN, ([] if errors is None else errors).append, every_s)
 
 
 def test_what_was_added_before_and_after_the_start_is_published_once() -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flagtriton_server.backend.response_budget import AnswerRoom
+from flagtriton_server.backend.response_budget import ResponseBudget
 
 MB = 1 << 20
 
@@ -22,11 +22,11 @@ def free(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def test_an_answer_that_fits_may_be_sent(free: SimpleNamespace) -> None:
-    assert AnswerRoom().refusal(62 * MB) is None
+    assert ResponseBudget().refusal(62 * MB) is None
 
 
 def test_one_that_does_not_is_refused_and_says_what_to_do(free: SimpleNamespace) -> None:
-    refusal = AnswerRoom().refusal(64 * MB)  # the backend's pool grows by more than is asked for
+    refusal = ResponseBudget().refusal(64 * MB)  # the backend's pool grows by more than is asked for
     assert refusal is not None
     assert refusal.code == "INTERNAL"
     assert str(refusal).startswith(f"/dev/shm has {64 * MB} bytes free, and this answer needs {64 * MB}; ")
@@ -34,7 +34,7 @@ def test_one_that_does_not_is_refused_and_says_what_to_do(free: SimpleNamespace)
 
 
 def test_memory_that_an_answer_has_had_stays_there_for_the_next(free: SimpleNamespace) -> None:
-    room = AnswerRoom()
+    room = ResponseBudget()
     assert room.refusal(40 * MB) is None
     free.bytes = 0
     assert room.refusal(40 * MB) is None

@@ -13,7 +13,7 @@ import pytest
 
 from flagtriton.protocol.settings import QueueLimits
 from flagtriton_server.backend.queue import Job, WorkQueue
-from flagtriton_server.backend.scheduler import Watch, Worker
+from flagtriton_server.backend.scheduler import StepObserver, Worker
 from flagtriton_server.errors import RequestError
 from tests.support.steps.jobs import TURN, Answers, job, queue, settable_clock
 
@@ -246,19 +246,19 @@ def test_the_others_of_a_turn_run_without_those_that_are_not_wanted(clock: Simpl
     assert sorted(each for each in answers if each not in refused) == [("a", "A"), ("b", "B"), ("c", "C")]
 
 
-class Noting(Watch):
+class Noting(StepObserver):
     """Keeps what it is told; may fail."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.told: list[Any] = []
 
-    def answered(self, job: Job[Any], answer: object) -> None:
+    def on_response(self, job: Job[Any], answer: object) -> None:
         if self.error is not None:
             raise self.error
         self.told.append((job.work, answer, job.came_at <= job.taken_at <= time.monotonic()))
 
-    def worked(self, seconds: float) -> None:
+    def on_batch_done(self, seconds: float) -> None:
         self.told.append(seconds >= 0)
 
 

@@ -122,7 +122,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 def test_a_queued_step_loads_in_the_thread_that_runs(steps: SimpleNamespace) -> None:
     threads: list[int] = []
-    watch = steps.metrics.StepWatch({"model_name": "tiny_step", "model_version": "1"}, encodes=False)
+    watch = steps.metrics.StepMetrics({"model_name": "tiny_step", "model_version": "1"}, encodes=False)
     queued = steps.base.QueuedStep(QueueLimits(4, 4), 4, 1, lambda _: None, lambda work: work, watch=watch)
     worker = queued._worker
     queued.start(lambda: threads.append(threading.get_ident()))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -44,8 +45,8 @@ class Step:
     began: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     turns: list[list[str]] = field(default_factory=list)
 
-    def read(self, request: Request) -> Work:
-        work = Work(*(request.tensors[name].item() for name in ("name", "tokens")))
+    def read(self, request: Any) -> Work:
+        work = Work(*(request.pb_request.tensors[name].item() for name in ("name", "tokens")))
         if work.tokens < 0:
             raise RequestError("fewer than no tokens")
         return work
@@ -87,7 +88,7 @@ def started(
     queued_step: Any, step: Step, run: Any = None, *, instances: int = 1, timeout_s: float = 60.0, **told: Any
 ) -> Any:
     limits = QueueLimits(MOST_REQUESTS, MOST_TOKENS, timeout_s)
-    watch = queued_step.StepWatch({"model_name": "tiny_encoder", "model_version": "1"}, encodes=True)
+    watch = queued_step.StepMetrics({"model_name": "tiny_encoder", "model_version": "1"}, encodes=True)
     queued = queued_step.QueuedStep(limits, TURN, instances, step.read, run or step.run, watch=watch, **told)
     queued.start()
     return queued
@@ -131,8 +132,8 @@ def test_bulk_requests_go_behind_interactive_ones_that_come_later(queued_step: A
     assert step.turns == [["first"], ["b"], ["c"], ["a"]]
 
 
-def is_long(asked: Request) -> bool:
-    return str(asked.tensors["name"].item()).startswith("long")
+def is_long(asked: Any) -> bool:
+    return str(asked.pb_request.tensors["name"].item()).startswith("long")
 
 
 @pytest.fixture
@@ -140,7 +141,7 @@ def slow_reading(step: Step, monkeypatch: pytest.MonkeyPatch) -> threading.Event
     """Let the reading of long requests wait until this is set."""
     may_read, read = threading.Event(), step.read
 
-    def read_slowly(asked: Request) -> Work:
+    def read_slowly(asked: Any) -> Work:
         assert not is_long(asked) or may_read.wait(30)
         return read(asked)
 
@@ -248,7 +249,7 @@ def test_work_that_fails_is_an_internal_error_and_in_the_log(
     queued_step: Any, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(queued_step.triton_io.pb_utils.Logger, "log_error", lines.append)
+    monkeypatch.setattr(sys.modules["triton_python_backend_utils"].Logger, "log_error", lines.append)
 
     def run(_: list[Work]) -> list[Any]:
         raise MemoryError

@@ -60,7 +60,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    with imported_steps(monkeypatch, "encoder", "layerwise_encoder") as modules:
+    with imported_steps(monkeypatch, "backend.requests", "encoder", "layerwise_encoder") as modules:
         yield modules
 
 
@@ -243,7 +243,7 @@ class Told:
 
     def __init__(self, args: Any, settings: Any, read: Callable[[Request], Any], _: object) -> None:
         self.args, self.settings, self.read = args, settings, read
-        self.watch = SimpleNamespace(passed=lambda tokens, places: None)
+        self.watch = SimpleNamespace(on_forward_pass=lambda tokens, places: None)
 
     def start(self, load: Callable[[], None]) -> None:
         load()
@@ -261,7 +261,7 @@ def test_a_step_counts_a_requests_tokens_without_padding(
     settings = settings_of(checkpoints, name)
     told = begun(steps, settings)._queued
     assert (told.settings, told.args["model_name"]) == (settings, "tiny_step")
-    assert told.read(request(BULK)).tokens == sum(map(len, BULK)) < ids(*BULK).size
+    assert told.read(steps.requests.StepRequest.of(request(BULK))).tokens == sum(map(len, BULK)) < ids(*BULK).size
 
 
 @pytest.mark.parametrize("name", ["bert, pooled", "lightweight"])

@@ -29,7 +29,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    with imported_steps(monkeypatch, "tokenizer") as modules:
+    with imported_steps(monkeypatch, "backend.requests", "tokenizer") as modules:
         yield modules
 
 
@@ -258,8 +258,10 @@ def test_a_request_is_refused_untokenised_while_the_encoder_says_it_is_full(toke
     [(texts("x" * 40, "x" * 4), 13), (pairs(("x" * 8, "x" * 40), ("x" * 8, "x" * 4)), 16), (token_ids(3, 4, 5), 3)],
     ids=["texts", "pairs, of which the query counts once", "token ids"],
 )
-def test_the_room_that_a_request_takes_is_about_its_tokens(tokenizer: Any, request_: Request, tokens: int) -> None:
-    assert tokenizer._read(request_).tokens == tokens
+def test_the_room_that_a_request_takes_is_about_its_tokens(
+    steps: SimpleNamespace, tokenizer: Any, request_: Request, tokens: int
+) -> None:
+    assert tokenizer._read(steps.requests.StepRequest.of(request_)).tokens == tokens
 
 
 def test_no_more_waits_for_the_tokenizer_than_it_is_told(steps: SimpleNamespace, checkpoint: Path) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.backend.triton_io`, with a stand-in for the module that exists only inside Triton's stub."""
+"""`backend.requests` and `backend.responses`, with a stand-in for the module that exists only inside Triton's stub."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,9 @@ class FakeRequest:
     def request_id(self) -> str:
         return ""
 
+    def timeout(self) -> int:
+        return 0
+
 
 class FakeLogger:
     """`pb_utils.Logger`."""
@@ -84,6 +87,9 @@ def _text_tensor(request: FakeRequest, name: str) -> FakeTensor:
     return FakeTensor(name, np.array(request.rows, dtype=object).reshape(-1, 1))
 
 
+MODULES = tuple(f"flagtriton_server.backend.{name}" for name in ("requests", "responses", "server_log"))
+
+
 @pytest.fixture
 def triton_io(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     backend = ModuleType("triton_python_backend_utils")
@@ -97,14 +103,17 @@ def triton_io(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     }.items():
         setattr(backend, name, value)
     monkeypatch.setitem(sys.modules, backend.__name__, backend)
-    sys.modules.pop("flagtriton_server.backend.triton_io", None)
-    yield importlib.import_module("flagtriton_server.backend.triton_io")
-    sys.modules.pop("flagtriton_server.backend.triton_io", None)
+    for module in MODULES:
+        sys.modules.pop(module, None)
+    requests, responses, server_log = (importlib.import_module(module) for module in MODULES)
+    yield SimpleNamespace(respond=responses.respond, open=requests.StepRequest.of, log_info=server_log.log_info)
+    for module in MODULES:
+        sys.modules.pop(module, None)
 
 
-def number(request: FakeRequest) -> int:
+def number(request: Any) -> int:
     """Return the request's one number; a stand-in for a step's `_read`."""
-    (value,) = request.rows
+    (value,) = request.pb_request.rows
     if value < 0:
         raise RequestError(f"{value} is negative")
     return value
@@ -175,7 +184,7 @@ def test_an_error_keeps_the_code_it_names(triton_io: Any) -> None:
 def test_a_cancelled_request_is_answered_without_being_read(triton_io: Any) -> None:
     read: list[int] = []
 
-    def note(request: FakeRequest) -> int:
+    def note(request: Any) -> int:
         read.append(number(request))
         return read[-1]
 
@@ -203,7 +212,7 @@ def test_an_error_of_the_step_itself_is_not_hidden(triton_io: Any) -> None:
 
 
 def texts(triton_io: Any, rows: list[bytes], max_total_bytes: int = 1000) -> list[str]:
-    return triton_io.texts(FakeRequest(rows), TEXT, max_total_bytes=max_total_bytes)
+    return triton_io.open(FakeRequest(rows)).texts(TEXT, max_total_bytes=max_total_bytes)
 
 
 def test_texts_are_decoded_from_utf8(triton_io: Any) -> None:
@@ -245,19 +254,19 @@ def test_invalid_utf8_names_its_row_byte_and_position(triton_io: Any) -> None:
 
 def test_invalid_utf8_fails_its_request_alone(triton_io: Any) -> None:
     requests = [FakeRequest([b"\xff"]), FakeRequest([b"abc"])]
-    responses = triton_io.respond(requests, lambda r: len(texts(triton_io, r.rows)[0]), doubled)
+    responses = triton_io.respond(requests, lambda r: len(r.texts(TEXT, max_total_bytes=1000)[0]), doubled)
     assert responses[0].error.code == FakeError.INVALID_ARG
     assert outcomes(responses)[1] == [[[6]]]
 
 
 def test_options_keep_the_types_they_were_sent_with(triton_io: Any) -> None:
     sent = {"max_length": 8, "normalize": False, "input_type": "query"}
-    assert triton_io.options(FakeRequest([], json.dumps(sent))) == sent
+    assert triton_io.open(FakeRequest([], json.dumps(sent))).context.options == sent
 
 
 @pytest.mark.parametrize("sent", ["", "{}"])
 def test_a_request_without_parameters_has_no_options(triton_io: Any, sent: str) -> None:
-    assert triton_io.options(FakeRequest([], sent)) == {}
+    assert triton_io.open(FakeRequest([], sent)).context.options == {}
 
 
 def test_a_log_line_says_whose_it_is(triton_io: Any) -> None:
