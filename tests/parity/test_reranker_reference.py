@@ -2,7 +2,7 @@
 """Encoder rerankers through the server, against FlagEmbedding 1.4.2 and against transformers' own pairs, fp32.
 
 On transformers 5 FlagEmbedding makes texts of its tokens again and loses empty passages and unknown tokens on the way
-(`flagembedding-behaviour.md` §10.3); there the tokenizer's own encoding of a pair is the measure, as in its older ways.
+(docs/reference-behaviour.md#encoder-reranker-pairs); there the tokenizer's own encoding of a pair is the measure.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def examples_prefix(examples: Sequence[Example] | None, example_format: str, ins
     """Return the text that stands before a query.
 
     Each example, and the last one too, is followed by an empty line; an empty list makes one empty line, None no text
-    (`flagembedding-behaviour.md` §7.1).
+    (docs/reference-behaviour.md#icl-examples).
 
     Args:
         examples: a missing `query` or `response` is an empty text.

@@ -29,7 +29,7 @@ def colbert_lengths(token_counts: NDArray[np.int64]) -> NDArray[np.int64]:
 def colbert_vectors(states: Tensor, token_counts: NDArray[np.int64], head: Head, options: EmbedOptions) -> Tensor:
     """Return W h + b of every token but each text's first, cut and normalised as `options` say.
 
-    The formula is that of `flagembedding-behaviour.md` §4.2.
+    The formula is that of docs/reference-behaviour.md#m3-vectors.
 
     Args:
         states: `[N, D]` hidden states, text by text.

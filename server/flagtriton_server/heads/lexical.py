@@ -2,7 +2,7 @@
 """BGE-M3's sparse output: a weight for every distinct token of a text. Memory grows with tokens, not the vocabulary.
 
 A token's weight is relu(w · h + b); a text's weight for a token id is the greatest among that id's tokens
-(`flagembedding-behaviour.md` §4.2 and §4.3, after BGE M3-Embedding, arXiv 2402.03216, section 3.2).
+(docs/reference-behaviour.md#m3-vectors and #m3-encode, after BGE M3-Embedding, arXiv 2402.03216, section 3.2).
 """
 
 from __future__ import annotations

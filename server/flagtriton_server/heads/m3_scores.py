@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BGE-M3's five scores of pairs (`flagembedding-behaviour.md` §4.5). Knows nothing of requests.
+"""BGE-M3's five scores of pairs (docs/reference-behaviour.md#m3-scores). Knows nothing of requests.
 
 Every pair is scored by itself: neither its score nor the memory it takes depends on the pairs beside it.
 """

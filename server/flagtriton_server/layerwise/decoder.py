@@ -2,7 +2,8 @@
 """The decoder of layered rerankers, MiniCPM's or Gemma-2's, one layer at a time over texts that lie end to end.
 
 Written from the papers' mathematics (Hu et al., "MiniCPM", 2024; Gemma Team, "Gemma 2", 2024) and
-`flagembedding-behaviour.md` §12.3 and §13.5. Parameters have the names that the released checkpoints give them.
+docs/reference-behaviour.md#layerwise-scores and #lightweight-scores. Parameters have the names that the released
+checkpoints give them.
 Attention scores are not soft-capped: the lightweight reranker's are not in FlagEmbedding, with which it was trained.
 """
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The architecture of a layered reranker, read from its `config.json`: MiniCPM or Gemma-2. Imports no torch.
 
-Both are decoders whose every later layer may be scored by a head; `flagembedding-behaviour.md` §12.3 and §13.
+Both are decoders whose every later layer may be scored by a head: docs/reference-behaviour.md#layerwise-scores and
+#lightweight-scores.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Neighbouring tokens of a passage become one, their mean, in the middle of a network; queries and prompts stay.
 
-The lightweight reranker's token compression, `flagembedding-behaviour.md` §13.2.
+The lightweight reranker's token compression, docs/reference-behaviour.md#token-compression.
 """
 
 from __future__ import annotations

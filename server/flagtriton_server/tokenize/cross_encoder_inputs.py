@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of query and passage to one row of token ids each, joined as ids; `flagembedding-behaviour.md` §10.3."""
+"""Pairs of query and passage to one row of token ids each, joined as ids.
+
+docs/reference-behaviour.md#encoder-reranker-pairs has the rule.
+"""
 
 from __future__ import annotations
 

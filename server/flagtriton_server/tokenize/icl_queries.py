@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries behind few-shot examples, to ragged token ids; `flagembedding-behaviour.md` §7.3 has the rules.
+"""Queries behind few-shot examples, to ragged token ids; docs/reference-behaviour.md#icl-queries has the rules.
 
 A query is cut as tokens, made a text again, and tokenised once more between its prefix and suffix: FlagEmbedding's way,
 and what bge-en-icl was trained on.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairs of query and passage as an LLM reranker reads them: both, and a question about them, joined as token ids.
 
-`flagembedding-behaviour.md` §11.2: a beginning-of-text token, the query, a line break, the passage, a line break, the
-prompt. Each part is tokenised by itself.
+docs/reference-behaviour.md#llm-reranker-pairs: a beginning-of-text token, the query, a line break, the passage, a line
+break, the prompt. Each part is tokenised by itself.
 """
 
 from __future__ import annotations

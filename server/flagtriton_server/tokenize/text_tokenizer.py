@@ -27,7 +27,7 @@ __all__ = ["TextBatch", "TextTokenizer", "ragged"]
 
 
 _UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
-"""Special tokens without a lexical weight, where a tokenizer has them (`flagembedding-behaviour.md` §4.3). A BERT
+"""Special tokens without a lexical weight, where a tokenizer has them (docs/reference-behaviour.md#m3-encode). A BERT
 tokenizer has no `eos_token`: its `[SEP]` has a weight."""
 
 

@@ -84,7 +84,7 @@ def test_many_texts_are_weighed_as_the_definition_says() -> None:
     weights = np.maximum(generator.normal(size=44), 0).astype(np.float32)
     expected: list[list[tuple[int, float]]] = []
     rest = iter(weights.tolist())
-    for text in texts:  # FlagEmbedding's own loop, `flagembedding-behaviour.md` §4.3
+    for text in texts:  # FlagEmbedding's own loop, docs/reference-behaviour.md#m3-encode
         result: dict[int, float] = {}
         for token in text:
             weight = next(rest)

@@ -45,7 +45,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 
 
 class Formulas:
-    """`flagembedding-behaviour.md` §4.2 and §4.5, text by text and pair by pair, from transformers' own model."""
+    """docs/reference-behaviour.md#m3-vectors and #m3-scores, text by text and pair by pair."""
 
     def __init__(self, checkpoint: Path) -> None:
         self.model = AutoModel.from_pretrained(checkpoint).eval()

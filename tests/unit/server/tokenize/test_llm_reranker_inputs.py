@@ -215,7 +215,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def built_again(
     tokenizer: Any, pair: tuple[str, str], query_max_length: int, max_length: int, prompt: str
 ) -> list[int]:
-    """Return a row as `flagembedding-behaviour.md` §11.2 has it, step by step."""
+    """Return a row as docs/reference-behaviour.md#llm-reranker-pairs has it, step by step."""
 
     def ids(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False).input_ids
