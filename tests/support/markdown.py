@@ -95,8 +95,6 @@ def sentences(text: str) -> Iterator[Sentence]:
             number = number if block else line.number
             # A code span or a link may go on in the next line, so the block is joined before it is read.
             block = f"{block} {_ITEM.sub('', line.text).strip()}".strip()
-            if line.text.endswith("  "):
-                block = f"{block}."
         if block:
             block = _plain(block)
 
