@@ -7,11 +7,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := --constraint constraints.txt
+UNIT := tests/unit tests/properties tests/files
+WORKERS ?= auto
 
 .PHONY: help
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  PYTHON=…       the interpreter for .venv (now: $(PYTHON))"
+	@echo "  ARGS=…         more arguments of pytest, as -k utf"
+	@echo "  WORKERS=…      processes that run unit tests (now: $(WORKERS))"
 
 .PHONY: venv
 venv: $(VENV)/.installed ## make .venv, with the flagtriton command in it
@@ -21,12 +25,14 @@ demo: venv ## serve a real model with Triton and search some sentences
 	@$(BIN)/python -m flagtriton_tools.demo --out demo
 
 .PHONY: test
-test: $(VENV)/.installed-reference ## run the whole suite, the real server included
-	$(BIN)/python -m pytest $(ARGS)
+test: unit ## run the whole suite, the real server included
+	$(BIN)/python -m pytest tests/server tests/parity $(ARGS)
 
+# Exit code 5: no test was selected, which ARGS may ask for.
 .PHONY: unit
-unit: $(VENV)/.installed-reference ## run the tests that need no server
-	$(BIN)/python -m pytest tests/unit tests/properties tests/files $(ARGS)
+unit: $(VENV)/.installed-reference ## run the tests that need no server, on all cores
+	$(BIN)/python -m pytest $(UNIT) -m "not alone" --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(UNIT) -m alone $(ARGS) || [ $$? -eq 5 ]
 
 .PHONY: server
 server: $(VENV)/.installed-reference ## run the tests on a real server, but for the documentation's

@@ -43,6 +43,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert not modules & HEAVY
 
 
+@pytest.mark.alone
 def test_importing_the_package_takes_a_moment() -> None:
     assert min(imported()[0] for _ in range(3)) < LONGEST_IMPORT_S
 

@@ -107,6 +107,7 @@ def test_the_table_holds_double_precision() -> None:
     assert (scores.dtype, scores.tolist()) == (np.float64, [[2049]])
 
 
+@pytest.mark.alone
 def test_a_million_scores_take_less_than_ten_seconds() -> None:
     one, other = texts(1000, 4, 30_000, 60), texts(1000, 5, 30_000, 60)
     began = time.monotonic()
