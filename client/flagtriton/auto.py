@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The factories that find the class for a model name."""
+"""`FlagAutoModel` and `FlagAutoReranker`: factories that choose the class for a model name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from flagtriton.embedders.encoder import FlagModel
 from flagtriton.embedders.icl import FlagICLModel
 from flagtriton.embedders.pseudo_moe import FlagPseudoMoEModel
 from flagtriton.m3.model import BGEM3FlagModel
+from flagtriton.remote.base import FOUND_MODEL
 from flagtriton.remote.compatibility import served_class
 from flagtriton.remote.connection import ConnectionSettings
 from flagtriton.remote.model import ServedModel
@@ -33,7 +34,7 @@ _EMBEDDERS: Final[dict[EmbedderModelClass, type[AbsEmbedder]]] = {
 
 
 class FlagAutoModel:
-    """Not to be instantiated: call `from_finetuned`."""
+    """A namespace for `from_finetuned`; it has no instances."""
 
     def __init__(self) -> None:
         raise OSError(
@@ -57,43 +58,43 @@ class FlagAutoModel:
         truncate_dim: int | None = None,
         **kwargs: Any,
     ) -> AbsEmbedder:
-        """Return the embedder that talks to the deployment of `model_name_or_path`.
+        """Return the embedder for the deployment of `model_name_or_path`.
 
         Args:
             model_name_or_path: a deployment's name, or the checkpoint it was made from.
-            model_class: one of `EmbedderModelClass`; None takes the model table's, or for a name it lacks, what
-                the server says.
+            model_class: one of `EmbedderModelClass`; None takes the model table's, or the deployment's for a name that
+                the table lacks.
             normalize_embeddings: return unit vectors.
             use_fp16: permits half precision.
-            use_bf16: likewise.
+            use_bf16: permits bfloat16.
             query_instruction_for_retrieval: put before queries.
             devices: compared with the deployment's.
-            pooling_method: None takes the model table's, else the deployment's; with `model_class` given it is the
-                class's own, as in FlagEmbedding. Another than is served is refused.
-            trust_remote_code: None takes what is served.
-            query_instruction_format: None takes the model table's, else the deployment's; with `model_class`
-                given it is `"{}{}"`, as in FlagEmbedding.
-            truncate_dim: keep the first so many components, before normalising.
-            **kwargs: further arguments of the class, and the fields of `ConnectionSettings`, `url` first.
+            pooling_method: None takes the model table's, else the deployment's; together with `model_class` it takes
+                the class' default, as in FlagEmbedding.
+            trust_remote_code: None takes the deployment's.
+            query_instruction_format: None takes the model table's, else the deployment's; together with `model_class`
+                it is `"{}{}"`, as in FlagEmbedding.
+            truncate_dim: number of leading components to keep, before normalisation.
+            **kwargs: other arguments of the class, and the fields of `ConnectionSettings`.
 
         Raises:
             ValueError: `model_class` is no class of FlagEmbedding's.
-            ModelNotServedError: neither the model table nor the server knows the name; a `ValueError`, too.
+            ModelNotServedError: neither the model table nor the server knows the name; also a `ValueError`.
             FlagTritonError: as `AbsEmbedder`.
         """
         known = EMBEDDERS.get(checkpoint_name(model_name_or_path))
         if model_class is not None:
-            chosen = EmbedderModelClass(model_class)
-            pooling, instruction_format = _EMBEDDERS[chosen].DEFAULT_POOLING_METHOD, "{}{}"
+            resolved_class = EmbedderModelClass(model_class)
+            pooling, instruction_format = _EMBEDDERS[resolved_class].DEFAULT_POOLING_METHOD, "{}{}"
         elif known is not None:
-            chosen = known.model_class
+            resolved_class = known.model_class
             pooling, instruction_format = known.pooling_method.value, known.query_instruction_format
         else:
-            served = ServedModel.find(checkpoint_name(model_name_or_path), ConnectionSettings.taken_from(dict(kwargs)))
-            kwargs["transport"] = served.transport
-            chosen, deployment = served_class(served, "embed", EmbedderModelClass), served.deployment
+            served = ServedModel.find(checkpoint_name(model_name_or_path), ConnectionSettings.pop_from(kwargs))
+            kwargs[FOUND_MODEL] = served
+            resolved_class, deployment = served_class(served, "embed", EmbedderModelClass), served.deployment
             pooling, instruction_format = deployment.pooling_method, deployment.query_instruction_format
-        return _EMBEDDERS[chosen](
+        return _EMBEDDERS[resolved_class](
             model_name_or_path,
             normalize_embeddings=normalize_embeddings,
             use_fp16=use_fp16,
@@ -117,7 +118,7 @@ _RERANKERS: Final[dict[RerankerModelClass, type[AbsReranker]]] = {
 
 
 class FlagAutoReranker:
-    """Not to be instantiated: call `from_finetuned`."""
+    """A namespace for `from_finetuned`; it has no instances."""
 
     def __init__(self) -> None:
         raise OSError(
@@ -134,15 +135,15 @@ class FlagAutoReranker:
         trust_remote_code: bool | None = None,
         **kwargs: Any,
     ) -> AbsReranker:
-        """Return the reranker that talks to the deployment of `model_name_or_path`.
+        """Return the reranker for the deployment of `model_name_or_path`.
 
         Args:
             model_name_or_path: a deployment's name, or the checkpoint it was made from.
-            model_class: one of `RerankerModelClass`; None takes the model table's, or for a name it lacks, what the
-                server says.
+            model_class: one of `RerankerModelClass`; None takes the model table's, or the deployment's for a name that
+                the table lacks.
             use_fp16: permits half precision.
-            trust_remote_code: None takes what is served.
-            **kwargs: further arguments of the class, and the fields of `ConnectionSettings`, `url` first.
+            trust_remote_code: None takes the deployment's.
+            **kwargs: other arguments of the class, and the fields of `ConnectionSettings`.
 
         Raises:
             ValueError: `model_class` is no class of FlagEmbedding's.
@@ -150,11 +151,13 @@ class FlagAutoReranker:
         """
         known = RERANKERS.get(checkpoint_name(model_name_or_path))
         if model_class is not None:
-            chosen = RerankerModelClass(model_class)
+            resolved_class = RerankerModelClass(model_class)
         elif known is not None:
-            chosen = known.model_class
+            resolved_class = known.model_class
         else:
-            served = ServedModel.find(checkpoint_name(model_name_or_path), ConnectionSettings.taken_from(dict(kwargs)))
-            kwargs["transport"] = served.transport
-            chosen = served_class(served, "rerank", RerankerModelClass)
-        return _RERANKERS[chosen](model_name_or_path, use_fp16=use_fp16, trust_remote_code=trust_remote_code, **kwargs)
+            served = ServedModel.find(checkpoint_name(model_name_or_path), ConnectionSettings.pop_from(kwargs))
+            kwargs[FOUND_MODEL] = served
+            resolved_class = served_class(served, "rerank", RerankerModelClass)
+        return _RERANKERS[resolved_class](
+            model_name_or_path, use_fp16=use_fp16, trust_remote_code=trust_remote_code, **kwargs
+        )

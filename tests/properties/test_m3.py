@@ -86,7 +86,7 @@ def test_every_text_gets_its_own_outputs(
     quiet = fake_m3(answer, max_batch_size=max_batch_size)
     with (
         mock.patch("flagtriton.remote.model._BYTES_PER_REQUEST", max_bytes),
-        mock.patch("flagtriton.m3.model._COLBERT_BYTES_PER_REPLY", reply_bytes),
+        mock.patch("flagtriton.m3.encode._COLBERT_BYTES_PER_REPLY", reply_bytes),
     ):
         outputs(quiet, texts)
         fake, unruly = in_trouble(quiet, trouble)
@@ -153,7 +153,7 @@ def test_weights_by_id_become_weights_by_token_and_no_id_is_asked_for_twice(
 def test_lexical_scores_of_two_lists_are_those_of_every_two_texts(
     queries: list[dict[str, float]], passages: list[dict[str, float]], columns: int
 ) -> None:
-    with mock.patch("flagtriton.m3.output._COLUMNS_AT_ONCE", columns):
+    with mock.patch("flagtriton.m3.output._BLOCK_COLUMNS", columns):
         scores = lexical_matching_scores(queries, passages)
     expected = [[lexical_matching_score(query, passage) for passage in passages] for query in queries]
     assert scores.shape == (len(queries), len(passages))

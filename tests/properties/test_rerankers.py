@@ -61,7 +61,7 @@ def test_every_pair_gets_its_own_scores_and_is_answered_once(
             return getattr(model, method)(asked, batch_size=batch_size)
 
     quiet = served(layers, max_batch_size)
-    with mock.patch("flagtriton.rerankers.base._BYTES_OF_A_REQUEST", max_bytes):
+    with mock.patch("flagtriton.rerankers.base._BYTES_PER_REQUEST", max_bytes):
         scores(quiet, pairs)
         fake, unruly = in_trouble(quiet, trouble)
         together = scores(fake, pairs, trouble.concurrency)

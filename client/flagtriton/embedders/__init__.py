@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedder classes, each with FlagEmbedding's constructor and methods."""
+"""Embedders with the constructors and methods of FlagEmbedding's classes."""

@@ -1,60 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all embedders share: FlagEmbedding's constructor and methods, answered by a server.
-
-Knows what FlagEmbedding's arguments mean; how requests are made and sent is `served`'s business.
-"""
+"""`AbsEmbedder`: the constructor and methods that FlagEmbedding's embedders share, answered by a server."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from flagtriton.errors import MissingExtraError
 from flagtriton.protocol.instructions import apply_instruction, check_instruction_format
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH, DENSE_VECS
 from flagtriton.protocol.text import check_encodable
 from flagtriton.remote.base import ServedObject
 from flagtriton.remote.compatibility import refuse_mismatch, warn_of_differences
-from flagtriton.remote.encode_call import EncodeCall, as_output, kept_components, progress_wish
-from flagtriton.remote.inputs import as_text_list
+from flagtriton.remote.inputs import as_text_list, pop_show_progress, resolve_truncate_dim
 from flagtriton.types import DeviceSpec, EmbeddingOutput
 
-__all__ = ["AbsEmbedder"]
+__all__ = ["AbsEmbedder", "EncodeCall"]
 
 _PASSAGE_ARGUMENTS = ("passage_instruction_for_retrieval", "passage_instruction_format")
 
 
-class AbsEmbedder(ServedObject):
-    """An embedder of FlagEmbedding's, served by Triton.
+@dataclass(frozen=True)
+class EncodeCall:
+    """The parsed arguments of one call of `encode`, `encode_queries` or `encode_corpus`.
 
-    Attributes are read at every call, so changing one (`normalize_embeddings`, say) changes the next answer; only
-    the two passage arguments are read from `kwargs`, as FlagEmbedding does.
+    Attributes:
+        texts: texts behind the caller's instruction.
+        single: whether the argument was a single `str`.
+        options: options of every request.
+        max_rows: texts of one request, at most.
+        show_progress: progress bar of this call; None takes the object's setting.
+    """
+
+    texts: list[str]
+    single: bool
+    options: EmbedOptions
+    max_rows: int
+    show_progress: bool | None
+
+    @property
+    def sent(self) -> list[str]:
+        """The texts to send: one empty text for an empty list, as the result's width is the server's."""
+        return self.texts or [""]
+
+
+class AbsEmbedder(ServedObject):
+    """An embedder with FlagEmbedding's API, served by Triton.
+
+    Every call reads the attributes again, so an assignment such as `normalize_embeddings = False` changes the next
+    result. The two passage arguments are read from `kwargs`, as in FlagEmbedding.
 
     Args:
-        model_name_or_path: a deployment's name, or the checkpoint it was made from: its last path part counts.
+        model_name_or_path: a deployment's name, or the checkpoint it was made from, whose last path part counts.
         normalize_embeddings: return unit vectors.
-        use_fp16: permits half precision; the deployment's precision holds.
-        use_bf16: likewise; a deployment with another precision gets a warning.
-        query_instruction_for_retrieval: put before queries. None leaves it to the deployment, which has one
-            only if it was added with `--query-instruction`.
-        query_instruction_format: two fields, instruction and text.
+        use_fp16: permits half precision; the deployment decides.
+        use_bf16: permits bfloat16; a deployment with another precision gets a warning.
+        query_instruction_for_retrieval: put before queries; None takes the deployment's instruction, if it has one.
+        query_instruction_format: format with two fields, instruction and text.
         devices: compared with the deployment's.
         batch_size: texts of one request, at most.
-        query_max_length: tokens of a query, special tokens included; 512 stands for the smaller of 512 and
-            what the deployment allows.
-        passage_max_length: likewise, for passages and `encode`.
+        query_max_length: tokens of a query, special tokens included; the default means 512 or the deployment's
+            maximum, whichever is smaller.
+        passage_max_length: tokens of a passage or of a text of `encode`, with the same default.
         convert_to_numpy: False returns torch tensors.
-        truncate_dim: keep the first so many components, before normalising; negative drops some from the end.
-        **kwargs: the fields of `ConnectionSettings` (`url`, `headers`, `ssl`, `timeout_s`, `concurrency`,
-            `retries`, `show_progress`), and FlagEmbedding's `passage_instruction_for_retrieval` and
-            `passage_instruction_format`. Anything else is kept as an attribute and warned of.
+        truncate_dim: number of leading components to keep, before normalisation; a negative number drops trailing ones.
+        **kwargs: the fields of `ConnectionSettings`, and FlagEmbedding's `passage_instruction_for_retrieval` and
+            `passage_instruction_format`. Others are kept as attributes, with a warning.
 
     Raises:
-        ModelNotServedError: the server has no such deployment; the message lists what it has.
-        DeploymentMismatchError: the deployment would answer another question.
-        ServerUnavailableError: the server does not answer.
+        ModelNotServedError: the server has no such deployment; the message lists those there are.
+        DeploymentMismatchError: the deployment's results would differ from those that the arguments ask for.
+        ServerUnavailableError: the server does not reply.
     """
 
     DEFAULT_POOLING_METHOD: ClassVar[str]
@@ -102,7 +124,7 @@ class AbsEmbedder(ServedObject):
         instruction_format: str | None = None,
         **kwargs: Any,
     ) -> EmbeddingOutput:
-        """Return the embeddings of texts as they are, without the deployment's instructions.
+        """Return the embeddings of texts, without the deployment's instructions.
 
         Args:
             sentences: one text, or several.
@@ -110,15 +132,15 @@ class AbsEmbedder(ServedObject):
             max_length: tokens of a text, special tokens included; None is `passage_max_length`.
             convert_to_numpy: False returns a torch tensor.
             instruction: put before every text.
-            instruction_format: two fields, instruction and text; None is `"{}{}"`.
+            instruction_format: format with two fields, instruction and text; None is `"{}{}"`.
             **kwargs: `show_progress=`.
 
         Returns:
-            float32, `[D]` for a `str`, `[B, D]` for a list.
+            float32, `[D]` for a `str`, `[B, D]` for a list of B texts.
 
         Raises:
-            TypeError: a text is no `str`; it is named by its index.
-            InvalidRequestError: the deployment refused an option, e.g. a `max_length` beyond its own.
+            TypeError: a text is no `str`; the message names its index.
+            InvalidRequestError: the deployment refused an option, such as a `max_length` beyond its own.
         """
         call = self._text_call(sentences, batch_size, max_length, instruction, instruction_format, kwargs)
         return self._dense(call, convert_to_numpy)
@@ -131,7 +153,7 @@ class AbsEmbedder(ServedObject):
         convert_to_numpy: bool | None = None,
         **kwargs: Any,
     ) -> EmbeddingOutput:
-        """Return the embeddings of queries, behind `query_instruction_for_retrieval`; see `encode`."""
+        """Return the embeddings of queries behind `query_instruction_for_retrieval`; see `encode`."""
         return self._dense(self._query_call(queries, batch_size, max_length, kwargs), convert_to_numpy)
 
     def encode_corpus(
@@ -142,7 +164,7 @@ class AbsEmbedder(ServedObject):
         convert_to_numpy: bool | None = None,
         **kwargs: Any,
     ) -> EmbeddingOutput:
-        """Return the embeddings of passages, behind `passage_instruction_for_retrieval`; see `encode`."""
+        """Return the embeddings of passages behind `passage_instruction_for_retrieval`; see `encode`."""
         return self._dense(self._corpus_call(corpus, batch_size, max_length, kwargs), convert_to_numpy)
 
     def encode_single_device(
@@ -154,7 +176,7 @@ class AbsEmbedder(ServedObject):
         device: str | None = None,
         **kwargs: Any,
     ) -> EmbeddingOutput:
-        """Return what `encode` returns; `device` is the server's business and ignored."""
+        """Return the result of `encode`; `device` has no effect."""
         return self.encode(sentences, batch_size, self._length(None, max_length), convert_to_numpy, **kwargs)
 
     @staticmethod
@@ -165,23 +187,18 @@ class AbsEmbedder(ServedObject):
     def encode_multi_process(
         self, sentences: str | Iterable[str], pool: object = None, **kwargs: Any
     ) -> EmbeddingOutput:
-        """Return what `encode` returns."""
+        """Return the result of `encode`."""
         return self.encode(sentences, **kwargs)
 
     def _compare_with_deployment(
-        self,
-        devices: DeviceSpec,
-        pooling_method: str | None,
-        trust_remote_code: bool | None,
-        cache_dir: str | None,
+        self, devices: DeviceSpec, pooling_method: str | None, trust_remote_code: bool | None, cache_dir: str | None
     ) -> None:
-        lengths = {"query_max_length": self.query_max_length, "passage_max_length": self.passage_max_length}
         refuse_mismatch(
             self.served.name,
             self.served.deployment,
             model_classes=self.MODEL_CLASSES,
             pooling_method=pooling_method,
-            max_lengths=lengths,
+            max_lengths={"query_max_length": self.query_max_length, "passage_max_length": self.passage_max_length},
         )
         warn_of_differences(
             self.served.name,
@@ -195,11 +212,11 @@ class AbsEmbedder(ServedObject):
             ignored=[name for name in self.kwargs if name not in _PASSAGE_ARGUMENTS],
         )
 
-    def _length(self, asked: int | None, configured: int) -> int:
-        if asked is not None:
-            return asked
-        most = self.served.deployment.max_length
-        return min(configured, most) if configured == DEFAULT_MAX_LENGTH else configured
+    def _length(self, max_length: int | None, default: int) -> int:
+        """Return the call's maximal length, else the object's; tokens."""
+        if max_length is not None:
+            return max_length
+        return min(default, self.served.deployment.max_length) if default == DEFAULT_MAX_LENGTH else default
 
     def _text_call(
         self,
@@ -237,34 +254,45 @@ class AbsEmbedder(ServedObject):
         batch_size: int | None,
         extra: dict[str, Any],
     ) -> EncodeCall:
-        show_progress = progress_wish(extra)
+        show_progress = pop_show_progress(extra)
         texts, single = as_text_list(sentences, argument)
         instruction_format, instruction = instruct
         if instruction is not None:
             check_encodable(instruction, "the instruction")
             check_instruction_format(instruction_format)
             texts = [apply_instruction(instruction_format, instruction, text) for text in texts]
-        options = self._complete(options, instructed=instruction is not None)
-        return EncodeCall(texts, single, options, self._rows(batch_size), show_progress)
+        options = replace(
+            options,
+            input_type=options.input_type if instruction is None else None,  # no second instruction by the server
+            normalize=self.normalize_embeddings,
+            truncate_dim=resolve_truncate_dim(self.truncate_dim, self.served.deployment.hidden_size),
+        )
+        return EncodeCall(texts, single, options, self._max_rows(batch_size), show_progress)
 
-    def _rows(self, batch_size: int | None) -> int:
-        rows = self.batch_size if batch_size is None else batch_size
-        if rows < 1:
-            raise ValueError(f"batch_size is {rows}, expected at least 1")
-        return rows
+    def _max_rows(self, batch_size: int | None) -> int:
+        max_rows = self.batch_size if batch_size is None else batch_size
+        if max_rows < 1:
+            raise ValueError(f"batch_size is {max_rows}, expected at least 1")
+        return max_rows
 
     def _dense(self, call: EncodeCall, convert_to_numpy: bool | None) -> EmbeddingOutput:
         vectors = self.served.embed(
             call.sent, call.options, DENSE_VECS, max_rows=call.max_rows, show_progress=call.show_progress
         )[: len(call.texts)]
-        wanted = self.convert_to_numpy if convert_to_numpy is None else convert_to_numpy
-        return as_output(vectors[0] if call.single else vectors, to_numpy=wanted)
+        to_numpy = self.convert_to_numpy if convert_to_numpy is None else convert_to_numpy
+        return _as_numpy_or_torch(vectors[0] if call.single else vectors, to_numpy=to_numpy)
 
-    def _complete(self, options: EmbedOptions, *, instructed: bool) -> EmbedOptions:
-        """Return the options with this object's own; a text that bears its instruction already gets no other."""
-        return replace(
-            options,
-            input_type=None if instructed else options.input_type,
-            normalize=self.normalize_embeddings,
-            truncate_dim=kept_components(self.truncate_dim, self.served.deployment.hidden_size),
-        )
+
+def _as_numpy_or_torch(vectors: NDArray[np.float32], *, to_numpy: bool) -> EmbeddingOutput:
+    """Return vectors as they are, or as a torch tensor that shares their memory.
+
+    Raises:
+        MissingExtraError: a tensor is asked for and torch is not installed.
+    """
+    if to_numpy:
+        return vectors
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("convert_to_numpy=False returns torch tensors: pip install torch") from error
+    return torch.from_numpy(vectors)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoder-only embedders: the vector is the last token's."""
+"""`FlagLLMModel`: decoder-only embedders, whose vector is the last token's."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["FlagLLMModel"]
 class FlagLLMModel(AbsEmbedder):
     """A decoder-only embedder (E5-Mistral, bge-multilingual-gemma2, gte-Qwen2, Qwen3-Embedding, SFR, Linq, …).
 
-    `AbsEmbedder` describes the arguments. A text's last token is its vector.
+    `AbsEmbedder` describes the other arguments. The vector is that of a text's last token.
 
     Args:
         trust_remote_code: compared with the deployment's.
-        cache_dir: has no effect: the server loads the weights.
+        cache_dir: no effect, as the server loads the weights.
 
     Raises:
-        ValueError: `pooling_method` came with another value than `last_token`.
+        ValueError: `pooling_method` is another than `last_token`.
     """
 
     DEFAULT_POOLING_METHOD: ClassVar[str] = PoolingMethod.LAST_TOKEN.value

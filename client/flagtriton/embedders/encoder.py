@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedder classes, each with FlagEmbedding's constructor."""
+"""`FlagModel`: encoder-only embedders, whose vector is the first token's or the mean."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ class FlagModel(AbsEmbedder):
     """An encoder-only embedder (BGE v1 and v1.5, E5, GTE, …); `AbsEmbedder` describes the arguments.
 
     Args:
-        pooling_method: `cls` or `mean`. It must be what is served (None takes that); as in FlagEmbedding the
-            default is `cls`.
+        pooling_method: the deployment's pooling method, `cls` by default as in FlagEmbedding; None takes the
+            deployment's.
         trust_remote_code: compared with the deployment's.
-        cache_dir: has no effect: the server loads the weights.
+        cache_dir: no effect, as the server loads the weights.
+
+    Raises:
+        DeploymentMismatchError: the deployment has another pooling method; and as `AbsEmbedder`.
     """
 
     DEFAULT_POOLING_METHOD: ClassVar[str] = PoolingMethod.CLS.value

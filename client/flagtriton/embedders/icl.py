@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bge-en-icl's embedder: queries behind few-shot examples of the caller's own."""
+"""`FlagICLModel`: queries behind the caller's few-shot examples (bge-en-icl)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+from flagtriton.embedders.base import EncodeCall
 from flagtriton.embedders.decoder import FlagLLMModel
 from flagtriton.errors import DeploymentWarning
 from flagtriton.protocol.examples import (
@@ -23,27 +24,27 @@ from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
 from flagtriton.protocol.text import check_encodable
 from flagtriton.remote.compatibility import frames_to_caller
-from flagtriton.remote.encode_call import EncodeCall
 from flagtriton.types import DeviceSpec, EmbedderModelClass, EmbeddingOutput
 
 __all__ = ["FlagICLModel"]
 
 
 class FlagICLModel(FlagLLMModel):
-    r"""An embedder that learns in context (bge-en-icl); `AbsEmbedder` describes the other arguments.
+    r"""An embedder with in-context examples (bge-en-icl); `AbsEmbedder` describes the other arguments.
 
-    Queries go between `prefix`, which is what the examples make, and `suffix`; passages go as they are. The examples
-    are this object's: they travel with its requests, once each, and no other caller sees them. Their tokens count
-    against the deployment's `max_length`, not against `query_max_length`.
+    The server encodes a query between `prefix`, the text of the examples, and `suffix`; passages get neither. Every
+    request carries the examples, so that objects with different examples can share a deployment. Tokens of the examples
+    count against the deployment's `max_length`, not against `query_max_length`.
 
     Args:
-        suffix: stands behind every query.
-        examples_for_task: dicts with `instruct` (or else the query instruction stands there, or the text `None` if
-            there is none), `query` and `response` (else empty). None is no prefix; an empty list one of `"\n\n"`.
-        examples_instruction_format: three fields: instruction, query, response.
+        suffix: text behind every query.
+        examples_for_task: dicts with the keys `instruct`, `query` and `response`. Without `instruct` an example gets
+            the query instruction, or the text `None` if there is none; without `response` an empty one. None makes no
+            prefix, an empty list the prefix `"\n\n"`.
+        examples_instruction_format: format with three fields: instruction, query, response.
 
     Attributes:
-        prefix: stands before every query; read at every call.
+        prefix: text before every query; every call reads it again.
 
     Raises:
         TypeError: an example is no dict.
@@ -74,7 +75,7 @@ class FlagICLModel(FlagLLMModel):
         **kwargs: Any,
     ) -> None:
         self.suffix = suffix
-        self.examples_for_task = _checked(examples_for_task)
+        self.examples_for_task = _check_keys(examples_for_task)
         self.examples_instruction_format = examples_instruction_format.replace("\\n", "\n")
         check_example_format(self.examples_instruction_format, "examples_instruction_format")
         self.query_pool = None
@@ -98,20 +99,20 @@ class FlagICLModel(FlagLLMModel):
         self.prefix = self._prefix_of(examples_for_task)
 
     def set_examples(self, examples_for_task: Sequence[Example] | None = None) -> None:
-        """Put other examples before the queries from now on.
+        """Replace the prefix by that of other examples.
 
         Args:
-            examples_for_task: not kept beside `prefix`; None goes back to the constructor's.
+            examples_for_task: the examples; None restores the constructor's.
 
         Raises:
-            TypeError: an example is no dict; it is named by its index.
+            TypeError: an example is no dict; the message names its index.
         """
-        examples = _checked(examples_for_task)
+        examples = _check_keys(examples_for_task)
         self.prefix = self._prefix_of(self.examples_for_task if examples is None else examples)
 
     @staticmethod
     def get_detailed_example(instruction_format: str, instruction: str, query: str, response: str) -> str:
-        """Return one example written out."""
+        """Return the text of one example."""
         return format_example(instruction_format, instruction, query, response)
 
     def encode_queries_single_device(
@@ -123,20 +124,20 @@ class FlagICLModel(FlagLLMModel):
         device: str | None = None,
         **kwargs: Any,
     ) -> EmbeddingOutput:
-        """Return what `encode_queries` returns; `device` is the server's business and ignored."""
+        """Return the result of `encode_queries`; `device` has no effect."""
         return self.encode_queries(queries, batch_size, self._length(None, max_length), convert_to_numpy, **kwargs)
 
     def stop_self_query_pool(self) -> None:
-        """End the worker threads, as `stop_self_pool` does."""
+        """End the worker threads, like `stop_self_pool`."""
         self.stop_self_pool()
 
     def _query_call(
         self, queries: str | Iterable[str], batch_size: int | None, max_length: int | None, extra: dict[str, Any]
     ) -> EncodeCall:
-        # The server puts the instruction in place, as queries are cut with it, and cut before the suffix follows.
+        # The server applies the instruction: it truncates the query behind its instruction, then adds the suffix.
         instruction = self.query_instruction_for_retrieval
-        for what, text in {"the instruction": instruction, "prefix": self.prefix, "suffix": self.suffix}.items():
-            check_encodable(text or "", what)
+        for name, text in {"the instruction": instruction, "prefix": self.prefix, "suffix": self.suffix}.items():
+            check_encodable(text or "", name)
         if instruction is not None:
             check_instruction_format(self.query_instruction_format, "query_instruction_format")
         options = EmbedOptions(
@@ -156,8 +157,8 @@ class FlagICLModel(FlagLLMModel):
         return examples_prefix(examples, self.examples_instruction_format, instruction)
 
 
-def _checked(examples: Sequence[Example] | None) -> Sequence[Example] | None:
-    """Return examples as they are; warn of keys that have no effect."""
+def _check_keys(examples: Sequence[Example] | None) -> Sequence[Example] | None:
+    """Return the examples unchanged; warn of keys without effect."""
     unknown = [] if examples is None else check_examples(examples, "examples_for_task")
     if unknown:
         warnings.warn(

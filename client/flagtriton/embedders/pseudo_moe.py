@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedder whose model has experts for domains, one of which a caller chooses."""
+"""`FlagPseudoMoEModel`: an embedder with one expert per domain (geevec-embeddings)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from flagtriton.embedders.base import EncodeCall
 from flagtriton.embedders.decoder import FlagLLMModel
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
-from flagtriton.remote.encode_call import EncodeCall
 from flagtriton.types import DeviceSpec, EmbedderModelClass
 
 __all__ = ["FlagPseudoMoEModel"]
@@ -19,11 +19,12 @@ __all__ = ["FlagPseudoMoEModel"]
 class FlagPseudoMoEModel(FlagLLMModel):
     """A decoder-only embedder with domains (geevec-embeddings); `AbsEmbedder` describes the other arguments.
 
-    Components that are no finite numbers come as 0 (nan) and ±10,000 (infinities) before they are normalised.
+    Before normalisation the server replaces nan by 0 and infinities by ±10,000.
 
     Args:
-        domain_for_pseudo_moe: `general`, `coding`, `reasoning`, …: what the model has. None leaves it to the model, and
-            a model without domains takes no notice. Every method takes it, too, and `domain` as another name for it.
+        domain_for_pseudo_moe: domain of the model, such as `general`, `coding` or `reasoning`. None leaves the choice
+            to the model; a model without domains ignores it. Every method takes it as `domain_for_pseudo_moe=` or
+            `domain=`, too.
     """
 
     MODEL_CLASSES: ClassVar[tuple[str, ...]] = (EmbedderModelClass.DECODER_ONLY_PSEUDO_MOE.value,)

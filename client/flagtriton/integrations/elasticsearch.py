@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from flagtriton.integrations.rows import DEFAULT_NAMES, FieldNames, checked_weights, share_of
+from flagtriton.integrations.rows import DEFAULT_NAMES, FieldNames, check_weights, outputs_of_text
 
 __all__ = [
     "features",
@@ -42,7 +42,7 @@ def features(lexical_weights: Mapping[str, float]) -> dict[str, float]:
     Raises:
         ValueError: a key holds a dot, which the engines read as a path, or a weight is not a positive number.
     """
-    weights = checked_weights(lexical_weights)
+    weights = check_weights(lexical_weights)
     for token in weights:
         if "." in token:
             raise ValueError(f"{token!r} holds a dot, which rank_features refuses: index token ids, not token texts")
@@ -55,12 +55,12 @@ def fields(output: Mapping[str, Any], index: int, names: FieldNames = DEFAULT_NA
     Raises:
         ValueError: there is no such text, or `output` holds neither dense vectors nor weights.
     """
-    share = share_of(output, index)
+    outputs = outputs_of_text(output, index)
     document: dict[str, Any] = {}
-    if "dense_vecs" in share:
-        document[names.dense_vecs] = share["dense_vecs"].tolist()
-    if "lexical_weights" in share:
-        document[names.lexical_weights] = features(share["lexical_weights"])
+    if "dense_vecs" in outputs:
+        document[names.dense_vecs] = outputs["dense_vecs"].tolist()
+    if "lexical_weights" in outputs:
+        document[names.lexical_weights] = features(outputs["lexical_weights"])
     if not document:
         raise ValueError("output holds colbert_vecs alone: encode with return_dense=True or return_sparse=True")
     return document
@@ -72,7 +72,7 @@ def heaviest(lexical_weights: Mapping[str, float], count: int = 1024) -> dict[st
     Raises:
         ValueError: a weight is not a positive number.
     """
-    ranked = sorted(checked_weights(lexical_weights).items(), key=lambda item: item[1], reverse=True)
+    ranked = sorted(check_weights(lexical_weights).items(), key=lambda item: item[1], reverse=True)
     return dict(ranked[:count])
 
 

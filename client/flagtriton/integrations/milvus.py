@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flagtriton.integrations.rows import DEFAULT_NAMES, FieldNames, by_token_id, check_one_a_text, share_of
+from flagtriton.integrations.rows import DEFAULT_NAMES, FieldNames, by_token_id, check_count, outputs_of_text
 
 __all__ = ["rows", "sparse_row"]
 
@@ -44,23 +44,23 @@ def rows(
         ValueError: `output` holds neither dense vectors nor weights, there is not one id, or not one payload, a text,
             or a payload has a field of the same name as the key or a vector.
     """
-    kept = [{} for _ in ids] if payloads is None else payloads
-    check_one_a_text("ids", ids, output)
-    check_one_a_text("payloads", kept, output)
+    payload_list = [{} for _ in ids] if payloads is None else payloads
+    check_count("ids", ids, output)
+    check_count("payloads", payload_list, output)
     return [
         _joined({id_field: id_, **_vectors(output, index, names)}, payload)
-        for index, (id_, payload) in enumerate(zip(ids, kept, strict=True))
+        for index, (id_, payload) in enumerate(zip(ids, payload_list, strict=True))
     ]
 
 
 def _vectors(output: Mapping[str, Any], index: int, names: FieldNames) -> dict[str, Any]:
     """Return the dense (`D` floats) and sparse fields of text `index`."""
-    share = share_of(output, index)
+    outputs = outputs_of_text(output, index)
     vectors: dict[str, Any] = {}
-    if "dense_vecs" in share:
-        vectors[names.dense_vecs] = share["dense_vecs"].tolist()
-    if "lexical_weights" in share:
-        vectors[names.lexical_weights] = sparse_row(share["lexical_weights"])
+    if "dense_vecs" in outputs:
+        vectors[names.dense_vecs] = outputs["dense_vecs"].tolist()
+    if "lexical_weights" in outputs:
+        vectors[names.lexical_weights] = sparse_row(outputs["lexical_weights"])
     if not vectors:
         raise ValueError("output holds colbert_vecs alone: encode with return_dense=True or return_sparse=True")
     return vectors

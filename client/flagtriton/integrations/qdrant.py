@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from flagtriton.errors import MissingExtraError
-from flagtriton.integrations.rows import DEFAULT_NAMES, FieldNames, by_token_id, check_one_a_text, share_of
+from flagtriton.integrations.rows import DEFAULT_NAMES, FieldNames, by_token_id, check_count, outputs_of_text
 
 if TYPE_CHECKING:
     from qdrant_client import models
@@ -45,7 +45,7 @@ def named_vectors(output: Mapping[str, Any], index: int, names: FieldNames = DEF
     """
     return {
         getattr(names, kind): sparse_vector(part) if kind == "lexical_weights" else part.tolist()
-        for kind, part in share_of(output, index).items()
+        for kind, part in outputs_of_text(output, index).items()
     }
 
 
@@ -60,7 +60,7 @@ def points(
     Args:
         output: what BGE-M3 returned for the texts.
         ids: a number or UUID for every text.
-        payloads: a dict for every text, kept beside its vectors.
+        payloads: a dict of further fields for every text.
         names: the collection's vector names.
 
     Raises:
@@ -68,12 +68,12 @@ def points(
         ValueError: `output` holds nothing, or there is not one id, or not one payload, a text.
     """
     client_models = _models()
-    kept = [{} for _ in ids] if payloads is None else payloads
-    check_one_a_text("ids", ids, output)
-    check_one_a_text("payloads", kept, output)
+    payload_list = [{} for _ in ids] if payloads is None else payloads
+    check_count("ids", ids, output)
+    check_count("payloads", payload_list, output)
     return (
         client_models.PointStruct(id=id_, vector=named_vectors(output, index, names), payload=dict(payload))
-        for index, (id_, payload) in enumerate(zip(ids, kept, strict=True))
+        for index, (id_, payload) in enumerate(zip(ids, payload_list, strict=True))
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One text's share of what BGE-M3 returned for several, checked. Knows no search engine."""
+"""Checked access to the outputs of single texts in BGE-M3's result. Knows no search engine."""
 
 from __future__ import annotations
 
@@ -8,29 +8,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from flagtriton.m3.output import in_a_list
+from flagtriton.m3.output import as_batch
 
 __all__ = [
     "DEFAULT_NAMES",
     "FieldNames",
     "by_token_id",
-    "check_one_a_text",
-    "checked_weights",
-    "share_of",
+    "check_count",
+    "check_weights",
+    "outputs_of_text",
     "text_count",
 ]
 
 _KINDS = ("dense_vecs", "lexical_weights", "colbert_vecs")
 
-_HOW = "encode with return_dense=True, return_sparse=True or return_colbert_vecs=True"
+_ENCODE_ADVICE = "encode with return_dense=True, return_sparse=True or return_colbert_vecs=True"
 
 
 @dataclass(frozen=True)
 class FieldNames:
-    """What an engine's collection calls the field of each of BGE-M3's three outputs.
+    """Field names of BGE-M3's three outputs in a search engine's collection.
+
+    Attributes:
+        dense_vecs: field of the dense vector.
+        lexical_weights: field of the lexical weights.
+        colbert_vecs: field of the ColBERT vectors.
 
     Raises:
-        ValueError: two have the same name.
+        ValueError: two names are equal.
     """
 
     dense_vecs: str = "dense"
@@ -46,10 +51,10 @@ DEFAULT_NAMES = FieldNames()
 
 
 def text_count(output: Mapping[str, Any]) -> int:
-    """Return how many texts `output` is of; output for a lone text, not in a list, counts as one.
+    """Return the number of texts in `output`; the output of a single `str` counts as one.
 
     Raises:
-        ValueError: it holds nothing, or its parts disagree.
+        ValueError: `output` holds nothing, or its parts disagree.
     """
     counts = {kind: len(part) for kind, part in _parts(output).items()}
     if len(set(counts.values())) != 1:
@@ -57,11 +62,10 @@ def text_count(output: Mapping[str, Any]) -> int:
     return counts.popitem()[1]
 
 
-def share_of(output: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """Return what `output` holds of text `index`.
+def outputs_of_text(output: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Return the outputs of text `index`, without those that are None.
 
-    The keys are those of `dense_vecs` (`[D]`), `lexical_weights` (token id to weight) and `colbert_vecs` (`[T - 1, D]`)
-    that were asked for.
+    The keys are among `dense_vecs` (`[D]`), `lexical_weights` (token id to weight) and `colbert_vecs` (`[T - 1, C]`).
 
     Raises:
         ValueError: there is no text of that index, `output` holds nothing, or its parts disagree.
@@ -72,8 +76,8 @@ def share_of(output: Mapping[str, Any], index: int) -> dict[str, Any]:
     return {kind: part[index] for kind, part in _parts(output).items()}
 
 
-def check_one_a_text(name: str, values: Sequence[Any], output: Mapping[str, Any]) -> None:
-    """Refuse `values`, the argument called `name`, unless there is one for every text of `output`.
+def check_count(name: str, values: Sequence[Any], output: Mapping[str, Any]) -> None:
+    """Raise unless `values`, the argument called `name`, has one item per text of `output`.
 
     Raises:
         ValueError: there are more or fewer.
@@ -82,11 +86,11 @@ def check_one_a_text(name: str, values: Sequence[Any], output: Mapping[str, Any]
         raise ValueError(f"{len(values)} {name} came for {text_count(output)} texts: give one a text, in their order")
 
 
-def checked_weights(lexical_weights: Mapping[str, float]) -> dict[str, float]:
-    """Return one text's weights as Python floats, which every JSON writer takes.
+def check_weights(lexical_weights: Mapping[str, float]) -> dict[str, float]:
+    """Return one text's weights as Python floats, which every JSON writer accepts.
 
     Raises:
-        ValueError: it is no dict, as where return_sparse was not set, or a weight is not a positive number.
+        ValueError: the argument is no dict, as without return_sparse, or a weight is not a positive number.
     """
     if not isinstance(lexical_weights, Mapping):
         raise ValueError(
@@ -104,9 +108,9 @@ def by_token_id(lexical_weights: Mapping[str, float]) -> dict[int, float]:
     """Return one text's weights by token id, in ascending order.
 
     Raises:
-        ValueError: a key is no token id, or `checked_weights` refuses them.
+        ValueError: a key is no token id, or `check_weights` refuses them.
     """
-    weights = checked_weights(lexical_weights)
+    weights = check_weights(lexical_weights)
     for token in weights:
         if not token.isdecimal():
             raise ValueError(
@@ -116,8 +120,8 @@ def by_token_id(lexical_weights: Mapping[str, float]) -> dict[int, float]:
 
 
 def _parts(output: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts of `output` that hold something, each with one item a text."""
-    parts = {kind: in_a_list(kind, output[kind]) for kind in _KINDS if output.get(kind) is not None}
+    """Return the parts of `output` that are not None, each with one item per text."""
+    parts = {kind: as_batch(kind, output[kind]) for kind in _KINDS if output.get(kind) is not None}
     if not parts:
-        raise ValueError(f"output holds none of {', '.join(_KINDS)}: {_HOW}")
+        raise ValueError(f"output holds none of {', '.join(_KINDS)}: {_ENCODE_ADVICE}")
     return parts

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flagtriton.integrations.rows import DEFAULT_NAMES, FieldNames, checked_weights, share_of
+from flagtriton.integrations.rows import DEFAULT_NAMES, FieldNames, check_weights, outputs_of_text
 from flagtriton.types import ColBERTVectors
 
 __all__ = ["colbert_tensor", "fields", "sparse_tensor"]
@@ -24,7 +24,7 @@ def sparse_tensor(lexical_weights: Mapping[str, float]) -> dict[str, dict[str, f
     Raises:
         ValueError: a weight is not a positive number.
     """
-    return {"cells": checked_weights(lexical_weights)}
+    return {"cells": check_weights(lexical_weights)}
 
 
 def colbert_tensor(colbert_vecs: ColBERTVectors) -> dict[str, dict[str, list[float]]]:
@@ -49,12 +49,12 @@ def fields(output: Mapping[str, Any], index: int, names: FieldNames = DEFAULT_NA
     Raises:
         ValueError: there is no such text, or `output` holds nothing.
     """
-    share = share_of(output, index)
+    outputs = outputs_of_text(output, index)
     document: dict[str, Any] = {}
-    if "dense_vecs" in share:
-        document[names.dense_vecs] = share["dense_vecs"].tolist()
-    if "lexical_weights" in share:
-        document[names.lexical_weights] = sparse_tensor(share["lexical_weights"])
-    if "colbert_vecs" in share:
-        document[names.colbert_vecs] = colbert_tensor(share["colbert_vecs"])
+    if "dense_vecs" in outputs:
+        document[names.dense_vecs] = outputs["dense_vecs"].tolist()
+    if "lexical_weights" in outputs:
+        document[names.lexical_weights] = sparse_tensor(outputs["lexical_weights"])
+    if "colbert_vecs" in outputs:
+        document[names.colbert_vecs] = colbert_tensor(outputs["colbert_vecs"])
     return document

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BGE-M3: dense, sparse and ColBERT outputs of one request, and hybrid scores of pairs."""
+"""BGE-M3: dense, sparse and ColBERT outputs from one request, and hybrid scores of pairs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BGE-M3's replies, put together in the order of the texts and in FlagEmbedding's form. Knows no server."""
+"""Collectors of BGE-M3's replies: outputs of texts and scores of pairs, in FlagEmbedding's form. Know no server."""
 
 from __future__ import annotations
 
@@ -19,70 +19,74 @@ from flagtriton.protocol.tensors import (
     SPARSE_WEIGHTS,
     Tensor,
 )
-from flagtriton.remote.pool import Rows
+from flagtriton.remote.planning import RowCollector, Rows
 from flagtriton.transport.base import InferenceReply
 from flagtriton.types import ColBERTVectors, SparseWeights
 
-__all__ = ["CollectedOutputs", "CollectedScores"]
+__all__ = ["OutputCollector", "ScoreCollector"]
 
 
-class CollectedOutputs:
-    """The chosen outputs of B texts, filled reply by reply.
+class OutputCollector:
+    """Collects the chosen outputs of texts.
 
     Args:
-        count: B.
-        dense: whether dense vectors are wanted; likewise `sparse` and `colbert`.
+        count: B, the number of the caller's texts. For 0 one row is collected, and `result` returns none.
+        single: whether the caller passed a single `str`.
+        dense: collect dense vectors.
+        sparse: collect lexical weights.
+        colbert: collect ColBERT vectors.
     """
 
-    def __init__(self, count: int, *, dense: bool, sparse: bool, colbert: bool) -> None:
-        self._count = count
-        self._dense_wanted = dense
-        self._dense: NDArray[np.float32] | None = None
-        self._sparse: list[SparseWeights] | None = [defaultdict(int) for _ in range(count)] if sparse else None
-        self._colbert: list[ColBERTVectors] | None = [np.empty((0, 0), np.float32)] * count if colbert else None
+    def __init__(self, count: int, *, single: bool, dense: bool, sparse: bool, colbert: bool) -> None:
+        rows = max(count, 1)
+        self._kept = 0 if single else slice(count)
+        self._dense = RowCollector(rows, DENSE_VECS) if dense else None
+        self._sparse: list[SparseWeights] | None = [defaultdict(int) for _ in range(rows)] if sparse else None
+        self._colbert: list[ColBERTVectors] | None = [np.empty((0, 0), np.float32)] * rows if colbert else None
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What has to be asked for."""
-        wanted = [DENSE_VECS] if self._dense_wanted else []
-        wanted += [] if self._sparse is None else [SPARSE_IDS, SPARSE_WEIGHTS]
-        return wanted + ([] if self._colbert is None else [COLBERT_VECS, COLBERT_LENGTHS])
+        """The output tensors that a reply must have."""
+        dense = [] if self._dense is None else [DENSE_VECS]
+        sparse = [] if self._sparse is None else [SPARSE_IDS, SPARSE_WEIGHTS]
+        return dense + sparse + ([] if self._colbert is None else [COLBERT_VECS, COLBERT_LENGTHS])
 
     def add(self, rows: Rows, reply: InferenceReply) -> None:
-        """Put a reply's rows where their texts stand."""
-        if self._dense_wanted:
-            vectors = reply[DENSE_VECS.name]
-            if self._dense is None:
-                self._dense = np.empty((self._count, vectors.shape[1]), np.float32)
-            self._dense[rows] = vectors
+        """Copy the outputs of a reply's texts to the caller's rows."""
+        if self._dense is not None:
+            self._dense.add(rows, reply)
         if self._sparse is not None:
             for row, weights in zip(rows, _lexical_weights(reply), strict=True):
                 self._sparse[row] = weights
         if self._colbert is not None:
             vectors, lengths = reply[COLBERT_VECS.name], reply[COLBERT_LENGTHS.name][:, 0]
-            for row, own, length in zip(rows, vectors, lengths, strict=True):
-                self._colbert[row] = own[:length].astype(np.float32)  # a copy, so that the reply can go
+            for row, padded, length in zip(rows, vectors, lengths, strict=True):
+                self._colbert[row] = padded[:length].astype(np.float32)  # a copy, so that the reply can be freed
 
-    def output(self, count: int, *, single: bool) -> M3Output:
-        """Return the outputs of the first `count` texts, or of the lone one without lists."""
-        listed = {"dense_vecs": self._dense, "lexical_weights": self._sparse, "colbert_vecs": self._colbert}
-        kept = 0 if single else slice(count)
-        return M3Output({name: None if values is None else values[kept] for name, values in listed.items()})
+    def result(self) -> M3Output:
+        """Return the outputs: lists for a list of texts, single items for a `str`."""
+        dense = None if self._dense is None else self._dense.result()
+        outputs = {"dense_vecs": dense, "lexical_weights": self._sparse, "colbert_vecs": self._colbert}
+        return M3Output({name: None if values is None else values[self._kept] for name, values in outputs.items()})
 
 
-class CollectedScores:
-    """The five scores of P pairs, filled reply by reply."""
+class ScoreCollector:
+    """Collects the five scores of P pairs.
+
+    Args:
+        count: P.
+    """
 
     def __init__(self, count: int) -> None:
-        self._scores = {name: np.empty(count, np.float32) for name in SCORES}
+        self._scores: dict[str, NDArray[np.float32]] = {name: np.empty(count, np.float32) for name in SCORES}
 
     def add(self, rows: Rows, reply: InferenceReply) -> None:
-        """Put a reply's scores where their pairs stand."""
+        """Copy a reply's scores to the caller's rows."""
         for name, tensor in SCORES.items():
             self._scores[name][rows] = reply[tensor.name][:, 0]
 
-    def lists(self) -> dict[str, list[float]]:
-        """Return the scores by FlagEmbedding's names."""
+    def result(self) -> dict[str, list[float]]:
+        """Return P scores by each of FlagEmbedding's names."""
         return {name: values.tolist() for name, values in self._scores.items()}
 
 
@@ -90,6 +94,6 @@ def _lexical_weights(reply: InferenceReply) -> list[SparseWeights]:
     ids, weights = reply[SPARSE_IDS.name], reply[SPARSE_WEIGHTS.name]
     counts = (ids != PAST_END).sum(axis=1).tolist()
     return [
-        defaultdict(int, zip(map(str, own_ids[:count]), own_weights[:count], strict=True))
-        for own_ids, own_weights, count in zip(ids.tolist(), weights, counts, strict=True)
+        defaultdict(int, zip(map(str, row_ids[:count]), row_weights[:count], strict=True))
+        for row_ids, row_weights, count in zip(ids.tolist(), weights, counts, strict=True)
     ]

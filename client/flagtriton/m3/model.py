@@ -1,44 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BGE-M3: dense, sparse and ColBERT outputs of one request, and hybrid scores of pairs."""
+"""`BGEM3FlagModel`: dense, sparse and ColBERT outputs from one request, and hybrid scores of pairs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from flagtriton.embedders.base import AbsEmbedder, EncodeCall
 from flagtriton.errors import DeploymentMismatchError
-from flagtriton.m3.collect import CollectedOutputs
-from flagtriton.m3.output import M3Output
-from flagtriton.m3.scores import M3Scorer
-from flagtriton.protocol.options.embed import EmbedOptions
-from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH, TEXT, TOKEN, TOKEN_ID
-from flagtriton.remote.encode_call import EncodeCall
-from flagtriton.remote.model import ServedModel
-from flagtriton.types import DeviceSpec, EmbedderModelClass, PoolingMethod, SparseWeights
+from flagtriton.m3.encode import encode_outputs
+from flagtriton.m3.output import M3Output, colbert_score, lexical_scores
+from flagtriton.m3.scores import PairScorer, score_outputs
+from flagtriton.m3.tokens import TokenTexts
+from flagtriton.protocol.options.score import ScoreOptions, check_weights
+from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
+from flagtriton.remote.inputs import as_pair_list, pop_show_progress
+from flagtriton.remote.ranking import rank_passages
+from flagtriton.types import ColBERTVectors, DeviceSpec, EmbedderModelClass, PoolingMethod, SparseWeights
 
 __all__ = ["BGEM3FlagModel"]
 
-_COLBERT_BYTES_PER_REPLY = 64 << 20
-"""ColBERT vectors of one reply at most, were every byte of text a token; some 4 or 5 times fewer come."""
 
-_WIDEST = 4096
-"""Components that a ColBERT vector is taken to have where the deployment does not say."""
-
-
-class BGEM3FlagModel(M3Scorer):
-    """BGE-M3; `AbsEmbedder` describes the arguments that are not named here.
+class BGEM3FlagModel(AbsEmbedder):
+    """BGE-M3; `AbsEmbedder` describes the other arguments.
 
     Args:
-        pooling_method: of the dense vectors; it must be what is served (None takes that).
+        pooling_method: the deployment's pooling method for dense vectors; None takes the deployment's.
         trust_remote_code: compared with the deployment's.
-        cache_dir: has no effect: the server loads the weights.
-        colbert_dim: components of a ColBERT vector; above 0 it must be what is served.
-        return_dense: what the methods return unless a call says otherwise; likewise `return_sparse` and
-            `return_colbert_vecs`.
+        cache_dir: no effect, as the server loads the weights.
+        colbert_dim: the deployment's components of a ColBERT vector; a number below 1 takes the deployment's.
+        return_dense: whether the methods return dense vectors by default.
+        return_sparse: whether they return lexical weights by default.
+        return_colbert_vecs: whether they return ColBERT vectors by default.
+
+    Raises:
+        DeploymentMismatchError: the deployment has another pooling method or `colbert_dim`; and as `AbsEmbedder`.
     """
 
     DEFAULT_POOLING_METHOD: ClassVar[str] = PoolingMethod.CLS.value
@@ -66,7 +65,7 @@ class BGEM3FlagModel(M3Scorer):
         truncate_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs.pop("convert_to_numpy", None)  # FlagEmbedding takes it, and returns arrays
+        kwargs.pop("convert_to_numpy", None)  # FlagEmbedding accepts it and returns arrays
         super().__init__(
             model_name_or_path,
             normalize_embeddings=normalize_embeddings,
@@ -89,12 +88,13 @@ class BGEM3FlagModel(M3Scorer):
         self.return_dense = return_dense
         self.return_sparse = return_sparse
         self.return_colbert_vecs = return_colbert_vecs
-        self._tokens: dict[int, str] = {}
-        served = self.served.deployment.colbert_dim
-        if colbert_dim > 0 and served is not None and colbert_dim != served:
+        self._token_texts = TokenTexts(self.served)
+        self._scorer = PairScorer(self.served)
+        served_dim = self.served.deployment.colbert_dim
+        if colbert_dim > 0 and served_dim is not None and colbert_dim != served_dim:
             self.close()
             raise DeploymentMismatchError(
-                f"colbert_dim={colbert_dim}, but {self.served.name} is served with {served}: pass that, or -1"
+                f"colbert_dim={colbert_dim}, but {self.served.name} is served with {served_dim}: pass that, or -1"
             )
 
     def encode(  # type: ignore[override]
@@ -109,27 +109,25 @@ class BGEM3FlagModel(M3Scorer):
         instruction_format: str | None = None,
         **kwargs: Any,
     ) -> M3Output:
-        """Return the chosen outputs of texts as they are, without the deployment's instructions.
+        """Return the chosen outputs of texts, without the deployment's instructions.
 
         Args:
             sentences: one text, or several.
             batch_size: texts of one request, at most.
             max_length: tokens of a text, special tokens included; None is `passage_max_length`.
-            return_dense: None takes the object's own choice.
-            return_sparse: likewise.
-            return_colbert_vecs: likewise.
+            return_dense: return dense vectors; None is the object's `return_dense`.
+            return_sparse: return lexical weights; None is the object's `return_sparse`.
+            return_colbert_vecs: return ColBERT vectors; None is the object's `return_colbert_vecs`.
             instruction: put before every text.
-            instruction_format: two fields, instruction and text; None is `"{}{}"`.
+            instruction_format: format with two fields, instruction and text; None is `"{}{}"`.
             **kwargs: `show_progress=`.
 
         Raises:
-            TypeError: a text is no `str`; it is named by its index.
             ValueError: no output is chosen.
-            InvalidRequestError: the deployment refused an option, e.g. a `max_length` beyond its own.
+            TypeError, InvalidRequestError: as `AbsEmbedder.encode`.
         """
-        call = self._text_call(
-            sentences, batch_size, max_length, instruction, instruction_format, _without_numpy(kwargs)
-        )
+        kwargs.pop("convert_to_numpy", None)
+        call = self._text_call(sentences, batch_size, max_length, instruction, instruction_format, kwargs)
         return self._outputs(call, return_dense, return_sparse, return_colbert_vecs)
 
     def encode_queries(  # type: ignore[override]
@@ -142,8 +140,9 @@ class BGEM3FlagModel(M3Scorer):
         return_colbert_vecs: bool | None = None,
         **kwargs: Any,
     ) -> M3Output:
-        """Return the chosen outputs of queries, behind `query_instruction_for_retrieval`; see `encode`."""
-        call = self._query_call(queries, batch_size, max_length, _without_numpy(kwargs))
+        """Return the chosen outputs of queries behind `query_instruction_for_retrieval`; see `encode`."""
+        kwargs.pop("convert_to_numpy", None)
+        call = self._query_call(queries, batch_size, max_length, kwargs)
         return self._outputs(call, return_dense, return_sparse, return_colbert_vecs)
 
     def encode_corpus(  # type: ignore[override]
@@ -156,8 +155,9 @@ class BGEM3FlagModel(M3Scorer):
         return_colbert_vecs: bool | None = None,
         **kwargs: Any,
     ) -> M3Output:
-        """Return the chosen outputs of passages, behind `passage_instruction_for_retrieval`; see `encode`."""
-        call = self._corpus_call(corpus, batch_size, max_length, _without_numpy(kwargs))
+        """Return the chosen outputs of passages behind `passage_instruction_for_retrieval`; see `encode`."""
+        kwargs.pop("convert_to_numpy", None)
+        call = self._corpus_call(corpus, batch_size, max_length, kwargs)
         return self._outputs(call, return_dense, return_sparse, return_colbert_vecs)
 
     def encode_single_device(  # type: ignore[override]
@@ -171,77 +171,130 @@ class BGEM3FlagModel(M3Scorer):
         device: str | None = None,
         **kwargs: Any,
     ) -> M3Output:
-        """Return what `encode` returns; `device` is the server's business and ignored."""
+        """Return the result of `encode`; `device` has no effect."""
         length = self._length(None, max_length)
         return self.encode(sentences, batch_size, length, return_dense, return_sparse, return_colbert_vecs, **kwargs)
 
     def convert_id_to_token(
         self, lexical_weights: SparseWeights | list[SparseWeights]
     ) -> dict[str, float] | list[dict[str, float]]:
-        """Return the weights by token in place of token id; the deployment's tokenizer knows the tokens.
+        """Return the weights by token text instead of token id, from the deployment's tokenizer.
 
         Returns:
             A dict for one text and, as in FlagEmbedding, for a list of one; else a list of dicts.
         """
-        listed = [lexical_weights] if isinstance(lexical_weights, Mapping) else list(lexical_weights)
-        self._learn_tokens({int(key) for weights in listed for key in weights})
-        converted = [{self._tokens[int(key)]: weight for key, weight in weights.items()} for weights in listed]
+        batch = [lexical_weights] if isinstance(lexical_weights, Mapping) else list(lexical_weights)
+        converted = self._token_texts.by_text(batch)
         return converted[0] if len(converted) == 1 else converted
 
-    @cached_property
-    def _tokenizer(self) -> ServedModel:
-        return self.served.companion(f"{self.served.name}_tokenizer")
+    def compute_score(
+        self,
+        sentence_pairs: Iterable[Sequence[str]] | Sequence[str] | M3Output,
+        batch_size: int | M3Output | None = None,
+        max_query_length: int | None = None,
+        max_passage_length: int | None = None,
+        weights_for_different_modes: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> Any:  # noqa: ANN401 - see below
+        """Return the scores of pairs, computed by the server, or the score of two outputs, computed here.
 
-    def _learn_tokens(self, token_ids: set[int]) -> None:
-        unknown = np.array(sorted(token_ids - self._tokens.keys()), dtype=np.int32)
-        rows = self._tokenizer.max_batch_size if len(unknown) else 1
-        for start in range(0, len(unknown), rows):
-            asked = unknown[start : start + rows]
-            reply = self._tokenizer.infer({TOKEN_ID.name: asked[:, None]}, [TOKEN.name], {})
-            tokens = (data.decode() for data in reply[TOKEN.name].reshape(-1))
-            self._tokens.update(zip(asked.tolist(), tokens, strict=True))
+        Neither instructions nor `truncate_dim` apply, as in FlagEmbedding.
+
+        Args:
+            sentence_pairs: pairs of query and passage, or one pair; or the output of one query, followed by the output
+                of one passage as the second argument.
+            batch_size: pairs of one request, at most.
+            max_query_length: tokens of a query, special tokens included; None is `query_max_length`.
+            max_passage_length: tokens of a passage, special tokens included; None is `passage_max_length`.
+            weights_for_different_modes: weights of the dense, the sparse and the ColBERT score, also as `weights=`.
+            **kwargs: `weights=` and `show_progress=`.
+
+        Returns:
+            For pairs a dict from `colbert`, `sparse`, `dense`, `sparse+dense` and `colbert+sparse+dense` to a list of
+            floats; for one pair to a float; for no pairs `[]`. For two outputs the weighted mean of shared scores.
+
+        Raises:
+            TypeError: a pair is not two `str`.
+            ValueError: the weights are not three numbers of at least 0, one of them more.
+        """
+        weights = kwargs.pop("weights", None)
+        weights = weights_for_different_modes if weights is None else weights
+        if isinstance(sentence_pairs, M3Output) or isinstance(batch_size, M3Output):
+            others = [max_query_length, max_passage_length, *kwargs.values()]
+            return score_outputs(sentence_pairs, batch_size, weights, others)
+        show_progress = pop_show_progress(kwargs)
+        pairs, single = as_pair_list(sentence_pairs, "sentence_pairs")
+        options = ScoreOptions(
+            query_max_length=self._length(max_query_length, self.query_max_length),
+            passage_max_length=self._length(max_passage_length, self.passage_max_length),
+            weights=check_weights((1.0, 1.0, 1.0) if weights is None else weights),
+            normalize=self.normalize_embeddings,
+        )
+        max_rows = self._max_rows(batch_size)
+        if not pairs:
+            return []
+        scores = self._scorer.score(pairs, options, max_rows=max_rows, show_progress=show_progress)
+        return {name: values[0] for name, values in scores.items()} if single else scores
+
+    def rerank(
+        self, query: str, passages: Iterable[str], top_k: int | None = None, **kwargs: Any
+    ) -> list[tuple[int, float, str]]:
+        """Return the passages with the highest `colbert+sparse+dense` scores, best first, as (index, score, text).
+
+        Args:
+            query: the query; every request encodes it once.
+            passages: the candidates.
+            top_k: number of passages to return, at most; None returns all.
+            **kwargs: as for `compute_score`.
+        """
+
+        def score(pairs: list[tuple[str, str]]) -> list[float]:
+            scores = self.compute_score(pairs, **kwargs)
+            return scores["colbert+sparse+dense"] if pairs else []
+
+        return rank_passages(query, passages, top_k, score)
+
+    def compute_score_single_device(
+        self,
+        sentence_pairs: Iterable[Sequence[str]] | Sequence[str],
+        batch_size: int = 256,
+        max_query_length: int = DEFAULT_MAX_LENGTH,
+        max_passage_length: int = DEFAULT_MAX_LENGTH,
+        weights_for_different_modes: Sequence[float] | None = None,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> Any:  # noqa: ANN401 - the result of `compute_score`
+        """Return the result of `compute_score`; `device` has no effect."""
+        lengths = (self._length(None, max_query_length), self._length(None, max_passage_length))
+        return self.compute_score(sentence_pairs, batch_size, *lengths, weights_for_different_modes, **kwargs)
+
+    def compute_score_multi_process(
+        self, sentence_pairs: Iterable[Sequence[str]] | Sequence[str], pool: object = None, **kwargs: Any
+    ) -> Any:  # noqa: ANN401 - the result of `compute_score`
+        """Return the result of `compute_score`."""
+        return self.compute_score(sentence_pairs, **kwargs)
+
+    @staticmethod
+    def compute_lexical_matching_score(
+        lexical_weights_1: SparseWeights | list[SparseWeights], lexical_weights_2: SparseWeights | list[SparseWeights]
+    ) -> float | NDArray[np.float64]:
+        """Return the lexical score of two texts, or `[B1, B2]` scores of every pair of texts from two lists.
+
+        Raises:
+            ValueError: one argument is a text and the other a list.
+        """
+        return lexical_scores(lexical_weights_1, lexical_weights_2)
+
+    @staticmethod
+    def colbert_score(q_reps: ColBERTVectors, p_reps: ColBERTVectors) -> np.float32:
+        """Return the late-interaction score of a query's and a passage's ColBERT vectors."""
+        return colbert_score(q_reps, p_reps)
 
     def _outputs(self, call: EncodeCall, dense: bool | None, sparse: bool | None, colbert: bool | None) -> M3Output:
-        wants_colbert = _chosen(colbert, self.return_colbert_vecs)
-        collected = CollectedOutputs(
-            len(call.sent),
-            dense=_chosen(dense, self.return_dense),
-            sparse=_chosen(sparse, self.return_sparse),
-            colbert=wants_colbert,
+        return encode_outputs(
+            self.served,
+            call,
+            dense=self.return_dense if dense is None else bool(dense),
+            sparse=self.return_sparse if sparse is None else bool(sparse),
+            colbert=self.return_colbert_vecs if colbert is None else bool(colbert),
         )
-        if not collected.tensors:
-            raise ValueError(
-                "Must choose one or more from `return_colbert_vecs`, `return_sparse`, `return_dense` to set `True`!"
-            )
-        max_area = self._colbert_area() if wants_colbert else None
-        self.served.collect(
-            collected.add,
-            self.served.plan(call.sent, max_rows=call.max_rows, max_area=max_area),
-            {TEXT: call.sent},
-            collected.tensors,
-            self._in_deployed_dtype(call.options) if wants_colbert else call.options,
-            show_progress=call.show_progress,
-        )
-        return collected.output(len(call.texts), single=call.single)
-
-    def _in_deployed_dtype(self, options: EmbedOptions) -> EmbedOptions:
-        """Return options that ask for ColBERT vectors in the deployment's dtype."""
-        served = self.served.deployment
-        if not served.colbert_dtype_by_request or served.colbert_dtype is None:
-            return options  # by an earlier version, which does not have the option
-        return replace(options, colbert_dtype=served.colbert_dtype)
-
-    def _colbert_area(self) -> int:
-        """Return how many tokens' vectors one reply may hold, padding included."""
-        served = self.served.deployment
-        width = served.colbert_dim or served.hidden_size or _WIDEST
-        return max(1, _COLBERT_BYTES_PER_REPLY // (width * (2 if served.colbert_dtype == "fp16" else 4)))
-
-
-def _chosen(asked: bool | None, configured: bool) -> bool:
-    return configured if asked is None else bool(asked)
-
-
-def _without_numpy(extra: dict[str, Any]) -> dict[str, Any]:
-    """Return a method's extra arguments without the one that FlagEmbedding takes and ignores here."""
-    return {name: value for name, value in extra.items() if name != "convert_to_numpy"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What BGE-M3 returns, and the scores that can be computed from it without a server. Knows no server and no torch."""
+"""`M3Output`, the result of BGE-M3's methods, and scores computed from it. Knows neither server nor torch."""
 
 from __future__ import annotations
 
@@ -16,44 +16,45 @@ from flagtriton.types import ColBERTVectors, SparseWeights
 
 __all__ = [
     "M3Output",
+    "as_batch",
     "colbert_score",
     "combined_score",
-    "in_a_list",
     "lexical_matching_score",
     "lexical_matching_scores",
+    "lexical_scores",
 ]
 
-_COLUMNS_AT_ONCE = 4096
-"""Shared token ids whose weights are multiplied in one matrix product: 32 MB for 1,000 texts."""
+_BLOCK_COLUMNS = 4096
+"""Shared token ids per matrix product; a block takes 32 MB for 1,000 texts."""
 
 
 class M3Output(dict[str, Any]):
-    """A `dict` with the keys `dense_vecs`, `lexical_weights` and `colbert_vecs`; what was not asked for is None.
+    """A `dict` with the keys `dense_vecs`, `lexical_weights` and `colbert_vecs`; outputs not asked for are None.
 
-    For a list of B texts they hold `[B, D]` float32, B dicts from token id (a `str`) to weight, and B arrays
-    `[T - 1, C]` float32; for a lone text one of each, without the list.
+    For a list of B texts the values are `[B, D]` float32, B dicts from token id (`str`) to weight, and B arrays
+    `[T - 1, C]` float32. For a single `str` they are one item each.
 
-    An integer or a slice as key gives an `M3Output` of those texts alone, in the form for a list:
-    `output[0]["lexical_weights"][0]` are the first text's.
+    An integer or a slice as key returns an `M3Output` of those texts, in the form for a list:
+    `output[0]["lexical_weights"][0]` are the weights of the first text.
     """
 
     def __getitem__(self, key: str | int | slice) -> Any:  # noqa: ANN401 - three kinds of output
-        """Return one output, or all of them for some texts.
+        """Return one output by name, or all outputs of some texts by index.
 
         Raises:
             KeyError: there is no output of that name.
-            IndexError: there is no such text.
+            IndexError: there is no text of that index.
         """
         if isinstance(key, str):
             return super().__getitem__(key)
-        listed = {name: in_a_list(name, self[name]) for name in self}
+        batch = {name: as_batch(name, self[name]) for name in self}
         rows = key if isinstance(key, slice) else self._row(key)
-        return M3Output({name: None if values is None else values[rows] for name, values in listed.items()})
+        return M3Output({name: None if values is None else values[rows] for name, values in batch.items()})
 
     @property
     def text_count(self) -> int:
-        """How many texts these are the outputs of."""
-        return next((len(values) for name in self if (values := in_a_list(name, self[name])) is not None), 0)
+        """Number of texts."""
+        return next((len(values) for name in self if (values := as_batch(name, self[name])) is not None), 0)
 
     def _row(self, index: int) -> slice:
         count = self.text_count
@@ -62,35 +63,51 @@ class M3Output(dict[str, Any]):
         return slice(index % count, index % count + 1)
 
 
-def in_a_list(name: str, values: Any) -> Any:  # noqa: ANN401 - an array, a list, a dict or None
-    """Return one of the three outputs in the form for a list of texts; a lone text's becomes one entry long."""
+def as_batch(name: str, values: Any) -> Any:  # noqa: ANN401 - an array, a list, a dict or None
+    """Return the output called `name` in the form for a list of texts; a single text's becomes a list of one."""
     if name == "dense_vecs":
         return values[None] if values is not None and values.ndim == 1 else values
     return [values] if isinstance(values, (Mapping, np.ndarray)) else values
 
 
+def lexical_scores(
+    weights_1: SparseWeights | list[SparseWeights], weights_2: SparseWeights | list[SparseWeights]
+) -> float | NDArray[np.float64]:
+    """Return the lexical score of two texts, or `[B1, B2]` scores of every pair of texts from two lists.
+
+    Raises:
+        ValueError: one argument is a text and the other a list.
+    """
+    if isinstance(weights_1, Mapping) and isinstance(weights_2, Mapping):
+        return lexical_matching_score(weights_1, weights_2)
+    if isinstance(weights_1, list) and isinstance(weights_2, list):
+        scores = lexical_matching_scores(weights_1, weights_2)
+        return scores if weights_1 else scores.reshape(0)  # NumPy's shape of an empty list
+    raise ValueError("The input format of lexical_weights is not correct.")
+
+
 def lexical_matching_score(weights_1: SparseWeights, weights_2: SparseWeights) -> float:
-    """Return the sum over shared token ids of the product of both weights; 0 where none is shared."""
+    """Return the sum of products of the weights of shared token ids; 0 without shared ids."""
     return sum((float(weight) * float(weights_2[key]) for key, weight in weights_1.items() if key in weights_2), 0)
 
 
 def lexical_matching_scores(
     weights_1: Sequence[SparseWeights], weights_2: Sequence[SparseWeights]
 ) -> NDArray[np.float64]:
-    """Return `[B1, B2]` `lexical_matching_score`s of every text of one list with every text of the other."""
+    """Return `[B1, B2]` lexical scores of every pair of texts from two lists."""
     shared = set(chain.from_iterable(weights_1)) & set(chain.from_iterable(weights_2))
     columns = {key: column for column, key in enumerate(shared)}
     scores = np.zeros((len(weights_1), len(weights_2)))
     sides = [_SharedWeights.of(weights, columns) for weights in (weights_1, weights_2)]
-    for start in range(0, len(columns), _COLUMNS_AT_ONCE):
-        left, right = (side.dense(start, min(start + _COLUMNS_AT_ONCE, len(columns))) for side in sides)
+    for start in range(0, len(columns), _BLOCK_COLUMNS):
+        left, right = (side.dense(start, min(start + _BLOCK_COLUMNS, len(columns))) for side in sides)
         scores += left @ right.T
     return scores
 
 
 @dataclass(frozen=True)
 class _SharedWeights:
-    """The weights of B texts for the token ids that both lists have, sorted by column."""
+    """Sparse `[B, K]` weights of B texts for the K token ids that both lists share, sorted by column."""
 
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
@@ -109,22 +126,22 @@ class _SharedWeights:
         return cls(table[:, 1].astype(np.int64), table[:, 0].astype(np.int64), table[:, 2], len(weights))
 
     def dense(self, start: int, end: int) -> NDArray[np.float64]:
-        """Return `[B, end - start]` weights of some columns."""
-        own = slice(*np.searchsorted(self.columns, [start, end]))
+        """Return the columns from `start` to `end` as a dense matrix, `[B, end - start]`."""
+        entries = slice(*np.searchsorted(self.columns, [start, end]))
         block = np.zeros((self.count, end - start))
-        block[self.rows[own], self.columns[own] - start] = self.values[own]
+        block[self.rows[entries], self.columns[entries] - start] = self.values[entries]
         return block
 
 
 def colbert_score(q_reps: ColBERTVectors, p_reps: ColBERTVectors) -> np.float32:
-    """Return the mean over the query's vectors of the greatest product with one of the passage's.
+    """Return the late-interaction score: the mean over query vectors of the maximal product with a passage vector.
 
     Args:
-        q_reps: `[Lq, C]` float32.
-        p_reps: `[Lp, C]` float32.
+        q_reps: `[Lq, C]` float32, the query's ColBERT vectors.
+        p_reps: `[Lp, C]` float32, the passage's.
 
     Raises:
-        TypeError: one of them is no array.
+        TypeError: an argument is no array.
     """
     for reps in (q_reps, p_reps):
         if not isinstance(reps, np.ndarray):
@@ -136,20 +153,20 @@ def combined_score(query: M3Output, passage: M3Output, weights: Sequence[float] 
     """Return the weighted mean of the scores for which both texts have outputs.
 
     Args:
-        query: of one text.
-        passage: of one text.
-        weights: of the dense, the sparse and the ColBERT score; None counts them alike.
+        query: output of one query.
+        passage: output of one passage.
+        weights: weights of the dense, the sparse and the ColBERT score; None weighs them equally.
 
     Raises:
-        ValueError: an output of several texts, none in common, or weights that are all 0 for those in common.
+        ValueError: an output is of several texts, the two share none, or the weights of the shared ones are 0.
     """
-    for_dense, for_sparse, for_colbert = check_weights((1.0, 1.0, 1.0) if weights is None else weights)
+    dense_weight, sparse_weight, colbert_weight = check_weights((1.0, 1.0, 1.0) if weights is None else weights)
     if (counts := (query.text_count, passage.text_count)) != (1, 1):
         raise ValueError(f"outputs of {counts[0]} and {counts[1]} texts; expected of one each, such as output[0]")
     kinds: dict[str, tuple[float, Callable[..., Any]]] = {
-        "dense_vecs": (for_dense, np.dot),
-        "lexical_weights": (for_sparse, lexical_matching_score),
-        "colbert_vecs": (for_colbert, colbert_score),
+        "dense_vecs": (dense_weight, np.dot),
+        "lexical_weights": (sparse_weight, lexical_matching_score),
+        "colbert_vecs": (colbert_weight, colbert_score),
     }
     q, p = query[0], passage[0]
     scores = [

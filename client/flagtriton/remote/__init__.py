@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One deployment seen from here: many texts through it at once."""
+"""One deployment on a server, and the requests that a call becomes."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FlagEmbedding's process pools and life cycle, where the processes are the server's instances."""
+"""`ServedObject`: the connection and life cycle that embedders and rerankers share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flagtriton.checkpoints import checkpoint_name
 from flagtriton.errors import DeploymentMismatchError
@@ -16,17 +16,24 @@ from flagtriton.types import DeviceSpec
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["ServedObject"]
+__all__ = ["FOUND_MODEL", "ServedObject"]
+
+FOUND_MODEL: Final = "_found_model"
+"""Keyword argument by which a factory passes the `ServedModel` that it has found to the constructor."""
 
 
 class ServedObject:
-    """What every class that stands for a deployment can do beside its proper work.
+    """A Python object for one deployment, with FlagEmbedding's process-pool methods.
+
+    The server's model instances take the place of FlagEmbedding's processes, so a pool is empty.
 
     Attributes:
         served: the deployment.
+        target_devices: names of the deployment's devices.
     """
 
     served: ServedModel
+    target_devices: list[str]
 
     def _connect(
         self,
@@ -35,24 +42,25 @@ class ServedObject:
         compare: Callable[..., None],
         compared: Sequence[str],
     ) -> None:
-        """Find the deployment, compare it with the caller's arguments, and keep as attributes those nobody knows.
+        """Find the deployment and compare it with the caller's arguments. Unknown arguments become attributes.
 
         Args:
             model_name_or_path: a deployment's name, or the checkpoint it was made from.
-            kwargs: what the constructor was given beyond its own arguments; loses all that is known.
-            compare: raises where the deployment would answer another question, and warns of what else differs.
-            compared: names among `kwargs` that `compare` takes; None where they were not given.
+            kwargs: the constructor's extra arguments; known ones are removed.
+            compare: function that raises or warns if the deployment differs from the arguments.
+            compared: names of the extra arguments that `compare` takes; missing ones are None.
 
         Raises:
-            FlagTritonError: the deployment is not there, or another than the caller expects; the connection is closed.
+            FlagTritonError: the deployment was not found, or differs; the connection is closed.
         """
-        settings = ConnectionSettings.taken_from(kwargs)
+        settings = ConnectionSettings.pop_from(kwargs)
+        found: ServedModel | None = kwargs.pop(FOUND_MODEL, None)
         model_arguments = {name: kwargs.pop(name, None) for name in compared}
         self.kwargs = kwargs
         for name, value in kwargs.items():
             if not hasattr(type(self), name):  # an argument called `encode` must not hide the method
                 setattr(self, name, value)
-        self.served = ServedModel.find(checkpoint_name(model_name_or_path), settings)
+        self.served = found or ServedModel.find(checkpoint_name(model_name_or_path), settings)
         self.target_devices = served_devices(self.served.deployment)
         try:
             compare(**model_arguments)
@@ -62,23 +70,23 @@ class ServedObject:
 
     @staticmethod
     def get_target_devices(devices: DeviceSpec) -> list[str]:
-        """Return `devices` as a list of names; None is `cpu`, as no device is sought on the client."""
+        """Return `devices` as a list of names; None is `cpu`, as the client uses no device."""
         return ["cpu"] if devices is None else device_names(devices)
 
     def start_multi_process_pool(self, process_target_func: object = None) -> dict[str, list[object]]:
-        """Return an empty pool, for code that keeps one: the server's instances are the processes."""
+        """Return an empty pool; the server's model instances take its place."""
         return {"input": [], "output": [], "processes": []}
 
     @staticmethod
     def stop_multi_process_pool(pool: object) -> None:
-        """Do nothing: there is nothing to stop."""
+        """Do nothing, as a pool is empty."""
 
     def stop_self_pool(self) -> None:
-        """End the worker threads, where FlagEmbedding ends its processes; a later call starts new ones."""
+        """End the worker threads; a later call starts new ones. FlagEmbedding ends its processes here."""
         self.served.release_threads()
 
     def close(self) -> None:
-        """End the worker threads and close the connections; the object is not used again."""
+        """End the worker threads and close the connections. Later calls raise `ClosedError`."""
         self.served.close()
 
     def __enter__(self) -> Self:

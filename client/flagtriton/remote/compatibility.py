@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a caller asks for beside what is served: refused where it changes the answer, else one warning."""
+"""Comparison of a caller's arguments with a deployment: an error if the results differ, else one warning."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ C = TypeVar("C", EmbedderModelClass, RerankerModelClass)
 
 
 def device_names(devices: DeviceSpec) -> list[str]:
-    """Return `devices` the way FlagEmbedding names them: `0` is `cuda:0`.
+    """Return `devices` as FlagEmbedding's device names: `0` is `cuda:0`.
 
     Raises:
-        ValueError: neither a string, an integer, nor a list of one of them.
+        ValueError: `devices` is neither a string, an integer, nor a list of one of them.
     """
     entries = devices if isinstance(devices, list) else [devices]
     if entries and all(isinstance(entry, str) for entry in entries):
@@ -45,21 +45,21 @@ def device_names(devices: DeviceSpec) -> list[str]:
 
 
 def served_devices(deployment: Deployment) -> list[str]:
-    """Return a deployment's devices the same way: `gpu:0,1` is `cuda:0`, `cuda:1`."""
+    """Return a deployment's devices as FlagEmbedding's device names: `gpu:0,1` is `cuda:0`, `cuda:1`."""
     kind, _, numbers = deployment.device.partition(":")
     return [f"cuda:{number}" for number in numbers.split(",")] if kind == "gpu" and numbers else [kind]
 
 
 def served_class(served: ServedModel, task: str, model_classes: type[C]) -> C:
-    """Return which of a task's classes a deployment is of; close it if it is of none.
+    """Return the model class of a deployment; close its connection if the class is unknown.
 
     Args:
         served: the deployment.
         task: `embed` or `rerank`.
-        model_classes: the task's.
+        model_classes: the task's model classes.
 
     Raises:
-        DeploymentMismatchError: it does another task, or is of a class that this version does not know.
+        DeploymentMismatchError: the deployment has another task, or a class that this version does not know.
     """
     deployment = served.deployment
     if deployment.task != task or deployment.model_class not in {known.value for known in model_classes}:
@@ -82,19 +82,19 @@ def refuse_mismatch(
     max_lengths: dict[str, int],
     task: str = "embed",
 ) -> None:
-    """Raise where the deployment would answer another question than the caller's.
+    """Raise if the deployment's results would differ from those that the caller asks for.
 
     Args:
-        name: the deployment's name.
-        deployment: what is served.
-        model_classes: the classes that the caller's Python class can talk to.
-        pooling_method: what the caller asked for; None takes what is served.
-        max_lengths: the caller's length limits by argument name, tokens. FlagEmbedding's default of 512 stands
-            for the smaller of itself and the deployment's.
+        name: name of the deployment.
+        deployment: description of the deployment.
+        model_classes: model classes that the caller's Python class supports.
+        pooling_method: the caller's pooling method; None takes the deployment's.
+        max_lengths: the caller's maximal lengths in tokens, by argument name. FlagEmbedding's default of 512 means
+            512 or the deployment's, whichever is smaller.
         task: `embed` or `rerank`.
 
     Raises:
-        DeploymentMismatchError: says what came, what is served, and how to deploy it as asked.
+        DeploymentMismatchError: the message names both sides, and the command that deploys the model as asked.
     """
     again = _add_again(name, deployment)
     if deployment.task != task or deployment.model_class not in model_classes:
@@ -122,14 +122,14 @@ def _add_again(name: str, deployment: Deployment) -> str:
 
 
 def _or_deploy_as(name: str, deployment: Deployment, task: str, model_classes: Sequence[str]) -> str:
-    """Return how to deploy a checkpoint as another class, for those that its architecture may be of; else nothing."""
+    """Return advice to deploy the checkpoint as another class of the same architecture; else an empty string."""
     kind = deployment.model_class.partition("-only-")[0]  # encoder or decoder
-    possible = [model_class for model_class in model_classes if model_class.startswith(f"{kind}-only-")]
-    if not possible:
+    candidates = [model_class for model_class in model_classes if model_class.startswith(f"{kind}-only-")]
+    if not candidates:
         return ""
     other_task = "" if task == deployment.task else f" --task {task}"
-    command = f"{_add_again(name, deployment)}{other_task} --model-class {possible[0]}"
-    return f". If the checkpoint is of the class {possible[0]}, deploy it so, with its other options: {command}"
+    command = f"{_add_again(name, deployment)}{other_task} --model-class {candidates[0]}"
+    return f". If the checkpoint is of the class {candidates[0]}, deploy it so, with its other options: {command}"
 
 
 def warn_of_differences(
@@ -144,18 +144,18 @@ def warn_of_differences(
     cache_dir: str | None,
     ignored: Sequence[str],
 ) -> None:
-    """Warn once, naming both sides of every argument that the deployment settles otherwise.
+    """Warn once of all arguments that differ from the deployment, and name both sides.
 
-    What a class has as its default, `use_fp16=True` mostly, permits half precision and never differs.
+    A class' default precision, such as `use_fp16=True`, permits half precision and never differs.
     """
     served = served_devices(deployment)
     differences = []
     precision = deployment.precision
-    shown = "auto (the server's log says which precision that is there)" if precision == "auto" else precision
+    precision_text = "auto (the server's log says which precision that is there)" if precision == "auto" else precision
     if use_bf16 and not bf16_by_default and precision != "bf16":
-        differences.append(f"use_bf16=True, served in {shown}")
+        differences.append(f"use_bf16=True, served in {precision_text}")
     if not use_bf16 and not use_fp16 and precision != "fp32":
-        differences.append(f"use_fp16=False, served in {shown}")
+        differences.append(f"use_fp16=False, served in {precision_text}")
     if devices is not None and device_names(devices) != served:
         differences.append(f"devices={devices!r}, served on {', '.join(served)}")
     if trust_remote_code is not None and trust_remote_code != deployment.trust_remote_code:
@@ -169,7 +169,7 @@ def warn_of_differences(
 
 
 def frames_to_caller() -> int:
-    """Return the `stacklevel` that makes a warning point at the first line outside this package."""
+    """Return the `stacklevel` with which a warning names the first line outside this package."""
     package = str(Path(__file__).parents[1])
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):

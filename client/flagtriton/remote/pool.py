@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many requests at once: a few threads, replies as they come, and no request sent once the caller has given up."""
+"""A thread pool that keeps several requests of one call in flight."""
 
 from __future__ import annotations
 
@@ -8,63 +8,58 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeAlias, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
+from flagtriton.remote.planning import Rows
+from flagtriton.transport.forks import notify_on_fork
 
-from flagtriton.transport.forks import across_forks
-
-__all__ = ["Dispatcher", "Rows", "Send"]
+__all__ = ["Dispatcher"]
 
 T = TypeVar("T")
 
-Rows: TypeAlias = NDArray[np.int64]
-"""The indices of the texts that travel in one request."""
-
 Send: TypeAlias = Callable[[Rows, threading.Event], T]
-"""Sends one request and returns what came back; stops retrying once the event is set."""
+"""Sends the request for some rows and returns the reply; must stop its retries once the event is set."""
 
 
 class Dispatcher:
-    """A pool of threads, made when first needed. Safe to share between threads.
+    """A thread pool, started by the first call. Safe to share between threads.
 
     Args:
-        concurrency: requests in flight at once, of all callers together.
+        concurrency: requests in flight at once, over all callers.
     """
 
     def __init__(self, concurrency: int) -> None:
         self._concurrency = concurrency
         self.after_fork_in_child()
-        across_forks(self)
+        notify_on_fork(self)
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: a forked process has none of its parent's threads, and maybe a lock that one of them held."""
+        """Reset the pool: a child has none of its parent's threads, and one of them may have held the lock."""
         self._lock = threading.Lock()
         self._executor: ThreadPoolExecutor | None = None
 
     def __reduce__(self) -> tuple[type[Dispatcher], tuple[int]]:
-        """Pickle the size; the copy has threads of its own."""
+        """Pickle the concurrency; the copy starts its own threads."""
         return type(self), (self._concurrency,)
 
     def replies(self, send: Send[T], requests: Sequence[Rows]) -> Generator[tuple[Rows, T], None, None]:
-        """Yield each request with its reply, in the order of arrival.
+        """Yield the rows of each request with its reply, in order of arrival.
 
-        When the generator is closed, or a request fails, those not yet sent never are.
+        Closing the generator, or an error of one request, cancels the requests that have not been sent.
         """
         stopped = threading.Event()
         with self._lock:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(self._concurrency, "flagtriton")
-            waiting = {self._executor.submit(send, rows, stopped): rows for rows in requests}
+            pending = {self._executor.submit(send, rows, stopped): rows for rows in requests}
         try:
-            for future in as_completed(waiting):
-                yield waiting.pop(future), future.result()  # popped, so that no reply is kept
+            for future in as_completed(pending):
+                yield pending.pop(future), future.result()  # removed, so that the reply can be freed
         finally:
             stopped.set()
-            for future in waiting:
+            for future in pending:
                 future.cancel()
 
     def release(self) -> None:
-        """End the threads once their requests are answered; a later call starts new ones."""
+        """End the threads once their requests are done; a later call starts new ones."""
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a request is tried again, and after which waits."""
+"""Retries of a request: which errors, how often, and with which waits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from flagtriton.errors import RequestTimeoutError, ServerUnavailableError, WrongServerError
-from flagtriton.transport.base import Deadline
+from flagtriton.remote.deadline import Deadline
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState
@@ -19,23 +19,22 @@ __all__ = ["RetryPolicy"]
 
 T = TypeVar("T")
 
-_AT_MOST_LATER = 1.25
-"""A wait that the server asks for is drawn out by up to a quarter, so that not everybody comes back at once."""
+_MAX_JITTER = 1.25
+"""Upper bound of the factor on a wait that the server asks for, so that clients do not return all at once."""
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often a request is tried again when the server is away, busy or late, and how long the waits are.
+    """Exponential backoff with full jitter for requests to an unavailable, overloaded or slow server.
 
-    What the server says counts: the seconds it names are waited, and a little longer. Else the n-th wait is drawn
-    uniformly from 0 to `min(first_wait_s * 2**n, longest_wait_s)`, so that many clients do not come back at the same
-    moment.
+    A wait that the server asks for is kept and extended by up to a quarter. Otherwise the n-th wait is drawn uniformly
+    from 0 to `min(first_wait_s * 2**n, longest_wait_s)`.
 
     Attributes:
-        retries: further tries at most; None is as many as there is time for.
-        patience_s: no try follows once so many seconds have passed since the first.
-        first_wait_s: the mean of the first wait is half of this.
-        longest_wait_s: as long as a model needs to come back, more or less.
+        retries: maximal number of retries; None sets no limit.
+        patience_s: seconds after the first try within which retries start.
+        first_wait_s: upper bound of the first wait, seconds.
+        longest_wait_s: upper bound of every wait, seconds; about the time that a model needs to load.
     """
 
     retries: int | None = None
@@ -46,26 +45,30 @@ class RetryPolicy:
     def call(
         self, function: Callable[[], T], stopped: threading.Event | None = None, deadline: Deadline | None = None
     ) -> T:
-        """Return what `function` returns; raise its last error once it is not to be tried again.
+        """Return the result of `function`, which is called again after an error that may pass.
 
         Args:
-            function: called until it returns, or raises something else than unavailability or a time-out.
-            stopped: once it is set, no wait goes on and no try follows.
-            deadline: no wait goes beyond it: the last error is raised before one that would.
+            function: function to call.
+            stopped: event that ends the waits and the retries.
+            deadline: end of the call; a wait that would exceed it is not started.
+
+        Raises:
+            FlagTritonError: the last error of `function`.
+            RequestTimeoutError: the deadline has passed before the first try.
         """
         import tenacity
 
         event = stopped or threading.Event()
-        left = None if deadline is None else deadline.left_s()
+        patience_s = self.patience_s if deadline is None else min(deadline.left_s(), self.patience_s)
         retrying = tenacity.Retrying(
             sleep=tenacity.sleep_using_event(event),
             stop=tenacity.stop_any(
                 tenacity.stop_when_event_set(event),
-                tenacity.stop_before_delay(self.patience_s if left is None else min(left, self.patience_s)),
+                tenacity.stop_before_delay(patience_s),
                 *([] if self.retries is None else [tenacity.stop_after_attempt(self.retries + 1)]),
             ),
             wait=self._wait_s,
-            retry=tenacity.retry_if_exception(_may_pass),
+            retry=tenacity.retry_if_exception(_is_transient),
             reraise=True,
         )
         return retrying(function)
@@ -73,11 +76,11 @@ class RetryPolicy:
     def _wait_s(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
         if isinstance(error, ServerUnavailableError) and error.retry_after_s:
-            return error.retry_after_s * random.uniform(1, _AT_MOST_LATER)
-        most = min(self.first_wait_s * 2 ** min(state.attempt_number - 1, 30), self.longest_wait_s)
-        return random.uniform(0, most)
+            return error.retry_after_s * random.uniform(1, _MAX_JITTER)
+        max_wait_s = min(self.first_wait_s * 2 ** min(state.attempt_number - 1, 30), self.longest_wait_s)
+        return random.uniform(0, max_wait_s)
 
 
-def _may_pass(error: BaseException) -> bool:
-    """Return whether the same request may be answered later."""
+def _is_transient(error: BaseException) -> bool:
+    """Return whether the same request may succeed later."""
     return isinstance(error, (ServerUnavailableError, RequestTimeoutError)) and not isinstance(error, WrongServerError)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all rerankers share: FlagEmbedding's constructor and methods, answered by a server."""
+"""`AbsReranker`: the constructor and methods that FlagEmbedding's rerankers share, answered by a server."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, TypeAlias, cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from flagtriton.protocol.instructions import apply_instruction, check_instruction_format
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH, PASSAGE, QUERY, SCORE
 from flagtriton.remote.base import ServedObject
 from flagtriton.remote.compatibility import refuse_mismatch, warn_of_differences
-from flagtriton.remote.encode_call import progress_wish
-from flagtriton.remote.inputs import as_pair_list
-from flagtriton.remote.pool import Rows
-from flagtriton.rerankers.ranking import ranked
-from flagtriton.transport.base import InferenceReply
+from flagtriton.remote.inputs import as_pair_list, pop_show_progress
+from flagtriton.remote.planning import RowCollector
+from flagtriton.remote.ranking import rank_passages
 from flagtriton.types import DeviceSpec
 
 __all__ = ["AbsReranker", "Pairs", "Scores"]
@@ -28,40 +23,40 @@ Pairs: TypeAlias = Iterable[Sequence[str]] | Sequence[str]
 """Pairs of query and passage (tuples, lists, a two-column array), or one pair."""
 
 Scores: TypeAlias = list[float] | list[list[float]]
-"""One score a pair, in their order; where several layers were asked for, such a list for each, in theirs."""
+"""One score per pair, in the order of the pairs; with several layers, one such list per layer."""
 
 _OPTIONS = ("query_max_length", "max_length", "normalize")
-_BYTES_OF_A_REQUEST = 4_194_304
-"""Replies are small whatever the texts are; only what waits for an answer is to stay small."""
+_BYTES_PER_REQUEST = 4_194_304
+"""Larger than an embedder's, as replies are small: the limit bounds the requests' own memory."""
 
 
 class AbsReranker(ServedObject):
-    """A reranker of FlagEmbedding's, served by Triton. Attributes are read at every call.
+    """A reranker with FlagEmbedding's API, served by Triton. Every call reads the attributes again.
 
     Args:
-        model_name_or_path: a deployment's name, or the checkpoint it was made from: its last path part counts.
-        use_fp16: permits half precision; the deployment's precision holds.
+        model_name_or_path: a deployment's name, or the checkpoint it was made from, whose last path part counts.
+        use_fp16: permits half precision; the deployment decides.
         query_instruction_for_rerank: put before queries.
-        query_instruction_format: two fields, instruction and text.
+        query_instruction_format: format with two fields, instruction and text.
         passage_instruction_for_rerank: put before passages.
-        passage_instruction_format: likewise.
+        passage_instruction_format: format with two fields, instruction and text.
         devices: compared with the deployment's.
         batch_size: pairs of one request, at most.
-        query_max_length: tokens of a query that are read; None is three quarters of `max_length`.
-        max_length: tokens of a pair, special tokens included; 512 stands for the smaller of 512 and what the
-            deployment allows.
+        query_max_length: tokens of a query, at most; None is three quarters of `max_length`.
+        max_length: tokens of a pair, special tokens included; the default means 512 or the deployment's maximum,
+            whichever is smaller.
         normalize: return the sigmoid of each score.
-        **kwargs: the fields of `ConnectionSettings`, `url` first. Anything else is kept as an attribute and warned of.
+        **kwargs: the fields of `ConnectionSettings`. Others are kept as attributes, with a warning.
 
     Raises:
-        ModelNotServedError: the server has no such deployment; the message lists what it has.
-        DeploymentMismatchError: the deployment is of another class, or allows fewer tokens.
-        ServerUnavailableError: the server does not answer.
+        ModelNotServedError: the server has no such deployment; the message lists those there are.
+        DeploymentMismatchError: the deployment has another class, or allows fewer tokens.
+        ServerUnavailableError: the server does not reply.
     """
 
     MODEL_CLASSES: ClassVar[tuple[str, ...]]
     OPTIONS: ClassVar[tuple[str, ...]] = ()
-    """The attributes of this class alone that are options of a request, which calls may override."""
+    """Names of this class' own attributes that are request options; a call may override them."""
 
     def __init__(
         self,
@@ -93,16 +88,19 @@ class AbsReranker(ServedObject):
         self._connect(model_name_or_path, kwargs, compare, ("trust_remote_code", "cache_dir", "use_bf16"))
 
     def compute_score(self, sentence_pairs: Pairs, **kwargs: Any) -> Scores:
-        """Return one score a pair, in their order; a list for a lone pair, too, and `[]` for none.
+        """Return the scores of pairs.
 
         Args:
             sentence_pairs: pairs of query and passage, or one pair.
-            **kwargs: `batch_size=`, `query_max_length=`, `max_length=`, `normalize=` and what else the class describes
-                as an attribute for every call, instead of the attributes; and `show_progress=`.
+            **kwargs: replacements for attributes: `batch_size=`, `query_max_length=`, `max_length=`, `normalize=` and
+                the options of the class; and `show_progress=`.
+
+        Returns:
+            One float per pair, in the order of the pairs: a list of one for a single pair, `[]` for no pairs.
 
         Raises:
-            TypeError: a pair is not two `str`; it is named by its index. Or an unknown argument.
-            InvalidRequestError: the deployment refused an option, or a query that leaves its passage no room.
+            TypeError: a pair is not two `str`, and the message names its index; or an argument is unknown.
+            InvalidRequestError: the deployment refused an option, or a query that leaves no tokens for its passage.
         """
         return self._scores(self.get_detailed_inputs(sentence_pairs), kwargs)
 
@@ -116,7 +114,7 @@ class AbsReranker(ServedObject):
         device: str | None = None,
         **kwargs: Any,
     ) -> Scores:
-        """Return the scores of pairs as they are, without instructions; `device` is the server's business."""
+        """Return the scores of pairs without instructions; `device` has no effect."""
         pairs, _ = as_pair_list(sentence_pairs, "sentence_pairs")
         named = {
             "batch_size": batch_size,
@@ -129,15 +127,14 @@ class AbsReranker(ServedObject):
     def rerank(
         self, query: str, passages: Iterable[str], top_k: int | None = None, **kwargs: Any
     ) -> list[tuple[int, float, str]]:
-        """Return the passages best for a query, the best first, each as (index, score, text).
+        """Return the passages with the highest scores, best first, as (index, score, text).
 
-        They travel in one request, as long as there are no more than the deployment takes in one (1,024 unless it was
-        added with another `--max-batch-size`) and 4 MiB of text.
+        They travel in one request up to the deployment's `--max-batch-size`, 1,024 by default, and 4 MiB of text.
 
         Args:
-            query: one text.
+            query: the query.
             passages: the candidates.
-            top_k: how many to return; None returns all.
+            top_k: number of passages to return, at most; None returns all.
             **kwargs: as for `compute_score`.
 
         Raises:
@@ -145,13 +142,13 @@ class AbsReranker(ServedObject):
         """
         kwargs.setdefault("batch_size", self.served.max_batch_size)
 
-        def scores_of(pairs: list[tuple[str, str]]) -> Sequence[float]:
+        def score(pairs: list[tuple[str, str]]) -> Sequence[float]:
             scores = self.compute_score(pairs, **kwargs)
             if scores and isinstance(scores[0], list):
                 raise ValueError(f"rerank got the scores of {len(scores)} layers; name one in cutoff_layers")
             return cast(list[float], scores)
 
-        return ranked(query, passages, top_k, scores_of)
+        return rank_passages(query, passages, top_k, score)
 
     def get_detailed_inputs(self, sentence_pairs: Pairs) -> list[tuple[str, str]]:
         """Return the pairs behind their instructions."""
@@ -179,7 +176,7 @@ class AbsReranker(ServedObject):
         return apply_instruction(instruction_format, instruction, sentence)
 
     def encode_multi_process(self, sentence_pairs: Pairs, pool: object = None, **kwargs: Any) -> Scores:
-        """Return what `compute_score` returns, without instructions."""
+        """Return the result of `compute_score`, without instructions."""
         return self.compute_score_single_gpu(sentence_pairs, **kwargs)
 
     def _scores(self, pairs: list[tuple[str, str]], arguments: dict[str, Any]) -> Scores:
@@ -188,7 +185,7 @@ class AbsReranker(ServedObject):
             for name in ("batch_size", *_OPTIONS, *self.OPTIONS)
             for value in [arguments.pop(name, None)]
         }
-        show_progress = progress_wish(arguments)
+        show_progress = pop_show_progress(arguments)
         batch_size = named.pop("batch_size")
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
@@ -196,17 +193,9 @@ class AbsReranker(ServedObject):
         if not pairs:
             return []
         queries, passages = [query for query, _ in pairs], [passage for _, passage in pairs]
-        scores: NDArray[np.float32] = np.empty((0, 0), np.float32)
-
-        def add(rows: Rows, reply: InferenceReply) -> None:
-            nonlocal scores
-            if not len(scores):
-                scores = np.empty((len(pairs), reply[SCORE.name].shape[1]), np.float32)
-            scores[rows] = reply[SCORE.name]
-
-        self.served.collect(
-            add,
-            self.served.plan_pairs(queries, passages, max_rows=batch_size, max_bytes=_BYTES_OF_A_REQUEST),
+        scores = self.served.collect(
+            RowCollector(len(pairs), SCORE),
+            self.served.plan_pairs(queries, passages, max_rows=batch_size, max_bytes=_BYTES_PER_REQUEST),
             {QUERY: queries, PASSAGE: passages},
             [SCORE],
             options,
@@ -217,12 +206,12 @@ class AbsReranker(ServedObject):
         return by_layer if len(by_layer) > 1 else by_layer[0]
 
     def _options(self, named: dict[str, Any]) -> RerankOptions:
-        """Return the options of a call, whose values are the caller's or the attributes'."""
+        """Return the options of a call from the caller's arguments and the attributes."""
         return RerankOptions(**{**named, "max_length": self._length(named["max_length"])})
 
-    def _length(self, asked: int) -> int:
-        most = self.served.deployment.max_length
-        return min(asked, most) if asked == DEFAULT_MAX_LENGTH else asked
+    def _length(self, max_length: int) -> int:
+        """Return `max_length`, or for the default of 512 the deployment's maximum if that is smaller; tokens."""
+        return min(max_length, self.served.deployment.max_length) if max_length == DEFAULT_MAX_LENGTH else max_length
 
     def _compare_with_deployment(
         self, devices: DeviceSpec, *, use_bf16: bool | None, trust_remote_code: bool | None, cache_dir: str | None
@@ -240,7 +229,7 @@ class AbsReranker(ServedObject):
         warn_of_differences(
             name,
             deployment,
-            use_fp16=True,  # full precision is the default here, so it is no wish of the caller's
+            use_fp16=True,  # full precision is the default here, so the caller did not ask for it
             use_bf16=bool(use_bf16),
             devices=devices,
             trust_remote_code=trust_remote_code,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reranker classes, each with FlagEmbedding's constructor, and the factory that chooses one."""
+"""`FlagReranker`: cross-encoders (bge-reranker-base, -large, -v2-m3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FlagReranker(AbsReranker):
 
     Args:
         trust_remote_code: compared with the deployment's.
-        cache_dir: has no effect: the server loads the weights.
+        cache_dir: no effect, as the server loads the weights.
     """
 
     MODEL_CLASSES: ClassVar[tuple[str, ...]] = (RerankerModelClass.ENCODER_ONLY_BASE.value,)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The LLM rerankers whose layers are scored one by one, each with FlagEmbedding's constructor."""
+"""Layerwise rerankers, which score pairs by several layers of a language model."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["LayerWiseFlagLLMReranker", "LightWeightFlagLLMReranker"]
 
 
 class LayerWiseFlagLLMReranker(FlagLLMReranker):
-    """A reranker each of whose later layers has a head (bge-reranker-v2-minicpm-layerwise).
+    """A reranker with a score head on every later layer (bge-reranker-v2-minicpm-layerwise).
 
-    `FlagLLMReranker` describes the other arguments. The network stops at the deepest layer that is asked for. Scores of
-    several layers come as one list a layer, in ascending order of the layers.
+    `FlagLLMReranker` describes the other arguments. The forward pass stops at the deepest of `cutoff_layers`. Several
+    layers make one list of scores per layer, in ascending order of the layers.
 
     Args:
-        cutoff_layers: whose scores to return; None is the last one's. Calls may override it.
+        cutoff_layers: layers whose scores to return; None is the last layer. A call may override it.
     """
 
     MODEL_CLASSES: ClassVar[tuple[str, ...]] = (RerankerModelClass.DECODER_ONLY_LAYERWISE.value,)
@@ -91,7 +91,7 @@ class LayerWiseFlagLLMReranker(FlagLLMReranker):
         device: str | None = None,
         **kwargs: Any,
     ) -> Scores:
-        """Return the scores of pairs as they are, without instructions; as `FlagLLMReranker`'s."""
+        """Return the scores of pairs without instructions; see `FlagLLMReranker`."""
         return AbsReranker.compute_score_single_gpu(
             self,
             sentence_pairs,
@@ -112,14 +112,15 @@ class LayerWiseFlagLLMReranker(FlagLLMReranker):
 
 
 class LightWeightFlagLLMReranker(LayerWiseFlagLLMReranker):
-    """A layerwise reranker that also merges a passage's tokens on the way (bge-reranker-v2.5-gemma2-lightweight).
+    """A layerwise reranker with token compression (bge-reranker-v2.5-gemma2-lightweight).
 
-    `LayerWiseFlagLLMReranker` describes the other arguments. As in FlagEmbedding, a layer's head goes by its place
-    among the layers that are asked for: `cutoff_layers=[28]` is scored by the first head.
+    `LayerWiseFlagLLMReranker` describes the other arguments. As in FlagEmbedding, the index of a layer in
+    `cutoff_layers` selects its head: `cutoff_layers=[28]` is scored by the first head.
 
     Args:
-        compress_layers: before which layers tokens are merged; 0 and those that do not run have no effect.
-        compress_ratio: neighbouring tokens of a passage that become one; 1 leaves them. Calls may override both.
+        compress_layers: layers before which tokens are merged; 0 and layers that do not run have no effect.
+        compress_ratio: number of neighbouring passage tokens that are merged into one; 1 merges none. A call may
+            override both.
     """
 
     MODEL_CLASSES: ClassVar[tuple[str, ...]] = (RerankerModelClass.DECODER_ONLY_LIGHTWEIGHT.value,)
@@ -185,9 +186,9 @@ class LightWeightFlagLLMReranker(LayerWiseFlagLLMReranker):
         device: str | None = None,
         **kwargs: Any,
     ) -> Scores:
-        """Return the scores of pairs as they are, without instructions; as `FlagLLMReranker`'s.
+        """Return the scores of pairs without instructions; see `FlagLLMReranker`.
 
-        `compress_layer` is an older name of `compress_layers`, and wins where both come.
+        `compress_layer` is the older name of `compress_layers`, and replaces it.
         """
         return AbsReranker.compute_score_single_gpu(
             self,
@@ -205,41 +206,42 @@ class LightWeightFlagLLMReranker(LayerWiseFlagLLMReranker):
         )
 
     def _scores(self, pairs: list[tuple[str, str]], arguments: dict[str, Any]) -> Scores:
-        older = arguments.pop("compress_layer", None)
-        if older is not None:
+        compress_layer = arguments.pop("compress_layer", None)
+        if compress_layer is not None:
             warnings.warn(
                 "compress_layer is called compress_layers now", DeprecationWarning, stacklevel=frames_to_caller()
             )
-            arguments["compress_layers"] = older
+            arguments["compress_layers"] = compress_layer
         return super()._scores(pairs, arguments)
 
     def _options(self, named: dict[str, Any]) -> RerankOptions:
-        asked, ratio = named["compress_layers"], named["compress_ratio"]
-        layers = () if asked is None else _layers("compress_layers", asked, least=0)
+        compress_layers, ratio = named["compress_layers"], named["compress_ratio"]
+        layers = () if compress_layers is None else _layers("compress_layers", compress_layers, min_count=0)
         if ratio is None or not layers:  # nothing is merged
             layers, ratio = DEFAULT_COMPRESS_LAYERS, 1
         return super()._options({**named, "compress_layers": layers, "compress_ratio": ratio})
 
 
-def _layers(argument: str, layers: SupportsIndex | Iterable[SupportsIndex], *, least: int = 1) -> tuple[int, ...]:
-    """Return layers as a request names them.
+def _layers(argument: str, layers: SupportsIndex | Iterable[SupportsIndex], *, min_count: int = 1) -> tuple[int, ...]:
+    """Return layer numbers as a tuple of `int`.
 
     Args:
-        argument: for the message.
-        layers: some whole numbers, or one.
-        least: how many there have to be.
+        argument: name of the caller's argument, for the message.
+        layers: layer numbers, or one.
+        min_count: number of layers, at least.
 
     Raises:
-        ValueError: there are fewer, or one is no whole number of at least 0.
+        ValueError: there are fewer layers, or one is no whole number of at least 0.
     """
     refusal = ValueError(
         f"{argument} is {layers!r}, expected whole numbers of at least 0, one at least, such as [8, 16]"
     )
     try:
-        listed = list(layers) if isinstance(layers, Iterable) else [layers]
-        numbers = tuple(index(layer) for layer in listed)
+        elements = list(layers) if isinstance(layers, Iterable) else [layers]
+        numbers = tuple(index(layer) for layer in elements)
     except TypeError as error:
         raise refusal from error
-    if len(numbers) < least or any(number < 0 for number in numbers) or any(isinstance(each, bool) for each in listed):
+    is_boolean = any(isinstance(element, bool) for element in elements)
+    if is_boolean or len(numbers) < min_count or any(number < 0 for number in numbers):
         raise refusal
     return numbers

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reranker that asks a language model about each pair, with FlagEmbedding's constructor."""
+"""`FlagLLMReranker`: rerankers that prompt a language model with each pair (bge-reranker-v2-gemma)."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from flagtriton.types import DeviceSpec, RerankerModelClass
 
 __all__ = ["FlagLLMReranker"]
 
-_WITHOUT_EFFECT = ("use_dataloader", "num_workers")
-"""Arguments of calls that settle how FlagEmbedding reads its own input."""
+_NO_EFFECT = ("use_dataloader", "num_workers")
+"""Arguments of calls that change how FlagEmbedding reads its input, and no result."""
 
 
 class FlagLLMReranker(AbsReranker):
-    """A decoder-only reranker whose score is its logit for "Yes" (bge-reranker-v2-gemma).
+    """A decoder-only reranker whose score is the logit of "Yes" (bge-reranker-v2-gemma).
 
-    `AbsReranker` describes the other arguments. `max_length` is that of a passage; query and passage together may have
-    as many tokens more as the prompt has.
+    `AbsReranker` describes the other arguments. `max_length` is that of a passage; a pair may have more tokens by the
+    length of the prompt.
 
     Args:
-        peft_path: the adapter that the deployment has merged into its weights; None takes what is served.
+        peft_path: the adapter that is merged into the deployment's weights; None takes the deployment's.
         use_bf16: compared with the deployment's precision.
         query_instruction_for_rerank: put before queries; the model was trained with "A: ".
-        passage_instruction_for_rerank: put before passages; likewise "B: ".
-        cache_dir: has no effect: the server loads the weights.
+        passage_instruction_for_rerank: put before passages; the model was trained with "B: ".
+        cache_dir: no effect, as the server loads the weights.
         trust_remote_code: compared with the deployment's.
-        prompt: what the model is asked behind each pair; None is the one it was trained with. Calls may override it.
+        prompt: instruction behind each pair; None is the one that the model was trained with. A call may override it.
 
     Raises:
-        DeploymentMismatchError: `peft_path` is another adapter than the deployment's; and as `AbsReranker`.
+        DeploymentMismatchError: the deployment has another adapter than `peft_path`; and as `AbsReranker`.
     """
 
     MODEL_CLASSES: ClassVar[tuple[str, ...]] = (RerankerModelClass.DECODER_ONLY_BASE.value,)
@@ -97,32 +97,32 @@ class FlagLLMReranker(AbsReranker):
         device: str | None = None,
         **kwargs: Any,
     ) -> Scores:
-        """Return the scores of pairs as they are, without instructions.
+        """Return the scores of pairs without instructions.
 
-        `device`, `use_dataloader` and `num_workers` have no effect here.
+        `device`, `use_dataloader` and `num_workers` have no effect.
         """
         return super().compute_score_single_gpu(
             sentence_pairs, batch_size, query_max_length, max_length, normalize, prompt=prompt, **kwargs
         )
 
     def _scores(self, pairs: list[tuple[str, str]], arguments: dict[str, Any]) -> Scores:
-        for name in _WITHOUT_EFFECT:
+        for name in _NO_EFFECT:
             arguments.pop(name, None)
         return super()._scores(pairs, arguments)
 
     def _options(self, named: dict[str, Any]) -> RerankOptions:
-        # Instructions are before the texts already, so the deployment is to put none there.
+        # The texts have their instructions already, so the server must add none.
         return super()._options({**named, "query_instruction": "", "passage_instruction": ""})
 
     def _refuse_another_adapter(self) -> None:
-        asked, served = self.peft_path, self.served.deployment.peft
-        if asked is None:
+        peft_path, served = self.peft_path, self.served.deployment.peft
+        if peft_path is None:
             return
-        names = {checkpoint_name(asked), checkpoint_name(os.path.realpath(asked))}  # a link, and what it leads to
+        names = {checkpoint_name(peft_path), checkpoint_name(os.path.realpath(peft_path))}  # of a link and its target
         if served is None or checkpoint_name(served) not in names:
             self.close()
             again = f"flagtriton add {self.served.deployment.checkpoint} --task rerank --repository REPOSITORY --force"
             raise DeploymentMismatchError(
-                f"peft_path is {asked!r}, but {self.served.name} is served with {served or 'no adapter'}; deploy it "
-                f"so: {again} --peft {asked}"
+                f"peft_path is {peft_path!r}, but {self.served.name} is served with {served or 'no adapter'}; "
+                f"deploy it so: {again} --peft {peft_path}"
             )

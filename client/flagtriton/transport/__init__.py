@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two wires to Triton behind one small interface; nothing else of the SDK imports tritonclient."""
+"""Transports to Triton over gRPC and HTTP behind one protocol. No other package of the SDK imports tritonclient."""

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several servers that serve the same, as one: each request goes where the least work is in flight."""
+"""One transport over several servers: each request goes to the server with the least work in flight."""
 
 from __future__ import annotations
 
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
-
-from numpy.typing import NDArray
 
 from flagtriton.errors import (
     DeploymentMismatchError,
@@ -19,34 +18,34 @@ from flagtriton.errors import (
     RequestTimeoutError,
     ServerUnavailableError,
 )
-from flagtriton.protocol.options.checks import OptionValue
-from flagtriton.transport.base import InferenceReply, ModelConfig, ServerAddress, Transport
+from flagtriton.transport.base import InferenceReply, InferRequest, ModelConfig, ServerAddress, Transport
 from flagtriton.transport.endpoints import Endpoint, Endpoints
 
 __all__ = ["BalancedTransport"]
 
 T = TypeVar("T")
 
-_LOOK_AGAIN_S = 10.0
-_WORK_OF_A_REQUEST = 256
-"""What a request costs beside its texts, in bytes of text."""
+_LOOKUP_INTERVAL_S = 10.0
+_REQUEST_OVERHEAD = 256
+"""Cost of a request in addition to its texts, in bytes of text."""
+
+_MIN_TIMEOUT_S = 0.001
 
 
 class BalancedTransport:
     """A `Transport` over several others.
 
-    A request that one server refuses or does not answer goes to the next at once; only when none of them takes it does
-    the caller wait. A server that fails is spared for a while, and asked again. Before its first request, and before
-    its first one after a failure, a server must serve the model as the others do.
+    A request that one server refuses goes to the next at once; the caller gets the refusal only when no server takes
+    the request. A server that fails backs off. Before its first request, and before the first one after a failure,
+    its deployment is compared with the other servers'.
 
     Args:
-        open_transport: to the server at an address.
-        lookup: the addresses of the servers that there are now, at least one; asked every 10 s, as where a name stands
-            for several that come and go.
+        open_transport: function that opens a transport to an address.
+        lookup: function that returns the servers' current addresses; called every 10 s.
 
     Raises:
         OSError: `lookup` fails.
-        ValueError: it finds none.
+        ValueError: `lookup` returns no address.
     """
 
     def __init__(
@@ -56,11 +55,11 @@ class BalancedTransport:
         self._lookup = lookup
         self._endpoints = Endpoints(open_transport, lookup())
         self._configs: dict[str, ModelConfig] = {}
-        self._looking = threading.Lock()
-        self._look_at = time.monotonic() + _LOOK_AGAIN_S
+        self._lookup_lock = threading.Lock()
+        self._next_lookup_at = time.monotonic() + _LOOKUP_INTERVAL_S
 
     def __reduce__(self) -> tuple[type[BalancedTransport], tuple[Any, ...]]:
-        """Pickle what new connections need; the copy knows nothing of failures."""
+        """Pickle the constructor's arguments; the copy opens its own connections."""
         return type(self), (self._open_transport, self._lookup)
 
     @property
@@ -68,71 +67,65 @@ class BalancedTransport:
         """The servers' URLs, for messages."""
         return ", ".join(endpoint.transport.address for endpoint in self._endpoints.all)
 
-    def infer(
-        self,
-        model: str,
-        inputs: Mapping[str, NDArray[Any]],
-        outputs: Sequence[str],
-        parameters: Mapping[str, OptionValue],
-        timeout_s: float | None = None,
-    ) -> InferenceReply:
-        """Run one request on the server with the least to do."""
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    def infer(self, request: InferRequest) -> InferenceReply:
+        """Run one request on the server with the least work in flight."""
+        ends_at = None if request.timeout_s is None else time.monotonic() + request.timeout_s
 
-        def ask(endpoint: Endpoint) -> InferenceReply:
-            self._check(endpoint, model)
-            left_s = None if deadline is None else max(0.001, deadline - time.monotonic())
-            return endpoint.transport.infer(model, inputs, outputs, parameters, left_s)
+        def send(endpoint: Endpoint) -> InferenceReply:
+            self._check(endpoint, request.model)
+            left_s = None if ends_at is None else max(_MIN_TIMEOUT_S, ends_at - time.monotonic())
+            return endpoint.transport.infer(replace(request, timeout_s=left_s))
 
-        return self._first(ask, _work(inputs))
+        return self._first_reply(send, _work(request))
 
     def model_config(self, model: str) -> ModelConfig:
-        """Return a model's configuration, by which the servers are compared from then on."""
-        config = self._first(lambda endpoint: endpoint.transport.model_config(model))
+        """Return a model's configuration, with which every server's is compared from now on."""
+        config = self._first_reply(lambda endpoint: endpoint.transport.model_config(model))
         self._configs[model] = config
         return config
 
     def ready_models(self) -> list[str]:
-        """Return the names of all models that are ready on the first server that answers."""
-        return self._first(lambda endpoint: endpoint.transport.ready_models())
+        """Return the names of all ready models on the first server that replies."""
+        return self._first_reply(lambda endpoint: endpoint.transport.ready_models())
 
     def close(self) -> None:
         """Close every connection."""
         for endpoint in self._endpoints.all:
             endpoint.transport.close()
 
-    def _first(self, ask: Callable[[Endpoint], T], work: int = _WORK_OF_A_REQUEST) -> T:
-        """Return the answer of the first server that gives one; raise the last server's refusal where none does."""
-        self._look_again()
-        had: list[Endpoint] = []
+    def _first_reply(self, send: Callable[[Endpoint], T], work: int = _REQUEST_OVERHEAD) -> T:
+        """Return the first server's reply; raise a refusal if no server replies."""
+        self._refresh_servers()
+        refused: list[Endpoint] = []
         refusal: FlagTritonError | None = None
         while True:
-            with self._endpoints.next_one(work, had) as endpoint:
+            with self._endpoints.acquire(work, exclude=refused) as endpoint:
                 if endpoint is None:
                     assert refusal is not None
                     raise refusal
                 try:
-                    answer = ask(endpoint)
+                    reply = send(endpoint)
                 except (ServerUnavailableError, ModelNotServedError) as error:
                     self._endpoints.failed(endpoint, getattr(error, "retry_after_s", None))
-                    # What is there on any other server counts for more than what is not there on this one.
+                    # A refusal of a server that has the model says more than a missing model.
                     refusal = error if refusal is None or isinstance(refusal, ModelNotServedError) else refusal
                 except RequestTimeoutError:
                     self._endpoints.failed(endpoint)
                     raise
-                except FlagTritonError:  # an answer, too
+                except FlagTritonError:  # the server has replied
                     self._endpoints.answered(endpoint)
                     raise
                 else:
                     self._endpoints.answered(endpoint)
-                    return answer
-                had.append(endpoint)
+                    return reply
+                refused.append(endpoint)
 
     def _check(self, endpoint: Endpoint, model: str) -> None:
-        """See to it that a server serves a model as the others do.
+        """Compare a server's deployment of a model with the other servers'.
 
         Raises:
-            ServerUnavailableError: it serves another under that name.
+            DeploymentMismatchError: the only server serves another deployment than before.
+            ServerUnavailableError: this server serves another deployment than the others.
         """
         if model in endpoint.checked:
             return
@@ -154,22 +147,22 @@ class BalancedTransport:
             raise ServerUnavailableError(message)
         endpoint.checked.add(model)
 
-    def _look_again(self) -> None:
-        """Ask for the servers that there are now, if it is time; while one thread does, the others go on."""
-        if time.monotonic() < self._look_at or not self._looking.acquire(blocking=False):
+    def _refresh_servers(self) -> None:
+        """Look the servers up again if 10 s have passed; one thread does so while the others go on."""
+        if time.monotonic() < self._next_lookup_at or not self._lookup_lock.acquire(blocking=False):
             return
         try:
-            self._look_at = time.monotonic() + _LOOK_AGAIN_S
-            found = self._lookup()
-            if found:
-                self._endpoints.replace(found)
-        except OSError:  # the name server is away: those that are known will do
+            self._next_lookup_at = time.monotonic() + _LOOKUP_INTERVAL_S
+            addresses = self._lookup()
+            if addresses:
+                self._endpoints.replace(addresses)
+        except OSError:  # the name server does not reply: keep the known addresses
             pass
         finally:
-            self._looking.release()
+            self._lookup_lock.release()
 
 
-def _work(inputs: Mapping[str, NDArray[Any]]) -> int:
-    """Return how much a request is: the bytes of its texts, as it costs about as much as they have tokens."""
-    texts = (row for array in inputs.values() if array.dtype == object for row in array.reshape(-1))
-    return _WORK_OF_A_REQUEST + sum(map(len, texts))
+def _work(request: InferRequest) -> int:
+    """Return the size of a request in bytes of text, which is about proportional to its tokens."""
+    texts = (row for array in request.inputs.values() if array.dtype == object for row in array.reshape(-1))
+    return _REQUEST_OVERHEAD + sum(map(len, texts))

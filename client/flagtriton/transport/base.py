@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a wire can do, and where a server is. Imports no wire."""
+"""The `Transport` protocol, the request that passes through it, and server addresses. Imports no Triton client."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
@@ -11,12 +10,11 @@ from urllib.parse import SplitResult, urlsplit
 
 from numpy.typing import NDArray
 
-from flagtriton.errors import RequestTimeoutError
 from flagtriton.protocol.options.checks import OptionValue
 
 __all__ = [
     "TLS",
-    "Deadline",
+    "InferRequest",
     "InferenceReply",
     "ModelConfig",
     "ServerAddress",
@@ -33,15 +31,44 @@ _SCHEMES = {
     "http": ("http", False),
     "https": ("http", True),
 }
-_LONGEST_S = 1e6
-"""What a queue is told of longer times, seconds; infinity is no number of µs."""
-
 _DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
+
+_MAX_QUEUE_S = 1e6
+"""Upper bound of a queue timeout, seconds: infinity has no value in µs."""
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """One request to one model.
+
+    Attributes:
+        model: name of the model.
+        inputs: tensors by name, `[B, …]`. BYTES tensors are object arrays of `bytes`.
+        outputs: names of the tensors to return.
+        parameters: request parameters by name.
+        timeout_s: seconds until the request fails; None is the transport's own limit.
+    """
+
+    model: str
+    inputs: Mapping[str, NDArray[Any]]
+    outputs: Sequence[str]
+    parameters: Mapping[str, OptionValue]
+    timeout_s: float | None = None
+
+    def limited_to(self, limit_s: float) -> float:
+        """Return the request's timeout, or the transport's limit where that is lower; seconds."""
+        return limit_s if self.timeout_s is None else min(self.timeout_s, limit_s)
 
 
 @dataclass(frozen=True)
 class TLS:
-    """PEM files for an encrypted connection; what is None is the system's own, or not sent."""
+    """PEM files for an encrypted connection.
+
+    Attributes:
+        root_certificates: path of the trusted authorities; None trusts the system's.
+        private_key: path of the client's key; None sends no client certificate.
+        certificate_chain: path of the client's certificates; None sends none.
+    """
 
     root_certificates: str | None = None
     private_key: str | None = None
@@ -50,7 +77,13 @@ class TLS:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The part of a Triton model configuration that clients need."""
+    """The part of a Triton model configuration that clients need.
+
+    Attributes:
+        name: name of the model.
+        max_batch_size: rows of one request, at most.
+        parameters: the model's string parameters by name.
+    """
 
     name: str
     max_batch_size: int
@@ -58,20 +91,20 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, name: str, config: Mapping[str, Any]) -> ModelConfig:
-        """Return it from the JSON form that both wires give; `config` is its outermost object."""
+        """Return the configuration from the outermost JSON object that gRPC and HTTP return."""
         strings = {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
         return cls(name, int(config.get("max_batch_size", 0)), strings)
 
 
 @dataclass(frozen=True)
 class ServerAddress:
-    """Where a server is and how it is spoken to.
+    """Protocol, host and port of a server.
 
     Attributes:
         wire: `grpc` or `http`.
-        host_and_port: over HTTP, with the path below which Triton is.
-        secure: it is spoken to in TLS.
-        name: that its certificate bears, where the host is an address that was looked up; None is the host.
+        host_and_port: host and port; over HTTP followed by the path that Triton is served below.
+        secure: whether the connection uses TLS.
+        name: host name in the server's certificate where the host is a resolved IP address; None is the host.
     """
 
     wire: str
@@ -81,24 +114,25 @@ class ServerAddress:
 
     @classmethod
     def parse(cls, url: str) -> ServerAddress:
-        """Return the address that `url` names; without a port, Triton's own.
+        """Return the address in `url`, with Triton's default port where the URL has none.
 
-        A path is kept over HTTP, where a gateway may serve Triton below one.
+        An HTTP path is kept, as a gateway may serve Triton below one.
 
         Raises:
-            TypeError: it is no `str`.
-            ValueError: no or another scheme, no host, a port out of range, or parts that would be lost.
+            TypeError: `url` is no `str`.
+            ValueError: the scheme or host is missing or unknown, the port is out of range, or the URL has parts
+                that an address cannot hold, such as a user name or a query.
         """
         if not isinstance(url, str):
             raise TypeError(f"server URL is {url!r}, a {type(url).__name__}; expected a str")
-        parts = urlsplit(url)
-        wire, secure = _SCHEMES.get(parts.scheme, ("", False))
-        path = parts.path.rstrip("/")
-        lost = parts.username or parts.password or parts.query or parts.fragment or (path and wire == "grpc")
-        port = _port(parts)
-        if not wire or not parts.hostname or lost or port is None:
+        split = urlsplit(url)
+        wire, secure = _SCHEMES.get(split.scheme, ("", False))
+        path = split.path.rstrip("/")
+        unsupported = split.username or split.password or split.query or split.fragment or (path and wire == "grpc")
+        port = _port(split)
+        if not wire or not split.hostname or unsupported or port is None:
             raise ValueError(f"server URL is {url!r}; expected grpc://host:port, grpcs://…, http://… or https://…")
-        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        host = f"[{split.hostname}]" if ":" in split.hostname else split.hostname
         return cls(wire, f"{host}:{port}{path}", secure)
 
     @property
@@ -110,19 +144,19 @@ class ServerAddress:
         return f"{self.wire}{'s' if self.secure else ''}://{self.host_and_port}"
 
 
-def _port(parts: SplitResult) -> int | None:
-    """Return the URL's port, its scheme's default without one, or None where it is out of range."""
+def _port(url: SplitResult) -> int | None:
+    """Return the URL's port, else the scheme's default; None if the port is out of range."""
     try:
-        port = parts.port
+        port = url.port
     except ValueError:
         return None
-    return _DEFAULT_PORTS.get(parts.scheme) if port is None else port or None
+    return _DEFAULT_PORTS.get(url.scheme) if port is None else port or None
 
 
 class Transport(Protocol):
-    """One server over one wire. Safe to share between threads.
+    """Requests to one server, or to several that serve the same. Safe to share between threads.
 
-    Every method raises the errors of `flagtriton.errors` and nothing of the wire's own.
+    Every method raises the exceptions of `flagtriton.errors`, never those of gRPC or HTTP.
     """
 
     @property
@@ -130,62 +164,26 @@ class Transport(Protocol):
         """The server's URL, for messages."""
         ...
 
-    def infer(
-        self,
-        model: str,
-        inputs: Mapping[str, NDArray[Any]],
-        outputs: Sequence[str],
-        parameters: Mapping[str, OptionValue],
-        timeout_s: float | None = None,
-    ) -> InferenceReply:
-        """Run one request; the tensors travel in binary. BYTES tensors are object arrays of `bytes`.
+    def infer(self, request: InferRequest) -> InferenceReply:
+        """Run one request and return its output tensors, which travel in binary.
 
-        It may take `timeout_s` seconds, but no more than the transport allows every request; None is that.
+        `request.timeout_s` can shorten the transport's own limit, not extend it.
         """
         ...
 
     def model_config(self, model: str) -> ModelConfig:
-        """Return a model's configuration; `ModelNotServedError` where there is none."""
+        """Return a model's configuration; raise `ModelNotServedError` if the server has no such model."""
         ...
 
     def ready_models(self) -> list[str]:
-        """Return the names of all models that are ready, private steps included."""
+        """Return the names of all ready models, private steps included."""
         ...
 
     def close(self) -> None:
-        """Close every connection; the transport is not used again."""
+        """Close every connection. Later requests raise `ClosedError`."""
         ...
 
 
 def queue_time_us(timeout_s: float) -> int:
-    """Return for how many µs a request may wait in a queue whose client waits so long for it."""
-    return int(min(timeout_s, _LONGEST_S) * 1e6)
-
-
-@dataclass(frozen=True)
-class Deadline:
-    """When a call has to be done, with all of its requests and their retries.
-
-    Attributes:
-        at: by the monotonic clock, seconds; None is never.
-    """
-
-    at: float | None = None
-
-    @classmethod
-    def after(cls, seconds: float | None) -> Deadline:
-        """Return the deadline so many seconds from now; None is none."""
-        return cls(None if seconds is None else time.monotonic() + seconds)
-
-    def left_s(self) -> float | None:
-        """Return the seconds that are left, or None where there is no deadline.
-
-        Raises:
-            RequestTimeoutError: none is left.
-        """
-        if self.at is None:
-            return None
-        left = self.at - time.monotonic()
-        if left <= 0:
-            raise RequestTimeoutError("the call was not done within timeout_s; allow more, or send less")
-        return left
+    """Return Triton's queue timeout in µs for a client timeout in seconds."""
+    return int(min(timeout_s, _MAX_QUEUE_S) * 1e6)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gRPC channel of a transport: replaced where it went silent, closed while its process forks.
+"""The gRPC channel of a transport: replaced when it is silent, closed while its process forks.
 
-gRPC's threads and sockets do not survive a fork: a child that touches them hangs, and takes its parent's answers. So
-there is no open channel while a process forks: it waits for the calls that are under way, cuts off and sends again
-what takes too long, and parent and child open channels of their own when they next need one.
+gRPC's threads and sockets do not survive a fork: a child that uses them hangs and reads its parent's replies. So no
+channel is open during a fork. The fork waits for calls in progress, then cuts off the rest, which are sent again.
+Afterwards parent and child each open a new channel for their next call.
 """
 
 from __future__ import annotations
@@ -21,37 +21,41 @@ import grpc
 import tritonclient.grpc as triton
 
 from flagtriton.errors import ForkedProcessError
-from flagtriton.transport.forks import across_forks
+from flagtriton.transport.forks import notify_on_fork
 
-__all__ = ["Channels", "OpenClient"]
+__all__ = ["Channels"]
 
 _PROCESS = os.getpid()
-"""The process that imported gRPC."""
+"""Id of the process that imported gRPC."""
 
-_CALLS_END_S = 5.0
-"""How long a fork waits for calls that are under way; those that take longer are cut off, to be sent again."""
+_DRAIN_S = 5.0
+"""Seconds that a fork waits for calls in progress; longer ones are cut off and sent again."""
 
 _CUT_OFF_S = 2.0
-"""How long a fork waits for calls that it cut off to notice; they do so at once unless their threads cannot run."""
+"""Seconds that a fork waits for calls that it cut off to return; they do so at once if their threads can run."""
 
 _PROBE_S = 2.0
+"""Seconds that the probe for a working gRPC may take in a forked process."""
+
 _CANNOT_WORK = (
     "gRPC does not work in this process: it was forked while a gRPC channel was open that is not flagtriton's. Use "
     "Triton's http:// port, start processes by spawn, or set GRPC_ENABLE_FORK_SUPPORT=1 before the program starts"
 )
 
 _SETTLE_S = 0.1
+"""Seconds that a fork waits for gRPC's own threads to end."""
 
 
 @dataclass(eq=False)
-class OpenClient:
-    """A channel with Triton's client on it.
+class _Channel:
+    """An open channel and the Triton client that uses it.
 
     Attributes:
-        process: the one that opened it.
-        calls: under way on it.
-        answered_at: when an answer last came on it, by the monotonic clock.
-        is_cut_off: whether a fork closed it in the middle of its calls, which are then to be sent again.
+        client: tritonclient's client.
+        process: id of the process that opened the channel.
+        calls: number of calls in progress.
+        answered_at: time of the last reply, by the monotonic clock.
+        is_cut_off: whether a fork closed the channel during its calls, which must then be sent again.
     """
 
     client: triton.InferenceServerClient
@@ -62,20 +66,20 @@ class OpenClient:
 
 
 class Channels:
-    """One channel at a time to one server. Safe to share between threads, and across forks.
+    """One channel at a time to one server. Safe to share between threads and across forks.
 
     Args:
-        open_client: opens a channel; it connects when it is used.
+        open_client: function that opens a channel; the channel connects at its first call.
     """
 
     def __init__(self, open_client: Callable[[], triton.InferenceServerClient]) -> None:
         self._open_client = open_client
         self._changed = threading.Condition()
         self._forks = 0
-        self._current: list[OpenClient] = [OpenClient(open_client())]
-        # Closed at exit before modules are torn down: tritonclient's own `__del__` would then fail noisily.
+        self._current: list[_Channel] = [_Channel(open_client())]
+        # Closes the channel before interpreter shutdown, where tritonclient's `__del__` fails noisily.
         self._finalizer = weakref.finalize(self, _close, self._current)
-        across_forks(self)
+        notify_on_fork(self)
 
     @property
     def is_closed(self) -> bool:
@@ -83,7 +87,7 @@ class Channels:
         return not self._finalizer.alive
 
     @contextmanager
-    def client(self) -> Iterator[OpenClient]:
+    def client(self) -> Iterator[_Channel]:
         """Yield the channel for one call.
 
         Raises:
@@ -92,88 +96,89 @@ class Channels:
         _check_process()
         with self._changed:
             self._changed.wait_for(lambda: not self._forks)
-            opened = self._usable()
-            opened.calls += 1
+            channel = self._usable()
+            channel.calls += 1
         try:
-            yield opened
+            yield channel
         finally:
             with self._changed:
-                opened.calls -= 1
-                is_over = not opened.calls and opened not in self._current
+                channel.calls -= 1
+                is_unused = not channel.calls and channel not in self._current
                 self._changed.notify_all()
-            if is_over and opened.process == os.getpid():
-                opened.client.close()
+            if is_unused and channel.process == os.getpid():
+                channel.client.close()
 
-    def replace(self, opened: OpenClient) -> None:
-        """Make the next call on a new channel; this one is closed once its other calls are done."""
+    def replace(self, channel: _Channel) -> None:
+        """Use a new channel for the next call; close this one when its other calls are done."""
         with self._changed:
-            if opened in self._current:
-                self._current.remove(opened)
+            if channel in self._current:
+                self._current.remove(channel)
 
     def close(self) -> None:
-        """Close the channel, for good."""
+        """Close the channel for good."""
         self._finalizer()
 
     def before_fork(self) -> None:
-        """Let no call begin, wait for those that are under way, and close the channel."""
+        """Hold new calls, wait for those in progress, and close the channel."""
         with self._changed:
             self._forks += 1
             opened = list(self._current)
 
-            def are_over() -> bool:
+            def is_drained() -> bool:
                 return not any(each.calls for each in opened)
 
-            if not self._changed.wait_for(are_over, _CALLS_END_S):
+            if not self._changed.wait_for(is_drained, _DRAIN_S):
                 for each in opened:
                     each.is_cut_off = True
             _close(self._current)
-            self._changed.wait_for(are_over, _CUT_OFF_S)
-        if opened:  # gRPC ends its threads by and by, and a lock that one holds now would be held in the child for ever
+            self._changed.wait_for(is_drained, _CUT_OFF_S)
+        if opened:  # a lock that one of gRPC's ending threads holds now would stay locked in the child
             time.sleep(_SETTLE_S)
 
     def after_fork_in_parent(self) -> None:
-        """Let calls begin."""
+        """Admit calls again."""
         with self._changed:
             self._forks -= 1
             self._changed.notify_all()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew."""
+        """Reset the lock and admit calls."""
         self._changed = threading.Condition()
         self._forks = 0
 
-    def _usable(self) -> OpenClient:
+    def _usable(self) -> _Channel:
         if self._current and self._current[0].process != os.getpid():  # forked without Python's knowledge
-            _LEFT_ALONE.extend(self._current)
+            _ABANDONED.extend(self._current)
             self._current.clear()
         if not self._current:
-            self._current.append(OpenClient(self._open_client()))
+            self._current.append(_Channel(self._open_client()))
         return self._current[0]
 
 
-_LEFT_ALONE: list[OpenClient] = []
-"""Another process' channels, which nobody may even close here."""
+_ABANDONED: list[_Channel] = []
+"""Channels of another process. Closing them here would hang, so they are kept from the garbage collector."""
 
 
-def _close(current: list[OpenClient]) -> None:
+def _close(current: list[_Channel]) -> None:
     while current:
-        opened = current.pop()
-        if opened.process == os.getpid():
-            opened.client.close()
+        channel = current.pop()
+        if channel.process == os.getpid():
+            channel.client.close()
 
 
 _WORKS_IN: dict[int, bool] = {_PROCESS: True}
+"""Whether gRPC works, by process id."""
 
 
 def _check_process() -> None:
-    """Try, once in a process that was forked from one with gRPC, whether it works; it hangs where it does not.
+    """Probe once per forked process whether gRPC works; a call would hang if it does not.
 
     Raises:
-        ForkedProcessError: it does not.
+        ForkedProcessError: gRPC does not work in this process.
     """
     process = os.getpid()
     if process not in _WORKS_IN:
-        thread = threading.Thread(target=_call_nobody, daemon=True)
+        thread = threading.Thread(target=_probe, daemon=True)
         thread.start()
         thread.join(_PROBE_S)
         _WORKS_IN[process] = not thread.is_alive()
@@ -181,13 +186,14 @@ def _check_process() -> None:
         raise ForkedProcessError(_CANNOT_WORK)
 
 
-def _call_nobody() -> None:
+def _probe() -> None:
+    """Make a call that fails at once where gRPC works."""
     with grpc.insecure_channel("unix:/nonexistent/flagtriton") as channel, suppress(grpc.RpcError):
         channel.unary_unary("/nobody/Call")(b"", timeout=_PROBE_S / 2)
 
 
 def _follow_gevent() -> None:
-    """Let greenlets run while one waits for an answer, in a program that has gevent replace the standard library."""
+    """Let greenlets run during a call if gevent has patched the standard library."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is not None and monkey.is_module_patched("threading"):
         from grpc.experimental.gevent import init_gevent

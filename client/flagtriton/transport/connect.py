@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two wires to Triton, behind one small interface; no other module of the SDK imports tritonclient."""
+"""`connect`: a transport for a URL. Imports gRPC or HTTP when a URL needs it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,12 @@ from socket import SOCK_STREAM
 from urllib.parse import urlsplit
 
 from flagtriton.errors import ServerUnavailableError
-from flagtriton.transport.base import TLS, Deadline, InferenceReply, ModelConfig, ServerAddress, Transport
+from flagtriton.transport.base import TLS, ServerAddress, Transport
 
-__all__ = [
-    "TLS",
-    "Deadline",
-    "InferenceReply",
-    "ModelConfig",
-    "ServerAddress",
-    "Transport",
-    "connect",
-]
+__all__ = ["connect"]
 
 _DEFAULT_URL = "grpc://localhost:8001"
-_LOOKED_UP = "dns+"
+_DNS_PREFIX = "dns+"
 
 
 def connect(
@@ -35,37 +27,37 @@ def connect(
     tls: TLS | None = None,
     timeout_s: float = 60.0,
 ) -> Transport:
-    """Return a transport to the server at `url`, or to several that serve the same; nothing is sent yet.
+    """Return a transport to the server at `url`, or to several that serve the same. Nothing is sent yet.
 
     Args:
-        url: `grpc://host:port`, `grpcs://…`, `http://…` or `https://…`; several of them, as a list or with commas
-            between; or with `dns+` before it all servers that the host's name stands for, looked up every 10 s. None
-            takes the environment variable `FLAGTRITON_URL`, else `grpc://localhost:8001`.
-        headers: sent with every request, e.g. `{"authorization": "Bearer …"}`.
-        tls: certificates, where the system's own do not do.
+        url: `grpc://host:port`, `grpcs://…`, `http://…` or `https://…`, or several of them as a list or separated by
+            commas. The prefix `dns+` stands for all addresses of the host name, looked up every 10 s. None takes the
+            environment variable `FLAGTRITON_URL`, else `grpc://localhost:8001`.
+        headers: headers of every request, e.g. `{"authorization": "Bearer …"}`.
+        tls: certificates; None uses the system's for an encrypted URL.
         timeout_s: seconds that one try of one request may take.
 
     Raises:
-        TypeError: `url` is something else.
-        ValueError: it has another form.
-        ServerUnavailableError: nobody knows the name.
+        TypeError: `url` is neither a `str` nor a list of them.
+        ValueError: `url` has another form.
+        ServerUnavailableError: a `dns+` host name cannot be resolved.
     """
     urls = _urls(os.environ.get("FLAGTRITON_URL") or _DEFAULT_URL if url in (None, "") else url)
-    plain = [each for each in urls if not each.startswith(_LOOKED_UP)]
-    addresses = [ServerAddress.parse(each.removeprefix(_LOOKED_UP)) for each in urls]
-    opened = partial(_open, headers=dict(headers or {}), tls=tls, timeout_s=timeout_s)
+    plain = [each for each in urls if not each.startswith(_DNS_PREFIX)]
+    addresses = [ServerAddress.parse(each.removeprefix(_DNS_PREFIX)) for each in urls]
+    open_transport = partial(_open, headers=dict(headers or {}), tls=tls, timeout_s=timeout_s)
     if len(urls) == len(plain) == 1:
-        return opened(addresses[0])
+        return open_transport(addresses[0])
     from flagtriton.transport.balanced import BalancedTransport
 
     try:
-        return BalancedTransport(opened, partial(_looked_up, urls))
+        return BalancedTransport(open_transport, partial(_resolve, urls))
     except OSError as error:
         raise ServerUnavailableError(f"{', '.join(urls)}: {error}") from error
 
 
 def _urls(url: str | Sequence[str]) -> list[str]:
-    """Return the URLs that came."""
+    """Return the argument as a list of URLs."""
     if isinstance(url, str):
         return [each.strip() for each in url.split(",")]
     if not isinstance(url, (list, tuple)) or not all(isinstance(each, str) for each in url):
@@ -87,24 +79,24 @@ def _open(address: ServerAddress, *, headers: Mapping[str, str], tls: TLS | None
     return HttpTransport(address, headers, certificates, timeout_s)
 
 
-def _looked_up(urls: Sequence[str]) -> list[ServerAddress]:
-    """Return the servers at some URLs: at those to look up, each that the name stands for.
+def _resolve(urls: Sequence[str]) -> list[ServerAddress]:
+    """Return the servers' addresses; one for every IP address of a host name after `dns+`.
 
     Raises:
-        OSError: a name cannot be looked up.
-        ValueError: HTTP in TLS is to be looked up: its certificates are for names.
+        OSError: a host name cannot be resolved.
+        ValueError: the URL is `dns+https://…`, whose certificate is for the host name.
     """
-    found = []
+    resolved = []
     for url in urls:
-        address = ServerAddress.parse(url.removeprefix(_LOOKED_UP))
-        if not url.startswith(_LOOKED_UP):
-            found.append(address)
+        address = ServerAddress.parse(url.removeprefix(_DNS_PREFIX))
+        if not url.startswith(_DNS_PREFIX):
+            resolved.append(address)
             continue
         if address.wire == "http" and address.secure:
             raise ValueError(f"server URL is {url!r}; over https send to the name itself, or use dns+grpcs://")
-        parts = urlsplit(f"//{address.host_and_port}")
-        hosts = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, parts.port, type=SOCK_STREAM)})
+        split = urlsplit(f"//{address.host_and_port}")
+        hosts = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(split.hostname, split.port, type=SOCK_STREAM)})
         for host in hosts:
-            at = f"{f'[{host}]' if ':' in host else host}:{parts.port}{parts.path}"
-            found.append(replace(address, host_and_port=at, name=parts.hostname))
-    return found
+            host_and_port = f"{f'[{host}]' if ':' in host else host}:{split.port}{split.path}"
+            resolved.append(replace(address, host_and_port=host_and_port, name=split.hostname))
+    return resolved

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP/1.1 connections to one server: kept for the next request, shared by all threads, never by two processes.
+"""HTTP/1.1 keep-alive connections to one server, shared by all threads of one process.
 
 Knows nothing of Triton. Holds no lock, so that a fork cannot leave one locked.
 """
@@ -21,140 +21,145 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from urllib.parse import urlsplit
 
-from flagtriton.transport.forks import across_forks
+from flagtriton.transport.forks import notify_on_fork
 
-__all__ = ["Connections", "HttpAnswer"]
+__all__ = ["Connections", "HttpReply"]
 
-_MOST_IDLE = 64
+_MAX_IDLE = 64
 _CONNECT_S = 10.0
-"""A node that drops packets is given up after this, as long as the request has time left."""
+"""Seconds that connecting may take, at most: the limit for a node that drops packets."""
 
-_PIECE = 262_144
+_CHUNK_BYTES = 262_144
 
 
-class HttpAnswer:
-    """A whole answer, read as tritonclient reads those of its own HTTP client.
+class HttpReply:
+    """A complete reply, with the methods by which tritonclient reads its own HTTP client's.
 
     Args:
-        status_code: HTTP's.
-        headers: by name in small letters.
-        body: not compressed any more.
+        status_code: HTTP status code.
+        headers: headers by lower-case name.
+        body: decompressed body.
     """
 
     def __init__(self, status_code: int, headers: Mapping[str, str], body: bytes) -> None:
         self.status_code = status_code
         self.headers = headers
         self.body = body
-        self._rest = io.BytesIO(body)
+        self._unread = io.BytesIO(body)
 
     def get(self, name: str) -> str | None:
-        """Return a header; the body's encoding is none any more."""
+        """Return a header; None for `Content-Encoding`, as the body is decompressed."""
         return None if name.lower() == "content-encoding" else self.headers.get(name.lower())
 
     def read(self, length: int = -1) -> bytes:
-        """Return the next `length` bytes of the body, or all that are left."""
-        return self._rest.read(length)
+        """Return the next `length` bytes of the body; -1 returns the rest."""
+        return self._unread.read(length)
 
 
 @dataclass(eq=False)
-class _Kept:
-    """A connection, the process that it belongs to, and since when it has been idle, by the monotonic clock."""
+class _IdleConnection:
+    """An idle connection.
+
+    Attributes:
+        connection: the connection.
+        process: id of the process that opened it.
+        idle_since: start of its idle time, by the monotonic clock.
+    """
 
     connection: HTTPConnection
     process: int = field(default_factory=os.getpid)
-    since: float = field(default_factory=time.monotonic)
+    idle_since: float = field(default_factory=time.monotonic)
 
     def is_usable(self) -> bool:
-        """Return whether this process opened it, and the server neither closed it nor sent what nobody asked for."""
+        """Return whether this process opened the connection and the server neither closed it nor sent anything."""
         return self.process == os.getpid() and not _is_readable(self.connection.sock)
 
 
 class Connections:
     """Connections to one server. Safe to share between threads.
 
-    A process that was forked from this one opens its own: what is idle here is closed there, without a word to the
-    server.
+    A forked child opens its own connections. It closes inherited ones locally; the server sees no close.
 
     Args:
-        host_and_port: with a path, it stands before every request's.
-        tls: makes the context of each connection; None speaks plain text.
+        host_and_port: host and port, followed by the path that stands before every request's path.
+        tls: function that returns the TLS context of a connection; None sends plain text.
     """
 
     def __init__(self, host_and_port: str, tls: Callable[[], ssl.SSLContext] | None) -> None:
-        parts = urlsplit(f"//{host_and_port}")
-        self._host, self._port, self._path = parts.hostname or "", parts.port, parts.path
+        split = urlsplit(f"//{host_and_port}")
+        self._host, self._port, self._path = split.hostname or "", split.port, split.path
         self._tls = tls
-        self._idle: deque[_Kept] = deque()
+        self._idle: deque[_IdleConnection] = deque()
         self._finalizer = weakref.finalize(self, _close_all, self._idle)
-        across_forks(self)
+        notify_on_fork(self)
 
-    def ask(
+    def request(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout_s: float
-    ) -> HttpAnswer:
-        """Return the answer to one request.
+    ) -> HttpReply:
+        """Send one request and return its reply.
 
         Args:
             method: GET or POST.
-            path: without a slash before it.
-            body: of a POST.
-            headers: beside those that HTTP needs.
-            timeout_s: seconds from connecting to the answer's last byte.
+            path: path without a leading slash.
+            body: body of a POST.
+            headers: headers in addition to those that HTTP requires.
+            timeout_s: seconds from connecting to the last byte of the reply.
 
         Raises:
-            TimeoutError: they were not enough; all connections that were idle before are given up, too.
-            OSError: the connection cannot be made, or broke.
-            HTTPException: what came is not HTTP, or not all of it came.
+            TimeoutError: the time is over; connections that have been idle since before are closed, too.
+            OSError: the connection cannot be opened, or broke.
+            HTTPException: the reply is not HTTP, or incomplete.
         """
-        began = time.monotonic()
-        until = began + timeout_s
-        kept = self._taken()
-        if kept is not None:
+        started_at = time.monotonic()
+        deadline = started_at + timeout_s
+        idle = self._pop_idle()
+        if idle is not None:
             try:
-                return self._answer(kept, method, path, body, headers, until)
-            except (ConnectionError, ssl.SSLError):  # it had been closed while it was idle: a new one will do
+                return self._exchange(idle, method, path, body, headers, deadline)
+            except (ConnectionError, ssl.SSLError):  # the server closed it while it was idle: open a new one
                 pass
             except TimeoutError:
-                self._give_up_older(began)
+                self._close_idle_since(started_at)
                 raise
         try:
-            return self._answer(_Kept(self._opened(until)), method, path, body, headers, until)
+            return self._exchange(self._open(deadline), method, path, body, headers, deadline)
         except TimeoutError:
-            self._give_up_older(began)
+            self._close_idle_since(started_at)
             raise
 
     def close(self) -> None:
-        """Close all that are idle, and from now on each that becomes so."""
+        """Close all idle connections, and from now on every connection after its request."""
         self._finalizer()
 
     def after_fork_in_child(self) -> None:
-        """Close, in a new process, what belongs to the one that it was forked from."""
+        """Close the parent's idle connections in a forked child."""
         _close_all(self._idle)
 
-    def _taken(self) -> _Kept | None:
+    def _pop_idle(self) -> _IdleConnection | None:
         while self._idle:
             try:
-                kept = self._idle.pop()
+                idle = self._idle.pop()
             except IndexError:  # another thread took the last one
                 break
-            if kept.is_usable():
-                return kept
-            kept.connection.close()
+            if idle.is_usable():
+                return idle
+            idle.connection.close()
         return None
 
-    def _give_up_older(self, moment: float) -> None:
-        """Close what has been idle since before some moment: it leads where no answer comes from."""
+    def _close_idle_since(self, moment: float) -> None:
+        """Close the connections that have been idle since before `moment`: their server may be unreachable."""
         for _ in range(len(self._idle)):
             try:
-                kept = self._idle.popleft()
+                idle = self._idle.popleft()
             except IndexError:
                 return
-            if kept.since < moment:
-                kept.connection.close()
+            if idle.idle_since < moment:
+                idle.connection.close()
             else:
-                self._idle.append(kept)
+                self._idle.append(idle)
 
-    def _opened(self, until: float) -> HTTPConnection:
-        connect_s = min(_CONNECT_S, _left_s(until))
+    def _open(self, deadline: float) -> _IdleConnection:
+        connect_s = min(_CONNECT_S, _left_s(deadline))
         if self._tls is None:
             connection = HTTPConnection(self._host, self._port, timeout=connect_s)
         else:
@@ -163,39 +168,46 @@ class Connections:
             connection.connect()
         except TimeoutError as error:
             connection.close()
-            if until > time.monotonic():
+            if deadline > time.monotonic():
                 raise ConnectionError(f"no connection within {connect_s:.3g} s") from error
             raise
         except BaseException:
             connection.close()
             raise
-        return connection
+        return _IdleConnection(connection)
 
-    def _answer(
-        self, kept: _Kept, method: str, path: str, body: bytes | None, headers: Mapping[str, str], until: float
-    ) -> HttpAnswer:
-        connection = kept.connection
+    def _exchange(
+        self,
+        idle: _IdleConnection,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        deadline: float,
+    ) -> HttpReply:
+        """Send a request on a connection and read the reply; keep the connection if it is reusable, else close it."""
+        connection = idle.connection
         is_reusable = False
         try:
-            whole = _send(connection, method, f"{self._path}/{path}", body, headers, until)
-            connection.response_class = _timed_response(until)
+            is_complete = _send(connection, method, f"{self._path}/{path}", body, headers, deadline)
+            connection.response_class = _timed_response(deadline)
             response = connection.getresponse()
-            answered = {name.lower(): value for name, value in response.getheaders()}
-            answer = HttpAnswer(response.status, answered, _decoded(response.read(), answered))
-            is_reusable = whole and not response.will_close
+            reply_headers = {name.lower(): value for name, value in response.getheaders()}
+            reply = HttpReply(response.status, reply_headers, _decompress(response.read(), reply_headers))
+            is_reusable = is_complete and not response.will_close
         finally:
-            if is_reusable and len(self._idle) < _MOST_IDLE and self._finalizer.alive:
-                self._idle.append(_Kept(connection))
+            if is_reusable and len(self._idle) < _MAX_IDLE and self._finalizer.alive:
+                self._idle.append(_IdleConnection(connection))
             else:
                 connection.close()
-        return answer
+        return reply
 
 
 def _send(
-    connection: HTTPConnection, method: str, path: str, body: bytes | None, headers: Mapping[str, str], until: float
+    connection: HTTPConnection, method: str, path: str, body: bytes | None, headers: Mapping[str, str], deadline: float
 ) -> bool:
-    """Send a request; return whether all of it went. A server that refuses a large body may answer before that."""
-    connection.sock.settimeout(_left_s(until))
+    """Send a request and return whether all of it was sent; a server may refuse a large body early."""
+    connection.sock.settimeout(_left_s(deadline))
     connection.putrequest(method, path, skip_accept_encoding=True)
     for name, value in headers.items():
         connection.putheader(name, value)
@@ -203,40 +215,40 @@ def _send(
         connection.putheader("Content-Length", str(len(body)))
     try:
         connection.endheaders()
-        rest = memoryview(body or b"")
-        for start in range(0, len(rest), _PIECE):
-            # In TLS what is to be read may be a ticket rather than an answer.
+        payload = memoryview(body or b"")
+        for start in range(0, len(payload), _CHUNK_BYTES):
+            # Readable TLS data may be a session ticket rather than a reply.
             if start and not isinstance(connection.sock, ssl.SSLSocket) and _is_readable(connection.sock):
                 return False
-            connection.sock.settimeout(_left_s(until))
-            connection.sock.sendall(rest[start : start + _PIECE])
-    except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):  # there may be an answer nevertheless
+            connection.sock.settimeout(_left_s(deadline))
+            connection.sock.sendall(payload[start : start + _CHUNK_BYTES])
+    except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):  # the server may have replied before
         return False
     return True
 
 
-def _timed_response(until: float) -> type[HTTPResponse]:
-    """Return what reads an answer until a moment, however slowly its bytes come."""
+def _timed_response(deadline: float) -> type[HTTPResponse]:
+    """Return a response class whose reads end at `deadline`, however slowly bytes arrive."""
 
     class Response(HTTPResponse):
         def __init__(self, sock: socket.socket, *arguments: object, **named: object) -> None:
             super().__init__(sock, *arguments, **named)  # type: ignore[arg-type]
-            self.fp = io.BufferedReader(_TimedReader(sock, until, self.fp), 65_536)
+            self.fp = io.BufferedReader(_TimedReader(sock, deadline, self.fp), 65_536)
 
     return Response
 
 
 class _TimedReader(io.RawIOBase):
-    """A socket's bytes until a moment by the monotonic clock."""
+    """Reads of a socket until a deadline by the monotonic clock."""
 
-    def __init__(self, sock: socket.socket, until: float, file: io.BufferedIOBase) -> None:
-        self._sock, self._until, self._file = sock, until, file
+    def __init__(self, sock: socket.socket, deadline: float, file: io.BufferedIOBase) -> None:
+        self._sock, self._deadline, self._file = sock, deadline, file
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        self._sock.settimeout(_left_s(self._until))
+        self._sock.settimeout(_left_s(self._deadline))
         return self._file.readinto1(buffer)
 
     def close(self) -> None:
@@ -244,25 +256,25 @@ class _TimedReader(io.RawIOBase):
         super().close()
 
 
-def _left_s(until: float) -> float:
-    left = until - time.monotonic()
+def _left_s(deadline: float) -> float:
+    left = deadline - time.monotonic()
     if left <= 0:
         raise TimeoutError("timed out")
     return left
 
 
 def _is_readable(sock: socket.socket) -> bool:
-    """Return whether there is something to read, which may be the end."""
+    """Return whether a read would return at once, with data or with the end of the stream."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     return bool(poll.poll(0))
 
 
-def _decoded(body: bytes, headers: Mapping[str, str]) -> bytes:
-    """Return a body as it was before it was compressed.
+def _decompress(body: bytes, headers: Mapping[str, str]) -> bytes:
+    """Return the decompressed body.
 
     Raises:
-        HTTPException: it cannot be.
+        HTTPException: the body is corrupt, or its encoding unknown.
     """
     encoding = headers.get("content-encoding", "identity").strip().lower()
     try:
@@ -277,7 +289,7 @@ def _decoded(body: bytes, headers: Mapping[str, str]) -> bytes:
     return body
 
 
-def _close_all(idle: deque[_Kept]) -> None:
+def _close_all(idle: deque[_IdleConnection]) -> None:
     while idle:
         try:
             idle.pop().connection.close()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What speaks at an address that no answer came from: another protocol than the URL's scheme, perhaps.
+"""Diagnosis of a URL that got no reply: the server may speak another protocol than the URL's scheme.
 
-Asks with a few bytes on connections of its own. Says nothing where it is not sure.
+The diagnosis sends a few bytes on its own connections. It returns None if the protocol is uncertain.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from flagtriton.transport.base import TLS, ServerAddress
 __all__ = ["wrong_server"]
 
 _WAIT_S = 0.4
+"""Seconds that each connection and each read may take."""
+
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-"""How HTTP/2 begins: fixed bytes, and a frame with no settings."""
+"""The HTTP/2 connection preface, followed by an empty SETTINGS frame."""
 
 _PORTS = "Triton's ports are 8000 for HTTP, 8001 for gRPC and 8002 for metrics unless it was started with others"
 
 
-class _Spoken(Enum):
-    """What a server answered in."""
+class _Protocol(Enum):
+    """The protocol of a server's reply."""
 
     HTTP_1 = "HTTP/1.1"
     HTTP_2 = "HTTP/2"
@@ -34,54 +36,54 @@ class _Spoken(Enum):
 
 
 def wrong_server(address: ServerAddress, tls: TLS | None) -> WrongServerError | None:
-    """Return an error that says which scheme to use, if another protocol is spoken than that of the URL."""
-    place = urlsplit(f"//{address.host_and_port}")
+    """Return an error that names the right scheme if the server speaks another protocol than the URL's; else None."""
+    target = urlsplit(f"//{address.host_and_port}")
     try:
-        advice = _advice_in_tls(address, place, tls or TLS()) if address.secure else _advice(address, place)
-    except OSError:  # nobody is there
+        advice = _advice_in_tls(address, target, tls or TLS()) if address.secure else _advice(address, target)
+    except OSError:  # no server listens there
         return None
     return None if advice is None else WrongServerError(f"{address}: {advice}. {_PORTS}")
 
 
-def _advice(address: ServerAddress, place: SplitResult) -> str | None:
-    """Return what to do about a server that should speak plain text; None where it does."""
-    if address.wire == "grpc" and _spoken(place, _PREFACE) is _Spoken.HTTP_2:
+def _advice(address: ServerAddress, target: SplitResult) -> str | None:
+    """Return advice about a server that should speak plain text; None if it does."""
+    if address.wire == "grpc" and _protocol_of(target, _PREFACE) is _Protocol.HTTP_2:
         return None
-    spoken = _spoken(place, _hello(place))
-    if address.wire == "http" and spoken is _Spoken.HTTP_1 and not _handshake(place, ["http/1.1"]):
+    protocol = _protocol_of(target, _hello(target))
+    if address.wire == "http" and protocol is _Protocol.HTTP_1 and not _handshake(target, ["http/1.1"]):
         return None
-    if spoken is _Spoken.HTTP_2:
-        return f"the server speaks gRPC: use grpc://{place.netloc}" if address.wire == "http" else None
-    if spoken is _Spoken.TLS or _handshake(place, ["h2", "http/1.1"]):
+    if protocol is _Protocol.HTTP_2:
+        return f"the server speaks gRPC: use grpc://{target.netloc}" if address.wire == "http" else None
+    if protocol is _Protocol.TLS or _handshake(target, ["h2", "http/1.1"]):
         return f"the server speaks TLS: use {address.wire}s://{address.host_and_port}"
-    if spoken is not _Spoken.HTTP_1:
+    if protocol is not _Protocol.HTTP_1:
         return None
-    if _is_triton(place):
-        return f"the server speaks HTTP/1.1, not gRPC: use http://{place.netloc}"
+    if _is_triton(target):
+        return f"the server speaks HTTP/1.1, not gRPC: use http://{target.netloc}"
     return "an HTTP server that is not Triton's answers, as on its metrics port: name Triton's gRPC port"
 
 
-def _advice_in_tls(address: ServerAddress, place: SplitResult, tls: TLS) -> str | None:
-    """Return what to do about a server that should speak TLS; None where it does."""
-    handshake = _handshake(place, ["h2" if address.wire == "grpc" else "http/1.1"])
+def _advice_in_tls(address: ServerAddress, target: SplitResult, tls: TLS) -> str | None:
+    """Return advice about a server that should speak TLS; None if it does."""
+    handshake = _handshake(target, ["h2" if address.wire == "grpc" else "http/1.1"])
     if handshake is None:
-        spoken = _spoken(place, _hello(place))
-        if spoken is _Spoken.HTTP_1:
-            return f"the server does not speak TLS but plain HTTP/1.1: use http://{place.netloc}"
-        if spoken is _Spoken.HTTP_2:
-            return f"the server does not speak TLS but plain gRPC: use grpc://{place.netloc}"
+        protocol = _protocol_of(target, _hello(target))
+        if protocol is _Protocol.HTTP_1:
+            return f"the server does not speak TLS but plain HTTP/1.1: use http://{target.netloc}"
+        if protocol is _Protocol.HTTP_2:
+            return f"the server does not speak TLS but plain gRPC: use grpc://{target.netloc}"
         return None
-    if address.wire == "grpc" and handshake != "h2" and _handshake(place, ["http/1.1"]) is not None:
-        return f"the server speaks HTTP/1.1 in TLS, not gRPC: use https://{place.netloc}, or another port"
-    return _distrust(address, place, tls)
+    if address.wire == "grpc" and handshake != "h2" and _handshake(target, ["http/1.1"]) is not None:
+        return f"the server speaks HTTP/1.1 in TLS, not gRPC: use https://{target.netloc}, or another port"
+    return _certificate_problem(address, target, tls)
 
 
-def _distrust(address: ServerAddress, place: SplitResult, tls: TLS) -> str | None:
-    """Return why a server's certificate is not trusted; None where it is."""
+def _certificate_problem(address: ServerAddress, target: SplitResult, tls: TLS) -> str | None:
+    """Return why a server's certificate is not trusted; None if it is."""
     context = ssl.create_default_context(cafile=tls.root_certificates)
-    name = address.name or place.hostname
+    name = address.name or target.hostname
     try:
-        with _connected(place) as plain, context.wrap_socket(plain, server_hostname=name):
+        with _connected(target) as plain, context.wrap_socket(plain, server_hostname=name):
             return None
     except ssl.SSLCertVerificationError as error:
         return (
@@ -90,70 +92,73 @@ def _distrust(address: ServerAddress, place: SplitResult, tls: TLS) -> str | Non
         )
 
 
-def _connected(place: SplitResult) -> socket.socket:
-    connection = socket.create_connection((place.hostname or "", place.port or 0), _WAIT_S)
+def _connected(target: SplitResult) -> socket.socket:
+    connection = socket.create_connection((target.hostname or "", target.port or 0), _WAIT_S)
     connection.settimeout(_WAIT_S)
     return connection
 
 
-def _spoken(place: SplitResult, sent: bytes) -> _Spoken | None:
-    """Return what a server answers in to some bytes, or None where that cannot be told.
+def _protocol_of(target: SplitResult, payload: bytes) -> _Protocol | None:
+    """Return the protocol of a server's reply to `payload`; None if it is unknown.
 
     Raises:
-        OSError: it cannot be reached.
+        OSError: the server cannot be reached.
     """
-    answer = _exchange(place, sent, 9)
+    answer = _exchange(target, payload, 9)
     if answer.startswith(b"HTTP/"):
-        return _Spoken.HTTP_1
-    if len(answer) >= 9 and answer[3] == 4 and answer[5:9] == b"\0\0\0\0":  # the frame of a server's settings
-        return _Spoken.HTTP_2
-    if answer[:2] == b"\x15\x03":  # an alert
-        return _Spoken.TLS
+        return _Protocol.HTTP_1
+    if len(answer) >= 9 and answer[3] == 4 and answer[5:9] == b"\0\0\0\0":  # a SETTINGS frame
+        return _Protocol.HTTP_2
+    if answer[:2] == b"\x15\x03":  # a TLS alert
+        return _Protocol.TLS
     return None
 
 
-def _exchange(place: SplitResult, sent: bytes, most: int) -> bytes:
-    """Return what comes back, up to `most` bytes or the end."""
+def _exchange(target: SplitResult, payload: bytes, max_bytes: int) -> bytes:
+    """Return the server's reply, `max_bytes` bytes at most."""
     answer = b""
-    with _connected(place) as connection, suppress(TimeoutError, ConnectionError):
-        connection.sendall(sent)
-        while len(answer) < most and (more := connection.recv(most)):
-            answer += more
+    with _connected(target) as connection, suppress(TimeoutError, ConnectionError):
+        connection.sendall(payload)
+        while len(answer) < max_bytes and (chunk := connection.recv(max_bytes)):
+            answer += chunk
     return answer
 
 
-def _hello(place: SplitResult) -> bytes:
-    """Return a request for what a server says of itself."""
-    return f"GET {place.path}/v2 HTTP/1.1\r\nHost: {place.netloc}\r\nConnection: close\r\n\r\n".encode()
+def _hello(target: SplitResult) -> bytes:
+    """Return an HTTP request for Triton's server metadata."""
+    return f"GET {target.path}/v2 HTTP/1.1\r\nHost: {target.netloc}\r\nConnection: close\r\n\r\n".encode()
 
 
-def _is_triton(place: SplitResult) -> bool:
-    """Return whether an HTTP server calls itself Triton."""
-    _, _, body = _exchange(place, _hello(place), 65_536).partition(b"\r\n\r\n")
+def _is_triton(target: SplitResult) -> bool:
+    """Return whether an HTTP server's metadata are Triton's."""
+    _, _, body = _exchange(target, _hello(target), 65_536).partition(b"\r\n\r\n")
     try:
         return "extensions" in json.loads(body)
     except (ValueError, TypeError):
         return False
 
 
-def _handshake(place: SplitResult, protocols: list[str]) -> str | None:
-    """Return the protocol that a server chooses in TLS, "" where it chooses none, and None where it speaks no TLS.
+def _handshake(target: SplitResult, protocols: list[str]) -> str | None:
+    """Return the protocol that a server selects in its TLS handshake.
 
-    No certificate is looked at.
+    The certificate is not verified.
+
+    Returns:
+        One of `protocols`, "" if the server selects none of them, or None if it speaks no TLS.
 
     Raises:
-        OSError: it cannot be reached.
+        OSError: the server cannot be reached.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(protocols)
-    connection = _connected(place)
+    connection = _connected(target)
     try:
-        with context.wrap_socket(connection, server_hostname=place.hostname) as encrypted:
+        with context.wrap_socket(connection, server_hostname=target.hostname) as encrypted:
             return encrypted.selected_alpn_protocol() or ""
     except ssl.SSLError as error:
-        # A server that wants another protocol, or a certificate, does speak TLS.
+        # A server that demands another protocol or a client certificate speaks TLS.
         return "" if "ALERT" in str(error.reason) else None
     except (TimeoutError, ConnectionError):
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of several servers gets the next request: the one with the least in flight, of those that answer."""
+"""Selection of the server for the next request: least work in flight among the available servers."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from flagtriton.transport.base import ServerAddress, Transport
 
 __all__ = ["Endpoint", "Endpoints"]
 
-_FIRST_REST_S = 0.25
-_LONGEST_REST_S = 3.0
+_FIRST_BACKOFF_S = 0.25
+_MAX_BACKOFF_S = 3.0
 
 
 @dataclass(eq=False)
 class Endpoint:
-    """One server, and how it has done lately.
+    """One server and its state.
 
     Attributes:
-        address: where the server is.
-        in_flight: work of the requests that it has now.
-        requests: how many these are.
-        failures: since it last answered.
-        rests_until: it is spared till then, by the monotonic clock.
-        is_tried: a first request since it rested is on its way.
-        checked: models that it is known to serve as the others do.
-        is_dropped: it gets no further request.
+        address: address of the server.
+        transport: connection to the server.
+        in_flight: work of the requests in progress, in the unit of `Endpoints.acquire`.
+        requests: number of requests in progress.
+        failures: consecutive failures since the last reply.
+        backoff_until: end of the backoff, by the monotonic clock.
+        probe_in_flight: whether the first request after a backoff is in progress.
+        checked: names of the models whose deployment equals the other servers'.
+        is_removed: whether the server gets no further requests.
     """
 
     address: ServerAddress
@@ -39,24 +40,24 @@ class Endpoint:
     in_flight: int = 0
     requests: int = 0
     failures: int = 0
-    rests_until: float = 0.0
-    is_tried: bool = False
+    backoff_until: float = 0.0
+    probe_in_flight: bool = False
     checked: set[str] = field(default_factory=set)
-    is_dropped: bool = False
+    is_removed: bool = False
 
 
 class Endpoints:
-    """Servers that all serve the same. Safe to share between threads.
+    """Servers that all serve the same deployment. Safe to share between threads.
 
-    One that fails rests for 0.25 s, and at each further failure twice as long, up to 3 s. Then a single request is
-    tried on it, and the others follow if it answers that.
+    A failure puts a server into a backoff of 0.25 s, which doubles at each further failure, up to 3 s. Then a single
+    request probes the server, and other requests follow once it replies.
 
     Args:
-        open_transport: to the server at an address.
-        addresses: of the servers, at least one.
+        open_transport: function that opens a transport to an address.
+        addresses: addresses of the servers, at least one.
 
     Raises:
-        ValueError: there is none.
+        ValueError: `addresses` is empty.
     """
 
     def __init__(
@@ -71,38 +72,38 @@ class Endpoints:
 
     @property
     def all(self) -> list[Endpoint]:
-        """Those that may get requests."""
+        """The servers that may get requests."""
         with self._lock:
             return list(self._all)
 
     def replace(self, addresses: Sequence[ServerAddress]) -> None:
-        """Take these servers in place of those before; one that is among both stays as it stands.
+        """Replace the servers; a server in both lists keeps its state and connection.
 
-        The others' connections are closed once their requests are answered.
+        Connections to removed servers are closed once their requests are done.
         """
         with self._lock:
             known = {endpoint.address: endpoint for endpoint in self._all}
-            gone = [endpoint for address, endpoint in known.items() if address not in addresses]
+            removed = [endpoint for address, endpoint in known.items() if address not in addresses]
             self._all = [
                 known[address] if address in known else Endpoint(address, self._open_transport(address))
                 for address in dict.fromkeys(addresses)
             ]
-            for endpoint in gone:
-                endpoint.is_dropped = True
-            idle = [endpoint.transport for endpoint in gone if not endpoint.requests]
+            for endpoint in removed:
+                endpoint.is_removed = True
+            idle = [endpoint.transport for endpoint in removed if not endpoint.requests]
         for transport in idle:
             transport.close()
 
     @contextmanager
-    def next_one(self, work: int, besides: Sequence[Endpoint] = ()) -> Iterator[Endpoint | None]:
-        """Yield the server that is to get a request, which counts as its own until the block ends.
+    def acquire(self, work: int, exclude: Sequence[Endpoint] = ()) -> Iterator[Endpoint | None]:
+        """Yield the server for a request, and count the request's work as in flight inside the block.
 
         Args:
-            work: how much the request is, by whatever measure.
-            besides: servers that have had it already. None is yielded once that is all of them.
+            work: size of the request, in any unit.
+            exclude: servers that have refused the request already. None is yielded if this is all of them.
         """
         with self._lock:
-            endpoint = self._chosen(besides)
+            endpoint = self._select(exclude)
             if endpoint is not None:
                 endpoint.in_flight += work
                 endpoint.requests += 1
@@ -110,44 +111,50 @@ class Endpoints:
             yield endpoint
         finally:
             if endpoint is not None:
-                self._give_back(endpoint, work)
+                self._release(endpoint, work)
 
     def answered(self, endpoint: Endpoint) -> None:
-        """Note that a server does its work."""
+        """Record a reply: end the server's backoff."""
         with self._lock:
             endpoint.failures = 0
-            endpoint.rests_until = 0.0
+            endpoint.backoff_until = 0.0
 
-    def failed(self, endpoint: Endpoint, rest_s: float | None = None) -> None:
-        """Let a server rest, so long at least if it said how long; what serves there may be another when it is back."""
+    def failed(self, endpoint: Endpoint, min_backoff_s: float | None = None) -> None:
+        """Record a failure: start a backoff, and forget the checked models.
+
+        Args:
+            endpoint: the server that failed.
+            min_backoff_s: wait that the server asked for, seconds; None without one.
+        """
         now = time.monotonic()
         with self._lock:
             endpoint.checked.clear()
-            if endpoint.rests_until > now:  # others have noticed at the same time
+            if endpoint.backoff_until > now:  # a concurrent request has recorded the failure
                 return
-            wait_s = min(_FIRST_REST_S * 2**endpoint.failures, _LONGEST_REST_S) * random.uniform(1, 1.25)
+            wait_s = min(_FIRST_BACKOFF_S * 2**endpoint.failures, _MAX_BACKOFF_S) * random.uniform(1, 1.25)
             endpoint.failures = min(endpoint.failures + 1, 30)
-            endpoint.rests_until = now + max(wait_s, rest_s or 0.0)
+            endpoint.backoff_until = now + max(wait_s, min_backoff_s or 0.0)
 
-    def _chosen(self, besides: Sequence[Endpoint]) -> Endpoint | None:
-        left = [endpoint for endpoint in self._all if endpoint not in besides]
-        if not left:
+    def _select(self, exclude: Sequence[Endpoint]) -> Endpoint | None:
+        candidates = [endpoint for endpoint in self._all if endpoint not in exclude]
+        if not candidates:
             return None
         now = time.monotonic()
-        awake = [e for e in left if e.rests_until <= now and not (e.failures and e.is_tried)]
-        if not awake:  # all rest: the one that is soonest back is asked nevertheless
-            return min(left, key=lambda endpoint: endpoint.rests_until)
+        available = [e for e in candidates if e.backoff_until <= now and not (e.failures and e.probe_in_flight)]
+        if not available:  # all back off: use the server whose backoff ends first
+            return min(candidates, key=lambda endpoint: endpoint.backoff_until)
         turn = next(self._turns)
-        # Those with equally little take turns.
-        chosen = awake[min(range(len(awake)), key=lambda at: (awake[at].in_flight, (at - turn) % len(awake)))]
-        chosen.is_tried = bool(chosen.failures)
-        return chosen
+        # Round-robin among servers with equally little work.
+        count = len(available)
+        endpoint = available[min(range(count), key=lambda i: (available[i].in_flight, (i - turn) % count))]
+        endpoint.probe_in_flight = bool(endpoint.failures)
+        return endpoint
 
-    def _give_back(self, endpoint: Endpoint, work: int) -> None:
+    def _release(self, endpoint: Endpoint, work: int) -> None:
         with self._lock:
             endpoint.in_flight -= work
             endpoint.requests -= 1
-            endpoint.is_tried = False
-            is_over = endpoint.is_dropped and not endpoint.requests
-        if is_over:
+            endpoint.probe_in_flight = False
+            is_unused = endpoint.is_removed and not endpoint.requests
+        if is_unused:
             endpoint.transport.close()

@@ -1,43 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A transport without a server, for tests of code that uses the SDK."""
+"""`FakeTransport`: a transport without a server, for tests of code that uses the SDK."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
-
-from numpy.typing import NDArray
+from typing import TypeAlias
 
 from flagtriton.errors import ModelNotServedError
-from flagtriton.protocol.options.checks import OptionValue
-from flagtriton.transport.base import InferenceReply, ModelConfig
+from flagtriton.transport.base import InferenceReply, InferRequest, ModelConfig
 
 __all__ = ["FakeTransport", "Request"]
 
-
-@dataclass(frozen=True)
-class Request:
-    """What one call of `infer` was given."""
-
-    model: str
-    inputs: Mapping[str, NDArray[Any]]
-    outputs: Sequence[str]
-    parameters: Mapping[str, OptionValue]
-    timeout_s: float | None = None
-
+Request: TypeAlias = InferRequest
+"""The argument of `answer`, with the attributes `model`, `inputs`, `outputs`, `parameters` and `timeout_s`."""
 
 Answer: TypeAlias = Callable[[Request], InferenceReply]
 
 
 @dataclass
 class FakeTransport:
-    """A `Transport` that answers with a function and remembers what it was asked.
+    """A `Transport` that answers by calling a function and records every request.
 
     Attributes:
-        answer: called with every request; may raise any of `flagtriton.errors`.
-        configs: the models that are "served".
-        requests: every request so far, in the order of arrival.
+        answer: function called with every request; may raise any exception of `flagtriton.errors`.
+        configs: configurations of the models that are "served", by name.
+        requests: every request so far, in order of arrival.
+        closed: whether `close` was called.
+        address: the URL in error messages.
     """
 
     answer: Answer
@@ -46,16 +36,8 @@ class FakeTransport:
     closed: bool = False
     address: str = "fake://"
 
-    def infer(
-        self,
-        model: str,
-        inputs: Mapping[str, NDArray[Any]],
-        outputs: Sequence[str],
-        parameters: Mapping[str, OptionValue],
-        timeout_s: float | None = None,
-    ) -> InferenceReply:
-        """Return what `answer` returns."""
-        request = Request(model, inputs, outputs, parameters, timeout_s)
+    def infer(self, request: InferRequest) -> InferenceReply:
+        """Return the result of `answer`."""
         self.requests.append(request)
         return self.answer(request)
 
@@ -70,5 +52,5 @@ class FakeTransport:
         return list(self.configs)
 
     def close(self) -> None:
-        """Note that it was closed."""
+        """Set `closed`."""
         self.closed = True

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What threads and connections do when their process forks. Knows neither.
+"""Fork notifications for objects that hold connections and locks. Knows neither gRPC nor HTTP.
 
-A child of `os.fork` has its parent's objects, but none of its threads, and must not speak on its connections. This is
-the life of gunicorn's `--preload`, Celery's prefork pool, and the workers of a torch DataLoader.
+A child of `os.fork` inherits its parent's objects but none of its threads, and must not use its connections. Programs
+that fork so are gunicorn's `--preload`, Celery's prefork pool, and the workers of a torch DataLoader.
 """
 
 from __future__ import annotations
@@ -11,37 +11,35 @@ import os
 from typing import Protocol
 from weakref import ref
 
-__all__ = ["Forkable", "across_forks"]
+__all__ = ["notify_on_fork"]
 
 
-class Forkable(Protocol):
-    """What is told of a fork. It may also have `before_fork` and `after_fork_in_parent`."""
+class _Listener(Protocol):
+    """An object that is notified of forks. It may also have `before_fork` and `after_fork_in_parent`."""
 
     def after_fork_in_child(self) -> None:
-        """Forget what belongs to the parent; no lock that a thread may have held can be taken."""
+        """Drop the parent's connections. Must take no lock: a thread of the parent may have held it."""
         ...
 
 
-_TOLD: set[ref[Forkable]] = set()
-"""A set of references, as that is copied in one go whatever other threads do."""
+_LISTENERS: set[ref[_Listener]] = set()
+"""A set of weak references: copying it is atomic, whatever other threads do."""
 
 
-def across_forks(told: Forkable) -> None:
-    """Tell an object of every fork, as long as it lives."""
-    _TOLD.add(ref(told, _TOLD.discard))
+def notify_on_fork(listener: _Listener) -> None:
+    """Notify an object of every fork for as long as it lives."""
+    _LISTENERS.add(ref(listener, _LISTENERS.discard))
 
 
-def _tell(event: str) -> None:
-    for told in [reference() for reference in tuple(_TOLD)]:
-        getattr(told, event, _nothing)()
-
-
-def _nothing() -> None:
-    """Do nothing, as what an object without that method is told."""
+def _notify(event: str) -> None:
+    for listener in [reference() for reference in tuple(_LISTENERS)]:
+        method = getattr(listener, event, None)
+        if method is not None:
+            method()
 
 
 os.register_at_fork(
-    before=lambda: _tell("before_fork"),
-    after_in_parent=lambda: _tell("after_fork_in_parent"),
-    after_in_child=lambda: _tell("after_fork_in_child"),
+    before=lambda: _notify("before_fork"),
+    after_in_parent=lambda: _notify("after_fork_in_parent"),
+    after_in_child=lambda: _notify("after_fork_in_child"),
 )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from flagtriton import errors
-from flagtriton.protocol.options.checks import OptionValue
 from flagtriton.transport.base import (
     TLS,
     InferenceReply,
+    InferRequest,
     ModelConfig,
     ServerAddress,
     queue_time_us,
 )
 from flagtriton.transport.channels import Channels
 from flagtriton.transport.diagnosis import wrong_server
-from flagtriton.transport.refusals import is_too_large, refusal, refused_by_dead_step
+from flagtriton.transport.refusals import is_dead_step, is_too_large, refusal
 
 __all__ = ["GrpcTransport"]
 
@@ -42,18 +42,18 @@ _ERRORS: dict[str, type[errors.FlagTritonError]] = {
     "StatusCode.PERMISSION_DENIED": errors.AccessDeniedError,
 }
 
-_LEAST_S = 1e-3
-"""The deadline of a call whose time is over; gRPC takes none of zero."""
+_MIN_TIMEOUT_S = 1e-3
+"""Deadline of a call whose time is over, seconds; gRPC accepts no deadline of 0."""
 
 
 class GrpcTransport:
     """A `Transport` over gRPC.
 
     Args:
-        address: where the server is.
-        headers: sent as metadata with every call; names are lower-cased, as gRPC wants them.
-        tls: None speaks plain text.
-        timeout_s: the deadline of every call, seconds.
+        address: address of the server.
+        headers: metadata of every call; names are lower-cased, as gRPC requires.
+        tls: certificates; None sends plain text.
+        timeout_s: deadline of every call, seconds.
     """
 
     def __init__(self, address: ServerAddress, headers: Mapping[str, str], tls: TLS | None, timeout_s: float) -> None:
@@ -65,7 +65,7 @@ class GrpcTransport:
         self._channels = Channels(partial(_open_client, address, tls))
 
     def __reduce__(self) -> tuple[type[GrpcTransport], tuple[Any, ...]]:
-        """Pickle what a new connection needs."""
+        """Pickle the constructor's arguments; the copy opens its own channel."""
         return type(self), (self._address, self._headers, self._tls, self._timeout_s)
 
     @property
@@ -73,36 +73,28 @@ class GrpcTransport:
         """The server's URL, for messages."""
         return str(self._address)
 
-    def infer(
-        self,
-        model: str,
-        inputs: Mapping[str, NDArray[Any]],
-        outputs: Sequence[str],
-        parameters: Mapping[str, OptionValue],
-        timeout_s: float | None = None,
-    ) -> InferenceReply:
+    def infer(self, request: InferRequest) -> InferenceReply:
         """Run one request."""
-        allowed_s = self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s)
-        tensors = [_input_tensor(name, array) for name, array in inputs.items()]
-        wanted = [triton.InferRequestedOutput(name) for name in outputs]
+        tensors = [_input_tensor(name, array) for name, array in request.inputs.items()]
+        outputs = [triton.InferRequestedOutput(name) for name in request.outputs]
 
-        def ask(client: triton.InferenceServerClient, left_s: float) -> Any:  # noqa: ANN401 - tritonclient's result
+        def send(client: triton.InferenceServerClient, left_s: float) -> Any:  # noqa: ANN401 - tritonclient's result
             return client.infer(
-                model,
+                request.model,
                 tensors,
-                outputs=wanted,
-                parameters=dict(parameters),
+                outputs=outputs,
+                parameters=dict(request.parameters),
                 headers=self._headers,
                 client_timeout=left_s,
                 timeout=queue_time_us(left_s),
             )
 
-        result = self._answer(model, ask, allowed_s)
-        return {name: result.as_numpy(name) for name in outputs}
+        result = self._call(request.model, send, request.limited_to(self._timeout_s))
+        return {name: result.as_numpy(name) for name in request.outputs}
 
     def model_config(self, model: str) -> ModelConfig:
         """Return a model's configuration."""
-        reply = self._answer(
+        reply = self._call(
             model,
             lambda client, left_s: client.get_model_config(
                 model, headers=self._headers, as_json=True, client_timeout=left_s
@@ -112,9 +104,9 @@ class GrpcTransport:
         return ModelConfig.from_json(model, reply["config"])
 
     def ready_models(self) -> list[str]:
-        """Return the names of all models that are ready."""
-        # Not the repository's index, for which a server may want a secret.
-        statistics = self._answer(
+        """Return the names of all ready models."""
+        # The statistics, as a server may protect its repository index by a secret.
+        statistics = self._call(
             "",
             lambda client, left_s: client.get_inference_statistics(headers=self._headers, client_timeout=left_s),
             self._timeout_s,
@@ -125,38 +117,39 @@ class GrpcTransport:
         """Close the channel."""
         self._channels.close()
 
-    def _answer(self, model: str, ask: Callable[[triton.InferenceServerClient, float], T], allowed_s: float) -> T:
-        """Return what the server answers; ask again what a fork of this process cut off, in the time that is left."""
-        ends, left_s = time.monotonic() + allowed_s, allowed_s
+    def _call(self, model: str, send: Callable[[triton.InferenceServerClient, float], T], timeout_s: float) -> T:
+        """Return the result of `send`; repeat a call that a fork of this process cut off, in the remaining time."""
+        ends_at, left_s = time.monotonic() + timeout_s, timeout_s
         while True:
             if self._channels.is_closed:
                 raise errors.ClosedError(f"the connection to {self.address} is closed")
-            with self._channels.client() as opened:
-                began = time.monotonic()
+            with self._channels.client() as channel:
+                started_at = time.monotonic()
                 try:
                     with self._translated(model):
-                        answer = ask(opened.client, left_s)
+                        reply = send(channel.client, left_s)
                 except errors.RequestTimeoutError:
-                    if opened.answered_at < began:  # nothing came on it meanwhile: its connection may be dead
-                        self._channels.replace(opened)
+                    if channel.answered_at < started_at:  # no reply to any call meanwhile: it may be dead
+                        self._channels.replace(channel)
                     raise
                 except errors.FlagTritonError:
-                    if opened.is_cut_off:
-                        left_s = max(ends - time.monotonic(), _LEAST_S)
+                    if channel.is_cut_off:
+                        left_s = max(ends_at - time.monotonic(), _MIN_TIMEOUT_S)
                         continue
                     raise
-                opened.answered_at = time.monotonic()
+                channel.answered_at = time.monotonic()
             self._has_answered = True
-            return answer
+            return reply
 
     @contextmanager
     def _translated(self, model: str) -> Iterator[None]:
+        """Raise the exceptions of tritonclient and protobuf as those of the SDK."""
         try:
             yield
         except InferenceServerException as error:
             kind = _ERRORS.get(error.status(), errors.ServerError)
             message = str(error.message())
-            if refused_by_dead_step(message):
+            if is_dead_step(message):
                 kind = errors.ServerUnavailableError
             if is_too_large(error.status() or "", message):
                 kind = errors.RequestTooLargeError
@@ -164,11 +157,14 @@ class GrpcTransport:
             if isinstance(translated, errors.ServerUnavailableError):
                 translated.retry_after_s = _retry_after_s(error.__context__)
             raise self._diagnosed(translated) from error
-        except ValueError as error:  # protobuf's, of a number that does not fit
+        except ValueError as error:  # protobuf's, for a number out of range
             raise errors.InvalidRequestError(f"the request does not fit gRPC: {error}") from error
 
     def _diagnosed(self, error: errors.FlagTritonError) -> errors.FlagTritonError:
-        """Return an error that says so if the URL is wrong; a server that has answered before is only away."""
+        """Return `WrongServerError` in place of an error if the URL is wrong.
+
+        A server that has answered before is only unavailable.
+        """
         if not isinstance(error, (errors.ServerUnavailableError, errors.RequestTimeoutError)):
             self._has_answered = True
         if self._has_answered:
@@ -177,7 +173,7 @@ class GrpcTransport:
 
 
 def _retry_after_s(error: BaseException | None) -> float | None:
-    """Return the seconds that a refusal's trailing metadata names, as gRPC's proxies and services send them."""
+    """Return the wait in a refusal's trailing metadata, as gRPC proxies and services send it; seconds."""
     if not isinstance(error, grpc.Call):
         return None
     for name, value in error.trailing_metadata() or ():
@@ -201,18 +197,18 @@ def _open_client(address: ServerAddress, tls: TLS | None) -> triton.InferenceSer
 
 
 def _channel_options(address: ServerAddress) -> list[tuple[str, int | str]]:
-    """Return gRPC's options: messages of any size, quick reconnection, and no proxy on the way to this machine."""
+    """Return gRPC's options: messages of any size, quick reconnection, and no proxy to a loopback address."""
     options: list[tuple[str, int | str]] = [
         ("grpc.max_send_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
         ("grpc.max_receive_message_length", triton.MAX_GRPC_MESSAGE_SIZE),
-        # By default a channel tries a lost server again after up to 2 minutes, and fails every call till then.
+        # By default a channel reconnects to a lost server after up to 2 minutes and fails every call until then.
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2_000),
-        ("grpc.min_reconnect_backoff_ms", 5_000),  # a node that drops packets is given up after that
-        # A new channel has a connection of its own, not the one that its predecessor was given up for.
+        ("grpc.min_reconnect_backoff_ms", 5_000),  # a node that drops packets is given up after this time
+        # A new channel opens a new connection rather than share its predecessor's dead one.
         ("grpc.use_local_subchannel_pool", 1),
-        # Two pings at most while a call waits for its answer, which every server takes at its defaults, and none
-        # without a call. With them the kernel gives up a connection on which what was sent is not acknowledged.
+        # At most two pings while a call waits, and none without a call: servers accept these by default. With
+        # unacknowledged pings the kernel gives up a dead connection.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.keepalive_permit_without_calls", 0),

@@ -20,6 +20,7 @@ from flagtriton import (
     FlagPseudoMoEModel,
     ModelNotServedError,
 )
+from flagtriton.transport.base import ModelConfig
 from flagtriton.transport.fake import FakeTransport
 from tests.support.fake_models import NAME, answer_with_bytes, fake_m3, fake_server, model_config, texts_of
 
@@ -175,6 +176,19 @@ def test_a_known_name_served_as_another_class_is_named_beside_its_own() -> None:
 def test_an_unknown_name_takes_the_class_that_the_server_says(model_class: str, expected: type[AbsEmbedder]) -> None:
     fake = serving("mine", model_class=model_class, pooling_method=expected.DEFAULT_POOLING_METHOD)
     assert type(FlagAutoModel.from_finetuned("mine", transport=fake)) is expected
+
+
+def test_an_unknown_name_is_looked_up_once() -> None:
+    class Counting(FakeTransport):
+        lookups = 0
+
+        def model_config(self, model: str) -> ModelConfig:
+            self.lookups += 1
+            return super().model_config(model)
+
+    fake = Counting(answer_with_bytes, {"mine": model_config("mine")})
+    FlagAutoModel.from_finetuned("mine", transport=fake)
+    assert fake.lookups == 1
 
 
 def test_a_class_that_this_version_lacks_is_a_mismatch() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flagtriton.m3.collect import SCORES, CollectedOutputs, CollectedScores
+from flagtriton.m3.collect import OutputCollector, ScoreCollector
 from flagtriton.m3.output import M3Output
+from flagtriton.protocol.tensors import SCORES
 from flagtriton.transport.base import InferenceReply
 
 ALL = {"dense": True, "sparse": True, "colbert": True}
@@ -37,14 +38,14 @@ def collected(
 ) -> M3Output:
     """Return what replies to some rows make together."""
     sent = sum(len(rows) for rows, _ in replies)
-    outputs = CollectedOutputs(sent, **{**ALL, **wanted})
+    outputs = OutputCollector(sent if count is None else count, single=single, **{**ALL, **wanted})
     for rows, tensors in replies:
         outputs.add(np.array(rows), tensors)
-    return outputs.output(sent if count is None else count, single=single)
+    return outputs.result()
 
 
 def tensors_asked(**wanted: bool) -> list[str]:
-    return [tensor.name for tensor in CollectedOutputs(1, **wanted).tensors]
+    return [tensor.name for tensor in OutputCollector(1, single=False, **wanted).tensors]
 
 
 def test_everything_wanted_asks_for_every_tensor() -> None:
@@ -151,11 +152,11 @@ def test_scores_have_flagembeddings_names_in_its_order() -> None:
 
 
 def test_scores_go_where_their_pairs_stand() -> None:
-    scores = CollectedScores(3)
+    scores = ScoreCollector(3)
     for rows in ([2, 0], [1]):
         tensors = {name: np.float32([[10 * i + row] for row in rows]) for i, name in enumerate(SCORE_TENSORS)}
         scores.add(np.array(rows), tensors)
-    assert scores.lists() == {
+    assert scores.result() == {
         "colbert": [0, 1, 2],
         "sparse": [10, 11, 12],
         "dense": [20, 21, 22],

@@ -87,7 +87,7 @@ def test_the_table_of_scores_is_that_of_a_double_loop() -> None:
 def test_the_table_is_summed_over_blocks_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = texts(7, 2, 30, 5), texts(9, 3, 30, 8)
     shared = {key for text in one for key in text} & {key for text in other for key in text}
-    monkeypatch.setattr("flagtriton.m3.output._COLUMNS_AT_ONCE", 3)
+    monkeypatch.setattr("flagtriton.m3.output._BLOCK_COLUMNS", 3)
     assert len(shared) > 3
     assert len(shared) % 3 != 0
     np.testing.assert_array_equal(lexical_matching_scores(one, other), double_loop(one, other))

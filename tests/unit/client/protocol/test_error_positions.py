@@ -11,7 +11,7 @@ import pytest
 import flagtriton_server
 from flagtriton.errors import InvalidRequestError
 from flagtriton.protocol.error_positions import KINDS, at_position, row_of, with_rows
-from flagtriton.remote.sending import renumber
+from flagtriton.remote.planning import renumber
 from flagtriton.transport.base import ServerAddress
 from flagtriton.transport.refusals import refusal
 

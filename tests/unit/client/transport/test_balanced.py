@@ -26,7 +26,7 @@ from flagtriton.errors import (
 )
 from flagtriton.transport import balanced
 from flagtriton.transport.balanced import BalancedTransport
-from flagtriton.transport.base import ServerAddress
+from flagtriton.transport.base import InferRequest, ServerAddress
 from flagtriton.transport.connect import connect
 from flagtriton.transport.fake import FakeTransport, Request
 from flagtriton.transport.grpc import GrpcTransport
@@ -65,7 +65,7 @@ class Farm:
 
 
 def infer(transport: BalancedTransport, **more: Any) -> Any:
-    return transport.infer(NAME, INPUTS, ["dense_vecs"], {}, **more)
+    return transport.infer(InferRequest(NAME, INPUTS, ["dense_vecs"], {}, **more))
 
 
 # Requests.
@@ -93,7 +93,7 @@ def test_the_size_of_requests_counts_not_their_number() -> None:
     for server in farm.servers.values():
         server.answer = slowly
     long = {"text": np.array([[b"x" * 100_000]], dtype=object)}
-    threads = [threading.Thread(target=transport.infer, args=(NAME, long, ["dense_vecs"], {}))]
+    threads = [threading.Thread(target=transport.infer, args=(InferRequest(NAME, long, ["dense_vecs"], {}),))]
     threads += [threading.Thread(target=infer, args=(transport,)) for _ in range(20)]
     for number, each in enumerate(threads):
         each.start()
@@ -202,7 +202,7 @@ def test_a_server_with_another_model_under_the_name_gets_nothing_and_that_is_sai
 
 
 def test_a_server_is_compared_anew_after_it_was_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flagtriton.transport.endpoints._FIRST_REST_S", 0.0)
+    monkeypatch.setattr("flagtriton.transport.endpoints._FIRST_BACKOFF_S", 0.0)
     farm = Farm("a")
     transport = farm.transport()
     assert transport.model_config(NAME)
@@ -240,7 +240,7 @@ def test_servers_are_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_those_that_are_known_will_do_where_none_is_found(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     farm = Farm("a")
     transport = farm.transport()
-    monkeypatch.setattr(transport, "_look_at", 0.0)
+    monkeypatch.setattr(transport, "_next_lookup_at", 0.0)
 
     def lookup() -> list[str]:
         if isinstance(found, OSError):

@@ -54,7 +54,7 @@ def test_each_try_after_a_time_out_is_on_a_connection_of_its_own(
 def test_a_call_that_outlasts_a_fork_is_sent_again_and_the_child_can_call(
     silent_port: tuple[int, list[socket.socket]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channels, "_CALLS_END_S", 0.05)
+    monkeypatch.setattr(channels, "_DRAIN_S", 0.05)
     port, kept = silent_port
     transport = connect(f"grpc://127.0.0.1:{port}", timeout_s=2)
     raised: list[Exception] = []

@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 from flagtriton import errors
 from flagtriton.errors import ClosedError
 from flagtriton.protocol.text import text_tensor
-from flagtriton.transport.base import TLS, ModelConfig, ServerAddress, Transport
+from flagtriton.transport.base import TLS, InferRequest, ModelConfig, ServerAddress, Transport
 from flagtriton.transport.connect import connect
 
 GRPC_ERRORS = {
@@ -53,7 +53,7 @@ HTTP_ERRORS = {
 }
 CLIENTS = {"grpc": "tritonclient.grpc.InferenceServerClient", "http": "flagtriton.transport.http._Client"}
 CALLS = {
-    "infer": lambda transport: transport.infer("m", {"text": text_tensor(["a"])}, ["dense_vecs"], {}),
+    "infer": lambda transport: transport.infer(InferRequest("m", {"text": text_tensor(["a"])}, ["dense_vecs"], {})),
     "model_config": lambda transport: transport.model_config("m"),
     "ready_models": lambda transport: transport.ready_models(),
 }
@@ -334,7 +334,7 @@ def test_a_request_reaches_tritonclient_whole(wire: str, monkeypatch: pytest.Mon
     recorder = Recorder()
     monkeypatch.setattr(CLIENTS[wire], lambda *args, **options: recorder)
     transport = connect(f"{wire}://server:1", headers={"authorization": "Bearer t"})
-    reply = transport.infer("m", {"text": text_tensor(["a", "bb"])}, ["dense_vecs"], {"max_length": 7})
+    reply = transport.infer(InferRequest("m", {"text": text_tensor(["a", "bb"])}, ["dense_vecs"], {"max_length": 7}))
     [((model, [tensor]), options)] = recorder.calls
     assert (model, tensor.name(), tensor.shape(), tensor.datatype()) == ("m", "text", [2, 1], "BYTES")
     assert [output.name() for output in options["outputs"]] == ["dense_vecs"]
@@ -346,14 +346,14 @@ def test_grpc_metadata_names_are_in_small_letters(monkeypatch: pytest.MonkeyPatc
     recorder = Recorder()
     monkeypatch.setattr("tritonclient.grpc.InferenceServerClient", lambda *args, **options: recorder)
     transport = connect("grpc://server:1", headers={"Authorization": "Bearer T"})
-    transport.infer("m", {}, [], {})
+    transport.infer(InferRequest("m", {}, [], {}))
     assert recorder.calls[0][1]["headers"] == {"authorization": "Bearer T"}
 
 
 def test_the_timeout_is_the_deadline_of_a_grpc_call(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder()
     monkeypatch.setattr("tritonclient.grpc.InferenceServerClient", lambda *args, **options: recorder)
-    connect("grpc://server:1", timeout_s=2.5).infer("m", {}, [], {})
+    connect("grpc://server:1", timeout_s=2.5).infer(InferRequest("m", {}, [], {}))
     assert recorder.calls[0][1]["client_timeout"] == 2.5
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.text import text_tensor
-from flagtriton.transport.base import queue_time_us
+from flagtriton.transport.base import InferRequest, queue_time_us
 from flagtriton.transport.connect import connect
 
 both_wires = pytest.mark.parametrize("wire", ["grpc", "http"])
@@ -34,7 +34,7 @@ def handed_over(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def ask(wire: str, parameters: dict[str, Any], left_s: float | None = None, **options: Any) -> None:
     transport = connect(f"{wire}://127.0.0.1:1", **options)
-    transport.infer("m", {"text": text_tensor(["a"])}, ["dense_vecs"], parameters, left_s)
+    transport.infer(InferRequest("m", {"text": text_tensor(["a"])}, ["dense_vecs"], parameters, left_s))
     transport.close()
 
 

@@ -14,13 +14,13 @@ import pytest
 
 from flagtriton import errors
 from flagtriton.protocol.text import text_tensor
-from flagtriton.transport.base import Transport
+from flagtriton.transport.base import InferRequest, Transport
 from flagtriton.transport.connect import connect
 from tests.support.servers.http_server import Answer, Asked, answering
 
 DEAD = "in ensemble 'x', Stub process 'x_0_0' is not healthy."
 CALLS: dict[str, Callable[[Transport], object]] = {
-    "infer": lambda transport: transport.infer("m", {"text": text_tensor(["a"])}, ["dense_vecs"], {}),
+    "infer": lambda transport: transport.infer(InferRequest("m", {"text": text_tensor(["a"])}, ["dense_vecs"], {})),
     "model_config": lambda transport: transport.model_config("m"),
     "ready_models": lambda transport: transport.ready_models(),
 }

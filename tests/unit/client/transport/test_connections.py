@@ -15,6 +15,7 @@ import pytest
 
 from flagtriton import errors
 from flagtriton.protocol.text import text_tensor
+from flagtriton.transport.base import InferRequest
 from flagtriton.transport.connect import connect
 from tests.support.servers.http_server import Answer, Asked, answering
 from tests.support.servers.network import refusing_early, speaking
@@ -34,7 +35,7 @@ def kernel_threads() -> int:
 def ask(url: str, body: bytes = b"") -> errors.FlagTritonError:
     transport = connect(url, timeout_s=10)
     with pytest.raises(errors.FlagTritonError) as caught:
-        transport.infer("m", {"text": text_tensor([body.decode()])}, ["dense_vecs"], {})
+        transport.infer(InferRequest("m", {"text": text_tensor([body.decode()])}, ["dense_vecs"], {}))
     transport.close()
     return caught.value
 

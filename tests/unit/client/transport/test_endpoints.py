@@ -31,8 +31,8 @@ def endpoints(names: str = "abc") -> Endpoints:
     return Endpoints(opened, list(names))
 
 
-def chosen(servers: Endpoints, work: int = 1, *besides: Endpoint) -> str | None:
-    with servers.next_one(work, besides) as endpoint:
+def chosen(servers: Endpoints, work: int = 1, *exclude: Endpoint) -> str | None:
+    with servers.acquire(work, exclude) as endpoint:
         return None if endpoint is None else endpoint.address
 
 
@@ -53,19 +53,19 @@ def test_idle_servers_take_turns() -> None:
 def test_a_request_goes_where_the_least_work_is_in_flight() -> None:
     servers = endpoints()
     with ExitStack() as stack:
-        first = stack.enter_context(servers.next_one(100))
-        second = stack.enter_context(servers.next_one(10))
+        first = stack.enter_context(servers.acquire(100))
+        second = stack.enter_context(servers.acquire(10))
         assert first is not None
         assert second is not None
         (third,) = {"a", "b", "c"} - {first.address, second.address}
         assert chosen(servers, 1) == third
-        with servers.next_one(20):  # the third has the second least now
+        with servers.acquire(20):  # the third has the second least now
             assert chosen(servers, 1) == second.address
 
 
 def test_what_is_answered_is_no_longer_in_flight_whatever_came_of_it() -> None:
     servers = endpoints()
-    with pytest.raises(RuntimeError), servers.next_one(10):
+    with pytest.raises(RuntimeError), servers.acquire(10):
         raise RuntimeError
     assert [(endpoint.in_flight, endpoint.requests) for endpoint in servers.all] == [(0, 0)] * 3
 
@@ -84,8 +84,8 @@ def test_one_that_fails_rests_longer_each_time_up_to_three_seconds(clock: Simple
     for _ in range(8):
         servers.failed(a)
         servers.failed(a)  # noticed by two requests at once
-        rests.append(a.rests_until - clock.now)
-        clock.now = a.rests_until
+        rests.append(a.backoff_until - clock.now)
+        clock.now = a.backoff_until
     assert rests == [0.25, 0.5, 1, 2, 3, 3, 3, 3]
 
 
@@ -104,13 +104,13 @@ def test_one_that_says_how_long_rests_so_long(clock: SimpleNamespace) -> None:
     assert {chosen(servers) for _ in range(10)} == {"b"}
 
 
-def test_a_single_request_is_tried_on_one_that_comes_back(clock: SimpleNamespace) -> None:
+def test_a_single_request_probe_in_flight_on_one_that_comes_back(clock: SimpleNamespace) -> None:
     servers = endpoints("ab")
     a = named(servers, "a")
     servers.failed(a)
     clock.now += 1
     with ExitStack() as stack:
-        got = [stack.enter_context(servers.next_one(1)) for _ in range(20)]
+        got = [stack.enter_context(servers.acquire(1)) for _ in range(20)]
         assert Counter(e.address for e in got if e is not None) == {"a": 1, "b": 19}
         servers.answered(a)
     assert Counter(chosen(servers) for _ in range(10)) == {"a": 5, "b": 5}
@@ -120,7 +120,7 @@ def test_a_trial_that_ends_without_a_word_leaves_room_for_the_next(clock: Simple
     servers = endpoints("a")
     servers.failed(servers.all[0])
     clock.now += 1
-    with pytest.raises(KeyboardInterrupt), servers.next_one(1):
+    with pytest.raises(KeyboardInterrupt), servers.acquire(1):
         raise KeyboardInterrupt
     assert chosen(servers) == "a"
 
@@ -136,7 +136,7 @@ def test_servers_that_come_and_go(clock: SimpleNamespace) -> None:
     servers = endpoints("ab")
     a, b = servers.all
     servers.failed(b)
-    with servers.next_one(5) as busy:
+    with servers.acquire(5) as busy:
         assert busy is a
         servers.replace(["b", "c", "c"])
         assert [endpoint.address for endpoint in servers.all] == ["b", "c"]
@@ -154,7 +154,7 @@ def test_threads_share_them() -> None:
 
     def ask() -> None:
         for _ in range(300):
-            with servers.next_one(3) as endpoint:
+            with servers.acquire(3) as endpoint:
                 assert endpoint is not None
                 servers.failed(endpoint) if endpoint.address == "a" else servers.answered(endpoint)
 

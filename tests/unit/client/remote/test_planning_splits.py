@@ -11,7 +11,7 @@ import pytest
 
 from flagtriton.errors import InvalidRequestError, RequestTooLargeError
 from flagtriton.protocol.text import text_tensor
-from flagtriton.remote.sending import sent_in_parts
+from flagtriton.remote.planning import send_or_split
 from flagtriton.transport.base import InferenceReply
 
 ROWS = np.array([7, 2, 9, 4, 1])
@@ -26,7 +26,7 @@ def test_a_request_is_halved_until_its_parts_pass() -> None:
             raise RequestTooLargeError("HTTP 413")
         return {"first": tensors["text"]}
 
-    parts = sent_in_parts(ROWS, {"text": text_tensor(list("abcde"))}, send, "text")
+    parts = send_or_split(ROWS, {"text": text_tensor(list("abcde"))}, send, "text")
     assert tried == [5, 2, 3, 1, 2]
     assert [(rows.tolist(), [row[0] for row in reply["first"]]) for rows, reply in parts] == [
         ([7, 2], [b"a", b"b"]),
@@ -45,7 +45,7 @@ def test_a_row_that_is_too_large_alone_is_named_with_its_size_and_a_remedy() -> 
     with pytest.raises(
         RequestTooLargeError, match=r"^text 9 of 2,000 bytes is too large .*client_max_body_size"
     ) as told:
-        sent_in_parts(ROWS, {"text": text_tensor(texts)}, send, "text")
+        send_or_split(ROWS, {"text": text_tensor(texts)}, send, "text")
     assert told.value.index == 9
 
 
@@ -59,5 +59,5 @@ def test_another_refusal_is_not_sent_again() -> None:
         raise error
 
     with pytest.raises(InvalidRequestError, match=r"^m: text 4 is bad$"):
-        sent_in_parts(ROWS, {"text": text_tensor(list("abcde"))}, send, "text")
+        send_or_split(ROWS, {"text": text_tensor(list("abcde"))}, send, "text")
     assert len(tried) == 1

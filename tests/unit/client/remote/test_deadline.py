@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,9 @@ import pytest
 
 from flagtriton import FlagModel, RequestTimeoutError, ServerUnavailableError
 from flagtriton.protocol.text import text_tensor
+from flagtriton.remote.deadline import Deadline
 from flagtriton.remote.retries import RetryPolicy
-from flagtriton.transport.base import Deadline
+from flagtriton.transport.base import InferRequest
 from flagtriton.transport.connect import connect
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.support.fake_models import NAME, fake_server
@@ -124,12 +126,12 @@ def silent_server() -> Iterator[tuple[str, list[socket.socket]]]:
 def test_over_http_a_request_is_cut_short_and_its_connection_given_up() -> None:
     with silent_server() as (url, taken):
         transport = connect(url, timeout_s=30)
-        request = ("m", {"text": text_tensor(["a"])}, ["dense_vecs"], {})
+        request = InferRequest("m", {"text": text_tensor(["a"])}, ["dense_vecs"], {})
         start = time.monotonic()
         with pytest.raises(RequestTimeoutError, match=r"no answer within 0\.2 s"):
-            transport.infer(*request, timeout_s=0.2)
+            transport.infer(replace(request, timeout_s=0.2))
         assert 0.15 < time.monotonic() - start < 5
         with pytest.raises(ServerUnavailableError):  # what the second connection is told
-            transport.infer(*request, timeout_s=10)
+            transport.infer(replace(request, timeout_s=10))
         assert len(taken) > 1  # the SDK may have asked on one of its own which protocol is spoken
         transport.close()
