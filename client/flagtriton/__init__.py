@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FlagEmbedding's API against a Triton server.
+"""FlagEmbedding's API on a Triton server.
 
-Importing this package imports neither torch nor transformers nor a wire; those come when they are used.
+Importing this package imports neither torch, transformers nor tritonclient; their first use does.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published checkpoints that are known by name, as frozen data.
+"""The model table: published checkpoints by name, and the name of a checkpoint by its path.
 
 Classes, pooling, remote-code flags and instruction formats are FlagEmbedding 1.4.2's model table; hidden sizes
-and lengths are those of the published configurations. Knows nothing of servers.
+and lengths are those of the published configurations. Imports nothing that knows a server.
 """
 
 from __future__ import annotations
@@ -17,15 +17,13 @@ from flagtriton.types import EmbedderModelClass, PoolingMethod, RerankerModelCla
 __all__ = [
     "EMBEDDERS",
     "RERANKERS",
-    "EmbedderCheckpoint",
-    "RerankerCheckpoint",
     "checkpoint_name",
     "support_model_list",
     "support_native_bge_model_list",
 ]
 
-_HUB_CACHE: Final = "models--"
-"""What folders of the Hub's cache begin with; owner and name follow, with `--` between them."""
+_HUB_CACHE_PREFIX: Final = "models--"
+"""Prefix of a folder in the Hub's cache; owner and name follow, separated by `--`."""
 
 _MODELSCOPE_DOT: Final = "___"
 
@@ -40,8 +38,12 @@ class EmbedderCheckpoint:
     """One published embedder.
 
     Attributes:
+        model_class: model class.
+        pooling_method: pooling of token vectors.
         hidden_size: D, components of a dense vector.
         max_length: tokens of the longest text, special tokens included.
+        query_instruction_format: format with two fields, instruction and text.
+        trust_remote_code: whether FlagEmbedding runs the checkpoint's own code.
     """
 
     model_class: EmbedderModelClass
@@ -57,9 +59,11 @@ class RerankerCheckpoint:
     """One published reranker.
 
     Attributes:
-        hidden_size: D, where it is known.
-        max_length: tokens of the longest pair, special tokens included, where it is known.
-        needs_code: it runs on code of its own alone, which FlagEmbedding's table does not say.
+        model_class: model class.
+        hidden_size: D, components of a hidden state; None if unknown.
+        max_length: tokens of the longest pair, special tokens included; None if unknown.
+        trust_remote_code: whether FlagEmbedding runs the checkpoint's own code.
+        needs_code: whether the checkpoint requires its own code; FlagEmbedding's table does not tell.
     """
 
     model_class: RerankerModelClass
@@ -157,55 +161,56 @@ RERANKERS: Final[dict[str, RerankerCheckpoint]] = {
 
 
 def checkpoint_name(model_name_or_path: str) -> str:
-    """Return the name a checkpoint goes by, the same for the SDK and for `flagtriton add`.
+    """Return the name of a checkpoint, the same for the SDK and for `flagtriton add`.
 
-    It is the last part of the path as it was given, so a symbolic link has a name of its own. These folders go by
-    another name:
+    The name is the last part of the path, so a symbolic link has another name than its target. Exceptions:
 
-    - `…/models--BAAI--bge-m3/snapshots/5617…`, a snapshot in the Hub's cache: by the repository's, `bge-m3`;
-    - `…/bge-m3/checkpoint-500`, written by a trainer: by the folder's above;
-    - `…/bge-large-zh-v1___5`, downloaded by ModelScope, which writes `___` for a dot: by `bge-large-zh-v1.5`.
+    - `…/models--BAAI--bge-m3/snapshots/5617…`, a snapshot in the Hub's cache: the repository's name, `bge-m3`;
+    - `…/bge-m3/checkpoint-500`, written by a trainer: the parent folder's name;
+    - `…/bge-large-zh-v1___5`, downloaded by ModelScope, which writes `___` for a dot: `bge-large-zh-v1.5`.
 
-    A trailing slash is ignored (FlagEmbedding would find no name at all), and backslashes count as slashes. The file
-    system is consulted only for what a path leaves out: where `.`, `..` and `~` are, and what the folder above a
-    `checkpoint-500` in the working directory is called. Upper and lower case stay as they are.
+    A trailing slash is ignored, and backslashes count as slashes. The function reads the file system only to resolve
+    `.`, `..`, `~` and the parent of a `checkpoint-500` in the working directory. Upper and lower case are kept.
+
+    Raises:
+        TypeError: the argument is no `str`.
     """
     if not isinstance(model_name_or_path, str):
         kind = type(model_name_or_path).__name__
         raise TypeError(f"the model is a {kind}; expected the name of a deployment or checkpoint, or a path, as a str")
-    path = _spelled_out(model_name_or_path.replace("\\", "/"))
+    path = _resolve(model_name_or_path.replace("\\", "/"))
     if path.name.startswith("checkpoint-") and path.parent.name:
         path = path.parent
     repository = path.parent.parent if path.parent.name == "snapshots" else path
-    if repository.name.startswith(_HUB_CACHE):
+    if repository.name.startswith(_HUB_CACHE_PREFIX):
         return repository.name.rpartition("--")[2] or path.name
     return path.name.replace(_MODELSCOPE_DOT, ".")
 
 
-def _spelled_out(given: str) -> PurePosixPath:
-    """Return a path that ends in a name, if it has any."""
-    path = PurePosixPath(os.path.expanduser(given))  # noqa: PTH111 - Path.expanduser raises where there is no home
+def _resolve(path_text: str) -> PurePosixPath:
+    """Return a path without `.`, `..` and `~`, so that its last part is a name."""
+    path = PurePosixPath(os.path.expanduser(path_text))  # noqa: PTH111 - Path.expanduser raises where there is no home
     if ".." in path.parts:
-        behind = len(path.parts) - path.parts[::-1].index("..")
-        above = os.path.realpath(PurePosixPath(*path.parts[:behind]))  # what the kernel finds, past symbolic links
-        return PurePosixPath(above, *path.parts[behind:])
-    is_here = given != "" and not path.name and not path.is_absolute()
+        after_dots = len(path.parts) - path.parts[::-1].index("..")
+        parent = os.path.realpath(PurePosixPath(*path.parts[:after_dots]))  # as the kernel resolves symbolic links
+        return PurePosixPath(parent, *path.parts[after_dots:])
+    is_here = path_text != "" and not path.name and not path.is_absolute()
     if is_here or (path.parent == PurePosixPath() and path.name.startswith("checkpoint-") and Path(path).is_dir()):
         return PurePosixPath(_working_directory()) / path
     return path
 
 
 def _working_directory() -> str:
-    """Return the working directory as the shell calls it, which keeps the name of a symbolic link."""
+    """Return the working directory by the shell's name, which keeps a symbolic link."""
     logical, physical = os.environ.get("PWD", ""), str(Path.cwd())
     return logical if logical.startswith("/") and os.path.realpath(logical) == physical else physical
 
 
 def support_model_list() -> list[str]:
-    """Return the names of all embedders that `FlagAutoModel.from_finetuned` knows."""
+    """Return the names of all embedders in the model table."""
     return list(EMBEDDERS)
 
 
 def support_native_bge_model_list() -> list[str]:
-    """Return the names of BAAI's own among them."""
+    """Return the names of BAAI's embedders in the model table."""
     return list(_NATIVE_BGE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything the SDK raises of its own.
+"""The exceptions of the SDK.
 
     FlagTritonError
     ├── DeploymentMismatchError   (ValueError)       the caller asked for what the deployment does not do
@@ -41,11 +41,11 @@ __all__ = [
 
 
 class FlagTritonError(Exception):
-    """The root of the tree.
+    """The base class of the SDK's exceptions.
 
     Attributes:
-        said: what the server said, without the model and the URL; empty where it said nothing.
-        index: of the caller's text or pair that the error is about; None where it is not about one.
+        said: the server's message without model and URL; empty without one.
+        index: index of the text or pair in the caller's list that caused the error; None if no single one did.
     """
 
     said: str = ""
@@ -53,45 +53,45 @@ class FlagTritonError(Exception):
 
 
 class DeploymentMismatchError(FlagTritonError, ValueError):
-    """The caller asked for something that this deployment does not do."""
+    """The deployment does not match the caller's arguments."""
 
 
 class InvalidRequestError(FlagTritonError, ValueError):
-    """The server refused an input or an option; sending it again would not help."""
+    """The server refused an input or an option. A retry would fail again."""
 
 
 class RequestTooLargeError(InvalidRequestError):
-    """A request is larger than a server, or a gateway before it, takes. It was divided as far as that goes."""
+    """One text or pair alone exceeds a size limit of the server or a gateway."""
 
 
 class ModelNotServedError(FlagTritonError, LookupError, ValueError):
-    """The server has no deployment of that name. A `ValueError` as FlagEmbedding's factory raises for unknown names."""
+    """The server has no deployment of that name. FlagEmbedding's factory raises `ValueError` for unknown names."""
 
 
 class AccessDeniedError(FlagTritonError, PermissionError):
-    """The server, or a proxy before it, wants credentials that did not come."""
+    """The server or a proxy refused the request's credentials."""
 
 
 class ServerUnavailableError(FlagTritonError, ConnectionError):
-    """The server is unreachable, still loading, or has more requests queued than it accepts.
+    """The server is unreachable, still loading, or its queue is full.
 
     Attributes:
-        retry_after_s: seconds that the server, or a proxy before it, asks to be left alone for; None if it did not say.
+        retry_after_s: wait that the server or a proxy asks for, seconds; None without one.
     """
 
     retry_after_s: float | None = None
 
 
 class WrongServerError(ServerUnavailableError):
-    """What answers at the URL is not what the URL says; asking again would not help."""
+    """Another server, protocol or certificate answers at the URL. A retry would fail again."""
 
 
 class RequestTimeoutError(FlagTritonError, TimeoutError):
-    """No answer came to one request within `request_timeout_s` seconds, or to all of a call within `timeout_s`."""
+    """A request got no reply within `request_timeout_s` seconds, or a call was not done within `timeout_s`."""
 
 
 class ServerError(FlagTritonError, RuntimeError):
-    """The server accepted a request and then failed on it."""
+    """The server failed on a request that it had accepted."""
 
 
 class ClosedError(FlagTritonError, RuntimeError):
@@ -99,12 +99,12 @@ class ClosedError(FlagTritonError, RuntimeError):
 
 
 class ForkedProcessError(FlagTritonError, RuntimeError):
-    """This process was forked from one in which gRPC was at work, and gRPC cannot work in it."""
+    """gRPC does not work in this process, as it was forked while a gRPC channel was open."""
 
 
 class MissingExtraError(FlagTritonError, ImportError):
-    """A package is needed that `pip install flagtriton` alone does not bring."""
+    """An optional package is not installed."""
 
 
 class DeploymentWarning(UserWarning):
-    """An argument that is the server's business differs from what is served, or has no effect here."""
+    """An argument differs from the deployment, or has no effect."""

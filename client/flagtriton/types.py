@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names of values and arguments that FlagEmbedding's documentation uses.
+"""Enumerations and type aliases for arguments and results, with the names of FlagEmbedding's documentation.
 
-Knows nothing of servers and wires; safe to import for annotations alone.
+Imports neither a transport nor torch, so annotations can use it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class PoolingMethod(str, Enum):
-    """How one vector is made from a text's token vectors."""
+    """Reductions of a text's token vectors to one vector."""
 
     CLS = "cls"
     MEAN = "mean"
@@ -57,10 +57,10 @@ DenseEmbedding: TypeAlias = NDArray[np.float32]
 """`[D]` for one text, `[B, D]` for a list."""
 
 EmbeddingOutput: TypeAlias = Union[DenseEmbedding, "torch.Tensor"]
-"""`numpy.ndarray`, or a `torch.Tensor` where `convert_to_numpy=False`."""
+"""`numpy.ndarray`, or `torch.Tensor` with `convert_to_numpy=False`."""
 
 SparseWeights: TypeAlias = dict[str, float]
 """Token id, as a string, to its weight (> 0)."""
 
 ColBERTVectors: TypeAlias = NDArray[np.float32]
-"""`[T - 1, D]`: a unit vector for every token of a text but the first."""
+"""`[T - 1, C]`: a unit vector for every token of a text but the first."""

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 import json
 import pkgutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
 import flagtriton
+from tests.support.paths import ROOT
 
 FOUND = pkgutil.walk_packages(flagtriton.__path__, "flagtriton.")
 MODULES = ["flagtriton", *(module.name for module in FOUND if not module.ispkg)]
@@ -64,3 +69,98 @@ def test_every_declared_name_exists(name: str) -> None:
 def test_no_name_is_declared_twice(name: str) -> None:
     names = importlib.import_module(name).__all__
     assert len(names) == len(set(names))
+
+
+# Declared and imported names, by reading the sources.
+
+LAYERS = [
+    {"auto", "integrations"},
+    {"m3"},
+    {"embedders", "rerankers"},
+    {"remote"},
+    {"transport"},
+    {"checkpoints", "protocol", "types", "errors"},
+]
+"""The packages and modules of the SDK from the top; one imports from itself and from lower layers alone."""
+
+PUBLIC = {"flagtriton", "flagtriton.types"} | {name for name in MODULES if name.startswith("flagtriton.integrations.")}
+"""Modules whose names users import."""
+
+CHECKED = [name for name in MODULES if not name.startswith("flagtriton.protocol.")]
+"""Modules whose `__all__` is exact; the contract's modules declare more."""
+
+IMPORTERS = ("client", "server", "tools", "tests", "docker", "docs")
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports_of(path: Path) -> list[tuple[str, str]]:
+    """Return the module and the name of every `from flagtriton… import …` in a file."""
+    return [
+        (node.module, alias.name)
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.split(".")[0] == "flagtriton"
+        for alias in node.names
+    ]
+
+
+def path_of(name: str) -> Path:
+    module = importlib.import_module(name)
+    assert module.__file__ is not None
+    return Path(module.__file__)
+
+
+@functools.cache
+def imported_names() -> dict[str, set[str]]:
+    """Return the names that other files of the repository import, by module."""
+    found: dict[str, set[str]] = {name: set() for name in MODULES}
+    for folder in IMPORTERS:
+        for path in (ROOT / folder).rglob("*.py"):
+            for module, name in imports_of(path):
+                if module in found:
+                    found[module].add(name)
+    return found
+
+
+def declared_names(name: str) -> set[str]:
+    return set(importlib.import_module(name).__all__)
+
+
+def layer_of(module: str) -> int | None:
+    """Return the layer's index; None for the package itself, whose names are those of all layers."""
+    parts = module.split(".")
+    return None if len(parts) == 1 else next(i for i, layer in enumerate(LAYERS) if parts[1] in layer)
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKED if name not in PUBLIC])
+def test_every_declared_name_is_imported_somewhere(name: str) -> None:
+    assert sorted(declared_names(name) - imported_names()[name]) == []
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKED if name != "flagtriton"])
+def test_every_imported_name_is_declared(name: str) -> None:
+    private = {imported for imported in imported_names()[name] if imported.startswith("_")}
+    assert sorted(imported_names()[name] - declared_names(name) - private) == []
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "flagtriton"])
+def test_modules_import_from_lower_layers_alone(name: str) -> None:
+    own, package = layer_of(name), name.split(".")[1]
+    for module, imported in imports_of(path_of(name)):
+        target = f"{module}.{imported}" if module == "flagtriton" else module
+        layer = layer_of(target)
+        assert own is not None
+        assert layer is not None
+        assert target.split(".")[1] == package or layer > own or own == layer == len(LAYERS) - 1, target
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = {
+        name: {f"{m}.{n}" if m == "flagtriton" else m for m, n in imports_of(path_of(name))}
+        for name in MODULES
+        if name != "flagtriton"
+    }
+    assert list(TopologicalSorter(graph).static_order())
