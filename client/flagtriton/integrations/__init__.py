@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BGE-M3's output in the shapes that search engines take: one module an engine.
+"""BGE-M3's output in the formats of search engines, one module per engine.
 
-Importing this package, or a module of it, imports no engine's client.
+Importing this package or one of its modules imports no engine's client.
 """
 
 from __future__ import annotations

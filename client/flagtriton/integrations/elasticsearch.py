@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """BGE-M3's output as fields, queries and indices of Elasticsearch and OpenSearch.
 
-Makes plain dicts, so it needs no client. ColBERT vectors are left out: the engines' fields for them differ by version.
+The results are plain dicts, so no client is needed. They have no ColBERT vectors, whose fields differ by version.
 
-Limits of both engines, which are Lucene's: weights are stored with 9 significant bits (a relative error up to 0.4 %); a
-query takes at least 1,024 distinct tokens, more only where the server's `max_clause_count` is higher (see `heaviest`).
-A text without weights, such as an empty one, makes a query that finds no document.
+Lucene's limits hold for both engines. Weights are stored with 9 significant bits, a relative error of up to 0.4 %. A
+query may have 1,024 distinct tokens, or the server's `max_clause_count` if that is higher (see `heaviest`). The query
+of a text without weights, such as an empty one, finds no document.
 Sources: Elasticsearch's documentation, pages "Sparse vector field type", "Rank features field type", "Sparse vector
 query", "Rank feature query" and "Dense vector field type"; OpenSearch's, pages "Neural sparse search using raw
 vectors", "Neural sparse query", "Neural sparse ANN search" and "k-NN vector".
@@ -31,22 +31,22 @@ __all__ = [
     "sparse_vector_query",
 ]
 
-_LEAST_WEIGHT = float(np.finfo(np.float32).tiny)
+_MIN_WEIGHT = float(np.finfo(np.float32).tiny)
 
 
 def features(lexical_weights: Mapping[str, float]) -> dict[str, float]:
     """Return one text's weights as the value of a `sparse_vector` or `rank_features` field.
 
-    Weights below 1.18e-38 are left out, as the engines refuse them and they would add nothing.
+    Weights below 1.18e-38 are left out: the engines refuse them, and they do not change a score.
 
     Raises:
-        ValueError: a key holds a dot, which the engines read as a path, or a weight is not a positive number.
+        ValueError: a key has a dot, which the engines read as a path, or a weight is not a positive number.
     """
     weights = check_weights(lexical_weights)
     for token in weights:
         if "." in token:
             raise ValueError(f"{token!r} holds a dot, which rank_features refuses: index token ids, not token texts")
-    return {token: weight for token, weight in weights.items() if weight >= _LEAST_WEIGHT}
+    return {token: weight for token, weight in weights.items() if weight >= _MIN_WEIGHT}
 
 
 def fields(output: Mapping[str, Any], index: int, names: FieldNames = DEFAULT_NAMES) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def fields(output: Mapping[str, Any], index: int, names: FieldNames = DEFAULT_NA
 
 
 def heaviest(lexical_weights: Mapping[str, float], count: int = 1024) -> dict[str, float]:
-    """Return the `count` greatest of one text's weights, the greatest first: a long query cut to the engines' limit.
+    """Return the `count` highest weights of a text in descending order, to fit a long query to the engines' limit.
 
     Raises:
         ValueError: a weight is not a positive number.
@@ -79,15 +79,15 @@ def heaviest(lexical_weights: Mapping[str, float], count: int = 1024) -> dict[st
 def sparse_vector_query(field: str, lexical_weights: Mapping[str, float], boost: float = 1.0) -> dict[str, Any]:
     """Return Elasticsearch's query (8.15 on) that scores by the dot product with a `sparse_vector` field.
 
-    Pruning is switched off. It is on by default from 9.1 and drops frequent tokens that weigh under 0.4, which suits
-    another model: most of BGE-M3's tokens weigh less.
+    Pruning is off. By default, from 9.1 on, it drops frequent tokens with weights below 0.4, which most of BGE-M3's
+    tokens have.
 
     Raises:
-        ValueError: a key holds a dot, or a weight is not a positive number.
+        ValueError: a key has a dot, or a weight is not a positive number.
     """
     vector = features(lexical_weights)
     if not vector:
-        return _nothing()
+        return _match_none()
     return {"sparse_vector": {"field": field, "query_vector": vector, "prune": False, "boost": boost}}
 
 
@@ -95,14 +95,14 @@ def rank_features_query(field: str, lexical_weights: Mapping[str, float], boost:
     """Return the query of either engine that scores by the dot product with a `rank_features` field.
 
     Raises:
-        ValueError: a key holds a dot, or a weight is not a positive number.
+        ValueError: a key has a dot, or a weight is not a positive number.
     """
     clauses = [
         {"rank_feature": {"field": f"{field}.{token}", "linear": {}, "boost": weight}}
         for token, weight in features(lexical_weights).items()
     ]
-    if not clauses:  # such a query would find every document
-        return _nothing()
+    if not clauses:  # a query without clauses would find every document
+        return _match_none()
     return {"bool": {"should": clauses, "minimum_should_match": 1, "boost": boost}}
 
 
@@ -110,11 +110,11 @@ def neural_sparse_query(field: str, lexical_weights: Mapping[str, float], boost:
     """Return OpenSearch's query (2.14 on) that scores by the dot product with a `rank_features` field.
 
     Raises:
-        ValueError: a key holds a dot, or a weight is not a positive number.
+        ValueError: a key has a dot, or a weight is not a positive number.
     """
     tokens = features(lexical_weights)
     if not tokens:
-        return _nothing()
+        return _match_none()
     return {"neural_sparse": {field: {"query_tokens": tokens, "boost": boost}}}
 
 
@@ -127,8 +127,8 @@ def mapping(
 
     Args:
         dense_size: `D` of the dense vectors, compared by cosine; None leaves them out.
-        sparse_type: what holds the weights; `rank_features` also exists before 8.11 and is for `rank_features_query`.
-        names: the index's field names.
+        sparse_type: type of the weights' field; `rank_features` exists before 8.11, too, for `rank_features_query`.
+        names: field names of the index.
 
     Raises:
         ValueError: the index would have no fields.
@@ -143,7 +143,7 @@ def mapping(
         }
     if sparse_type is not None:
         properties[names.lexical_weights] = {"type": sparse_type}
-    return {"properties": _some(properties)}
+    return {"properties": _require_fields(properties)}
 
 
 def opensearch_index(
@@ -151,13 +151,13 @@ def opensearch_index(
 ) -> dict[str, Any]:
     """Return the body that creates OpenSearch's index for `fields`: `settings` and `mappings`.
 
-    Weights go to `rank_features`. OpenSearch's own `sparse_vector` (3.3 on) keeps at most 16 bits of a token id, which
-    mixes up BGE-M3's 250,002.
+    Weights go to `rank_features`. OpenSearch's `sparse_vector` (3.3 on) keeps 16 bits of a token id, too few for
+    BGE-M3's 250,002.
 
     Args:
         dense_size: `D` of the dense vectors, compared by cosine; None leaves them out.
         sparse: whether documents have weights.
-        names: the index's field names.
+        names: field names of the index.
 
     Raises:
         ValueError: the index would have no fields.
@@ -168,16 +168,19 @@ def opensearch_index(
         properties[names.dense_vecs] = {"type": "knn_vector", "dimension": dense_size, "method": method}
     if sparse:
         properties[names.lexical_weights] = {"type": "rank_features"}
-    return {"settings": {"index": {"knn": dense_size is not None}}, "mappings": {"properties": _some(properties)}}
+    return {
+        "settings": {"index": {"knn": dense_size is not None}},
+        "mappings": {"properties": _require_fields(properties)},
+    }
 
 
-def _nothing() -> dict[str, Any]:
+def _match_none() -> dict[str, Any]:
     """Return the query of either engine that finds no document."""
     return {"match_none": {}}
 
 
-def _some(properties: dict[str, Any]) -> dict[str, Any]:
-    """Return an index's fields, or refuse to have none."""
+def _require_fields(properties: dict[str, Any]) -> dict[str, Any]:
+    """Return an index's fields; raise if there are none."""
     if not properties:
         raise ValueError("the index would have no fields: give dense_size or a field for the weights")
     return properties

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """BGE-M3's output as rows for Milvus.
 
-Makes plain dicts, so it needs no client. ColBERT vectors are left out: a Milvus field holds one vector a row.
+The rows are plain dicts, so no client is needed. They have no ColBERT vectors: a Milvus field holds one vector per row.
 Source: Milvus' documentation, pages "Sparse Vector" and "Multi-Vector Hybrid Search".
 """
 
@@ -16,7 +16,7 @@ __all__ = ["rows", "sparse_row"]
 
 
 def sparse_row(lexical_weights: Mapping[str, float]) -> dict[int, float]:
-    """Return one text's weights for a `SPARSE_FLOAT_VECTOR` field, to insert or to search with; by ascending token id.
+    """Return one text's weights for a `SPARSE_FLOAT_VECTOR` field, for insertion and search, by ascending token id.
 
     Raises:
         ValueError: a key is no token id, or a weight is not a positive number.
@@ -31,18 +31,18 @@ def rows(
     names: FieldNames = DEFAULT_NAMES,
     id_field: str = "id",
 ) -> list[dict[str, Any]]:
-    """Return a row for every text of `output`, as `MilvusClient.insert` and `upsert` take them.
+    """Return one row per text of `output`, for `MilvusClient.insert` and `upsert`.
 
     Args:
-        output: what BGE-M3 returned for the texts.
-        ids: the primary key of every text.
-        payloads: a dict of further fields for every text.
+        output: BGE-M3's output for the texts.
+        ids: primary keys, one per text.
+        payloads: dicts of further fields, one per text.
         names: the collection's vector fields.
         id_field: the collection's primary key.
 
     Raises:
-        ValueError: `output` holds neither dense vectors nor weights, there is not one id, or not one payload, a text,
-            or a payload has a field of the same name as the key or a vector.
+        ValueError: `output` holds neither dense vectors nor weights; the number of ids or payloads is not that of the
+            texts; or a payload has a field with the name of the key or of a vector.
     """
     payload_list = [{} for _ in ids] if payloads is None else payloads
     check_count("ids", ids, output)
@@ -67,8 +67,10 @@ def _vectors(output: Mapping[str, Any], index: int, names: FieldNames) -> dict[s
 
 
 def _joined(row: dict[str, Any], payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with its payload, which must not have a field of it."""
-    both = sorted(row.keys() & payload.keys())
-    if both:
-        raise ValueError(f"payload field {both[0]!r} is also the key or a vector: rename it, or give names or id_field")
+    """Return a row with its payload; raise if both have a field of the same name."""
+    shared = sorted(row.keys() & payload.keys())
+    if shared:
+        raise ValueError(
+            f"payload field {shared[0]!r} is also the key or a vector: rename it, or give names or id_field"
+        )
     return {**row, **payload}

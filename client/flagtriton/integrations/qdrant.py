@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """BGE-M3's output as Qdrant's points and vectors, and the collection that holds them.
 
-Needs the `qdrant` extra, and imports it on the first call. Sends nothing itself.
+Needs the `qdrant` extra, which the first call imports. Sends no requests.
 Source: Qdrant's documentation, pages "Vectors", "Collections" and "Hybrid and Multi-Stage Queries".
 """
 
@@ -34,10 +34,10 @@ def sparse_vector(lexical_weights: Mapping[str, float]) -> models.SparseVector:
 
 
 def named_vectors(output: Mapping[str, Any], index: int, names: FieldNames = DEFAULT_NAMES) -> dict[str, Any]:
-    """Return what `output` holds of text `index`, by the collection's vector names.
+    """Return the outputs of text `index` by the collection's vector names.
 
-    Up to three: dense, `D` floats; sparse, a `models.SparseVector`; colbert, `T - 1` lists of `D` floats. Together they
-    are a point's `vector`; each alone is the `query` of a search that is `using` its name.
+    Dense is `D` floats, sparse a `models.SparseVector`, colbert `T - 1` lists of `C` floats. Together they are a
+    point's `vector`; each alone is the `query` of a search that is `using` its name.
 
     Raises:
         MissingExtraError: qdrant-client is not installed.
@@ -55,17 +55,17 @@ def points(
     payloads: Sequence[Mapping[str, Any]] | None = None,
     names: FieldNames = DEFAULT_NAMES,
 ) -> Iterator[models.PointStruct]:
-    """Return a point for every text of `output`, made one by one as they are taken.
+    """Return an iterator over one point per text of `output`.
 
     Args:
-        output: what BGE-M3 returned for the texts.
-        ids: a number or UUID for every text.
-        payloads: a dict of further fields for every text.
+        output: BGE-M3's output for the texts.
+        ids: numbers or UUIDs, one per text.
+        payloads: dicts of further fields, one per text.
         names: the collection's vector names.
 
     Raises:
         MissingExtraError: qdrant-client is not installed.
-        ValueError: `output` holds nothing, or there is not one id, or not one payload, a text.
+        ValueError: `output` holds nothing, or the number of ids or payloads is not that of the texts.
     """
     client_models = _models()
     payload_list = [{} for _ in ids] if payloads is None else payloads
@@ -86,18 +86,18 @@ def collection_parameters(
 ) -> dict[str, Any]:
     """Return `vectors_config` and `sparse_vectors_config` for `create_collection`.
 
-    Dense vectors are compared by cosine, sparse ones by dot product, ColBERT's by MaxSim. The last get no HNSW graph:
-    they are there to rerank what the others find.
+    Dense vectors are compared by cosine, sparse ones by dot product, ColBERT vectors by MaxSim. ColBERT vectors get no
+    HNSW graph: they rerank the results of the others.
 
     Args:
         dense_size: `D` of the dense vectors, 1024 for BGE-M3 as published; None leaves them out.
-        colbert_size: `D` of the ColBERT vectors, likewise.
+        colbert_size: `C` of the ColBERT vectors, 1024 for BGE-M3 as published; None leaves them out.
         sparse: whether the collection holds sparse vectors.
         names: the collection's vector names.
 
     Raises:
         MissingExtraError: qdrant-client is not installed.
-        ValueError: the collection would hold no vectors.
+        ValueError: the collection would have no vectors.
     """
     client_models = _models()
     dense: dict[str, Any] = {}
@@ -107,12 +107,12 @@ def collection_parameters(
         dense[names.colbert_vecs] = _colbert_parameters(client_models, colbert_size)
     if not dense and not sparse:
         raise ValueError("the collection would hold no vectors: give dense_size, colbert_size or sparse=True")
-    of_sparse = {names.lexical_weights: client_models.SparseVectorParams()} if sparse else {}
-    return {"vectors_config": dense, "sparse_vectors_config": of_sparse}
+    sparse_params = {names.lexical_weights: client_models.SparseVectorParams()} if sparse else {}
+    return {"vectors_config": dense, "sparse_vectors_config": sparse_params}
 
 
 def _colbert_parameters(client_models: ModuleType, size: int) -> models.VectorParams:
-    """Return parameters for MaxSim over vectors of `size` floats, without an index."""
+    """Return parameters for MaxSim over vectors of `size` floats without an index."""
     return client_models.VectorParams(
         size=size,
         distance=client_models.Distance.COSINE,
@@ -122,7 +122,7 @@ def _colbert_parameters(client_models: ModuleType, size: int) -> models.VectorPa
 
 
 def _models() -> ModuleType:
-    """Return the client's module of request and answer types."""
+    """Return the client's module of request and response types."""
     try:
         return import_module("qdrant_client.models")
     except ImportError as error:

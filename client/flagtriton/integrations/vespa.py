@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """BGE-M3's output as tensors in Vespa's JSON, for documents and for a query's `input.query(…)`.
 
-Makes plain dicts, so it needs no client. The schema's fields are `tensor<float>(x[D])` for dense vectors,
-`tensor<float>(token{})` for weights and `tensor<float>(token{}, x[D])` for ColBERT vectors; any names of dimensions do,
-as the JSON holds none.
+The tensors are plain dicts, so no client is needed. The schema's fields are `tensor<float>(x[D])` for dense vectors,
+`tensor<float>(token{})` for weights and `tensor<float>(token{}, x[C])` for ColBERT vectors. The JSON holds no names of
+dimensions, so the schema may use others.
 Source: Vespa's documentation, page "Document JSON format reference", section "Tensors".
 """
 
@@ -19,7 +19,7 @@ __all__ = ["colbert_tensor", "fields", "sparse_tensor"]
 
 
 def sparse_tensor(lexical_weights: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Return one text's weights as a tensor of one mapped dimension, labelled by token id.
+    """Return one text's weights as a tensor with one mapped dimension, labelled by token id.
 
     Raises:
         ValueError: a weight is not a positive number.
@@ -28,23 +28,23 @@ def sparse_tensor(lexical_weights: Mapping[str, float]) -> dict[str, dict[str, f
 
 
 def colbert_tensor(colbert_vecs: ColBERTVectors) -> dict[str, dict[str, list[float]]]:
-    """Return one text's ColBERT vectors, `[T - 1, D]`, as a mixed tensor: a block of `D` floats a token.
+    """Return one text's ColBERT vectors, `[T - 1, C]`, as a mixed tensor with a block of `C` floats per token.
 
-    Blocks are labelled by the token's place in the text, from 0, since a token id may come twice.
+    The labels are the tokens' positions in the text, from 0, as a token id may occur twice.
 
     Raises:
-        ValueError: it is no array of two axes, as where return_colbert_vecs was not set.
+        ValueError: the argument is no array of two axes, as without return_colbert_vecs.
     """
     if getattr(colbert_vecs, "ndim", None) != 2:
         raise ValueError(
             f"the colbert_vecs of one text are an array of two axes, but a {type(colbert_vecs).__name__} came: "
             'encode with return_colbert_vecs=True and give output["colbert_vecs"][index]'
         )
-    return {"blocks": {str(place): vector for place, vector in enumerate(colbert_vecs.tolist())}}
+    return {"blocks": {str(position): vector for position, vector in enumerate(colbert_vecs.tolist())}}
 
 
 def fields(output: Mapping[str, Any], index: int, names: FieldNames = DEFAULT_NAMES) -> dict[str, Any]:
-    """Return a document's `fields` for text `index`: of dense, sparse and colbert, what `output` holds.
+    """Return a document's `fields` for text `index`: its dense, sparse and ColBERT outputs without those that are None.
 
     Raises:
         ValueError: there is no such text, or `output` holds nothing.

@@ -217,7 +217,7 @@ class ServedModel:
     def infer(
         self, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str], parameters: Mapping[str, OptionValue]
     ) -> InferenceReply:
-        """Send one request as a call of its own, with retries, and return its output tensors."""
+        """Send one request as a separate call, with retries, and return its output tensors."""
         return self._send(InferRequest(self.name, inputs, outputs, parameters), None, self._deadline())
 
     def release_threads(self) -> None:
