@@ -22,7 +22,7 @@ from flagtriton_server.engines.encode import check_token_ids, encode, encode_poo
 from flagtriton_server.engines.pooling import Pooling, cls_pool, last_token_pool, mean_pool
 from flagtriton_server.heads.transfer import from_bytes, to_bytes
 from flagtriton_server.loading.encoder import load_encoder
-from flagtriton_server.packing.prefix_sharing import LEAST_SHARED
+from flagtriton_server.packing.prefix_sharing import MIN_PREFIX
 from tests.support.checkpoints.tiny import make_bert, make_decoder, make_xlm_roberta
 from tests.support.steps.fake_backend import ids
 
@@ -55,7 +55,7 @@ class Model:
             return generator.integers(0, self.encoder.vocab_size, count).tolist()
 
         long = draw(shape.beginning)
-        beginnings = [[], long, [*long[:LEAST_SHARED], *draw(8)]]  # the last two begin alike
+        beginnings = [[], long, [*long[:MIN_PREFIX], *draw(8)]]  # the last two begin alike
         return [[[*beginnings[kind], *draw(own)] for kind, own in rows] for rows in shape.requests]
 
     def pooled(self, text: list[int], pool: Pooling, types: tuple[int, ...] | None = None) -> torch.Tensor:
@@ -76,7 +76,7 @@ TEXT = st.tuples(st.sampled_from([0, 0, 1, 1, 2]), st.sampled_from([0, 1, 1, 2, 
 SHAPES = st.builds(
     Shape,
     st.lists(st.lists(TEXT, min_size=1, max_size=5), min_size=1, max_size=3),
-    st.integers(LEAST_SHARED, 30),
+    st.integers(MIN_PREFIX, 30),
     st.integers(0, 2**32),
 )
 
@@ -187,7 +187,7 @@ def test_every_pair_gets_the_vector_of_its_own_two_parts(
 @EXAMPLES
 @given(shape=SHAPES, token_budget=BUDGETS)
 def test_texts_that_begin_alike_get_the_vectors_they_get_apart(decoder: Model, shape: Shape, token_budget: int) -> None:
-    assert decoder.encoder.shared_within > LEAST_SHARED
+    assert decoder.encoder.max_shared_length > MIN_PREFIX
     together = [[(kind or 1, own) for kind, own in rows] for rows in shape.requests]
     requests = decoder.ids_of(Shape(together, shape.beginning, shape.seed))
     answers = encode_pooled(decoder.encoder, tensors(requests), token_budget, last_token_pool)

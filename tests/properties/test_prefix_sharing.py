@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from flagtriton_server.packing.micro_batches import RaggedTexts
-from flagtriton_server.packing.prefix_sharing import LEAST_SHARED, Segments, find_families, plan_segments
+from flagtriton_server.packing.prefix_sharing import MIN_PREFIX, Segments, find_prefix_groups, plan_segments
 from tests.support.steps.fake_backend import ids
 
 EXAMPLES = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
@@ -42,7 +42,7 @@ def packed(texts: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 def planned(texts: list[list[int]], least: int, token_budget: int) -> list[Segments]:
     tokens, lengths = packed(texts)
-    return plan_segments(lengths, find_families(tokens, lengths, 100, least), token_budget)
+    return plan_segments(lengths, find_prefix_groups(tokens, lengths, 100, least), token_budget)
 
 
 def rebuilt(batches: list[Segments], tokens: NDArray[np.int64]) -> dict[int, list[int]]:
@@ -65,7 +65,7 @@ def test_a_family_begins_alike_within_what_each_of_its_texts_may_share(
     most = data.draw(st.none() | st.lists(st.integers(0, 18), min_size=len(texts), max_size=len(texts)))
     limits = None if most is None else np.array(most, dtype=np.int64)
     members = []
-    for family in find_families(*packed(texts), longest, least, limits):
+    for family in find_prefix_groups(*packed(texts), longest, least, limits):
         rows, prefix = family.rows.tolist(), family.prefix
         assert len(rows) >= 2
         assert least <= prefix
@@ -80,8 +80,8 @@ def test_a_family_begins_alike_within_what_each_of_its_texts_may_share(
 @given(texts=TEXTS, least=st.integers(1, 6), order=st.randoms(use_true_random=False))
 def test_families_do_not_depend_on_the_order_of_the_texts(texts: list[list[int]], least: int, order: Random) -> None:
     def found(listed: list[list[int]]) -> list[tuple[int, list[list[int]]]]:
-        families = find_families(*packed(listed), 100, least)
-        return sorted((family.prefix, sorted(listed[row] for row in family.rows)) for family in families)
+        prefix_groups = find_prefix_groups(*packed(listed), 100, least)
+        return sorted((family.prefix, sorted(listed[row] for row in family.rows)) for family in prefix_groups)
 
     shuffled = [*texts]
     order.shuffle(shuffled)
@@ -91,8 +91,8 @@ def test_families_do_not_depend_on_the_order_of_the_texts(texts: list[list[int]]
 @EXAMPLES
 @given(texts=TEXTS, least=st.integers(1, 3))
 def test_neighbours_that_begin_alike_are_not_both_left_alone(texts: list[list[int]], least: int) -> None:
-    families = find_families(*packed(texts), 100, least)
-    alone = set(range(len(texts))) - {row for family in families for row in family.rows.tolist()}
+    prefix_groups = find_prefix_groups(*packed(texts), 100, least)
+    alone = set(range(len(texts))) - {row for family in prefix_groups for row in family.rows.tolist()}
     for a, b in pairwise(sorted(range(len(texts)), key=texts.__getitem__)):
         if min(len(texts[a]), len(texts[b])) > least and texts[a][:least] == texts[b][:least]:
             assert not {a, b} <= alone
@@ -140,32 +140,32 @@ def test_sharing_never_computes_more_tokens_and_where_all_fit_each_prefix_once(
     texts: list[list[int]], least: int, token_budget: int
 ) -> None:
     tokens, lengths = packed(texts)
-    families = find_families(tokens, lengths, 100, least)
+    prefix_groups = find_prefix_groups(tokens, lengths, 100, least)
     computed = [sum(int(batch.lengths.sum()) for batch in planned(texts, least, n)) for n in (token_budget, 10_000)]
     assert computed[0] <= len(tokens)
-    assert computed[1] == len(tokens) - sum((len(family.rows) - 1) * family.prefix for family in families)
+    assert computed[1] == len(tokens) - sum((len(family.rows) - 1) * family.prefix for family in prefix_groups)
 
 
 @EXAMPLES
 @given(
     texts=st.lists(some_texts().map(lambda rows: [*rows, [0]]), min_size=1, max_size=3),
-    before=st.integers(0, LEAST_SHARED),
+    before=st.integers(0, MIN_PREFIX),
     token_budget=BUDGETS,
-    shared_within=st.sampled_from([0, LEAST_SHARED + 4, 100]),
+    max_shared_length=st.sampled_from([0, MIN_PREFIX + 4, 100]),
     data=st.data(),
 )
 def test_texts_of_several_requests_are_put_together_as_they_came(
-    texts: list[list[list[int]]], before: int, token_budget: int, shared_within: int, data: st.DataObject
+    texts: list[list[list[int]]], before: int, token_budget: int, max_shared_length: int, data: st.DataObject
 ) -> None:
     requests = [[[7] * before + row for row in rows] for rows in texts]
     rows = [row for request in requests for row in request]
     most = data.draw(st.none() | st.lists(st.integers(0, 30), min_size=len(rows), max_size=len(rows)))
     ragged = RaggedTexts.of([ids(*request) for request in requests])
     limits = None if most is None else np.array(most, dtype=np.int64)
-    batches = [*ragged.segments(token_budget, shared_within=shared_within, most_shared=limits)]
+    batches = [*ragged.segments(token_budget, max_shared_length=max_shared_length, most_shared=limits)]
     assert rebuilt(batches, ragged.input_ids) == {row: text for row, text in enumerate(rows) if text}
     for batch in batches:
         for row, parent in zip(batch.rows.tolist(), batch.parents.tolist(), strict=True):
             if row >= 0 and parent >= 0:
-                assert len(rows[row]) <= shared_within
-                assert LEAST_SHARED <= batch.lengths[parent] <= (most[row] if most else shared_within)
+                assert len(rows[row]) <= max_shared_length
+                assert MIN_PREFIX <= batch.lengths[parent] <= (most[row] if most else max_shared_length)

@@ -32,7 +32,7 @@ CLASSES: dict[str, Any] = {
     LAYERWISE: LayerWiseFlagLLMReranker,
     LIGHTWEIGHT: LightWeightFlagLLMReranker,
 }
-LLMS, LAYERED = [GEMMA, LAYERWISE, LIGHTWEIGHT], [LAYERWISE, LIGHTWEIGHT]
+LLMS, LAYERWISE_CLASSES = [GEMMA, LAYERWISE, LIGHTWEIGHT], [LAYERWISE, LIGHTWEIGHT]
 PAIRS = [
     ("what is a fox?", "the quick brown fox jumps over the lazy dog"),
     ("the dog", "人工智能 is an animal"),
@@ -153,7 +153,7 @@ def test_another_prompt_is_asked_even_an_empty_one(model: str, served: Served) -
     assert close(scores(served, model, prompt=PROMPTS[model]), scores(served, model))
 
 
-@pytest.mark.parametrize("model", LAYERED)
+@pytest.mark.parametrize("model", LAYERWISE_CLASSES)
 @pytest.mark.parametrize("wire", WIRES)
 def test_scores_of_several_layers_come_side_by_side(wire: ModuleType, model: str, served: Served) -> None:
     score, _ = infer(wire, served, model, PAIRS, cutoff_layers="2,4")
@@ -163,7 +163,7 @@ def test_scores_of_several_layers_come_side_by_side(wire: ModuleType, model: str
     assert close(generate(served, model, cutoff_layers="2,4")["score"], score[0])
 
 
-@pytest.mark.parametrize("model", LAYERED)
+@pytest.mark.parametrize("model", LAYERWISE_CLASSES)
 def test_layers_come_in_ascending_order_and_once_whatever_was_asked_for(model: str, served: Served) -> None:
     ascending = scores(served, model, cutoff_layers="2,4")
     assert not close(ascending, ascending[:, ::-1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of layered rerankers' shapes, with random weights under the released names."""
+"""Checkpoints of layerwise rerankers' shapes, with random weights under the released names."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import PretrainedConfig
 
-from flagtriton_server.layerwise.decoder import LayeredDecoder, LayerHeads
-from flagtriton_server.layerwise.spec import LayeredSpec
+from flagtriton_server.layerwise.decoder import LayerHeads, LayerwiseDecoder
+from flagtriton_server.layerwise.spec import LayerwiseSpec
 
 __all__ = ["write_layered"]
 
@@ -33,9 +33,9 @@ def write_layered(sizes: Mapping[str, Any], model_class: str, target: Path) -> N
         model_class: FlagEmbedding's name of it.
         target: a folder that exists.
     """
-    spec = LayeredSpec.of(sizes, model_class)
+    spec = LayerwiseSpec.of(sizes, model_class)
     torch.manual_seed(0)
-    decoder, heads = LayeredDecoder(PretrainedConfig(), spec), LayerHeads(PretrainedConfig(), spec)
+    decoder, heads = LayerwiseDecoder(PretrainedConfig(), spec), LayerHeads(PretrainedConfig(), spec)
     weights = {f"model.{name}": weight for name, weight in decoder.state_dict().items()} | heads.state_dict()
     for name, weight in weights.items():
         if name.endswith("norm.weight"):

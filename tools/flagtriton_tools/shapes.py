@@ -27,7 +27,7 @@ class Shape:
     Attributes:
         m3_heads: it has BGE-M3's two heads.
         head: what a reranker's scores come from: `classification`, or `vocabulary` for a language model.
-        layered: the class of a layered reranker, whose configuration is all in `more`.
+        layerwise: the class of a layerwise reranker, whose configuration is all in `more`.
         added_tokens: its tokenizer's further special tokens, the last of the vocabulary.
         more: what else its configuration says.
     """
@@ -40,7 +40,7 @@ class Shape:
     max_positions: int = 512
     m3_heads: bool = False
     head: str | None = None
-    layered: str | None = None
+    layerwise: str | None = None
     added_tokens: tuple[str, ...] = ()
     more: Mapping[str, Any] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ def _minicpm(layers: int, hidden_size: int, heads: int, *, start_layer: int) -> 
         "num_key_value_heads": heads,
         "intermediate_size": hidden_size * 5 // 2,
     }
-    return Shape("mistral", 122_753, layers, hidden_size, heads, 2048, layered="decoder-only-layerwise", more=more)
+    return Shape("mistral", 122_753, layers, hidden_size, heads, 2048, layerwise="decoder-only-layerwise", more=more)
 
 
 def _gemma2(layers: int, hidden_size: int, heads: int, kv_heads: int, *, start_layer: int) -> Shape:
@@ -66,7 +66,7 @@ def _gemma2(layers: int, hidden_size: int, heads: int, kv_heads: int, *, start_l
         "query_pre_attn_scalar": 256,
         "intermediate_size": hidden_size * 4,
     }
-    return Shape("gemma", 256_000, layers, hidden_size, heads, 8192, layered="decoder-only-lightweight", more=more)
+    return Shape("gemma", 256_000, layers, hidden_size, heads, 8192, layerwise="decoder-only-lightweight", more=more)
 
 
 SHAPES: dict[str, Shape] = {
@@ -164,10 +164,10 @@ def make_checkpoint(name: str, folder: Path) -> Path:
         **special,
         **shape.more,
     }
-    if shape.layered is not None:
+    if shape.layerwise is not None:
         from flagtriton_tools.layerwise_shapes import write_layered
 
-        write_layered(sizes, shape.layered, target)
+        write_layered(sizes, shape.layerwise, target)
     else:
         _write(shape, sizes, target)
     return target

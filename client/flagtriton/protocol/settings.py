@@ -23,7 +23,7 @@ __all__ = [
     "DenseSparseSettings",
     "EncoderSettings",
     "HeadSettings",
-    "LayeredSettings",
+    "LayerwiseSettings",
     "PoolerSettings",
     "QueueLimits",
     "RerankerHeadSettings",
@@ -146,7 +146,7 @@ class EncoderSettings:
 
 
 @dataclass(frozen=True)
-class LayeredSettings:
+class LayerwiseSettings:
     """The encoder step of a reranker whose layers are scored one by one.
 
     Attributes:

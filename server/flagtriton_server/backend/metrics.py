@@ -96,7 +96,7 @@ class StepMetrics(StepObserver):
     def on_response(self, job: Job[Any], answer: object) -> None:
         """Tell of a request that has its answer, or an exception in place of one."""
         error = answer if isinstance(answer, Exception) else None
-        waited_s, seconds = job.taken_at - job.came_at, time.monotonic() - job.came_at
+        waited_s, seconds = job.dequeued_at - job.enqueued_at, time.monotonic() - job.enqueued_at
         priority = priority_name(job.bulk)
         self._count(priority, error)
         self._tally.add(REQUESTS_TAKEN, priority=priority)

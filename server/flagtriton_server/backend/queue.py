@@ -18,7 +18,7 @@ __all__ = ["Job", "WorkQueue"]
 
 T = TypeVar("T")
 
-_TURNS_BEFORE_BULK = 8
+_BATCHES_BEFORE_BULK = 8
 """Of so many turns under interactive load one is bulk's, so that a corpus goes on, however slowly."""
 
 _NEARLY = 7 / 8
@@ -36,8 +36,8 @@ class Job(Generic[T]):
         bulk: part of a long job, which others may overtake.
         timeout_s: how long it waits at most, if less than the queue's own.
         request_id: its client's, for the log.
-        came_at: when it was put into the queue, by the monotonic clock.
-        taken_at: when its turn came, likewise.
+        enqueued_at: when it was put into the queue, by the monotonic clock.
+        dequeued_at: when its turn came, likewise.
         expires_at: when it has waited long enough, likewise.
     """
 
@@ -48,8 +48,8 @@ class Job(Generic[T]):
     bulk: bool = False
     timeout_s: float = math.inf
     request_id: str = ""
-    came_at: float = 0.0
-    taken_at: float = 0.0
+    enqueued_at: float = 0.0
+    dequeued_at: float = 0.0
     expires_at: float = math.inf
 
 
@@ -78,7 +78,7 @@ class _Lane(Generic[T]):
     def pop(self) -> Job[T]:
         job = self.jobs.popleft()
         self.tokens -= job.tokens
-        return replace(job, taken_at=time.monotonic())
+        return replace(job, dequeued_at=time.monotonic())
 
     def pop_within(self, tokens: int) -> list[Job[T]]:
         """Take requests in their order, past those with which there would be more tokens."""
@@ -97,25 +97,25 @@ class WorkQueue(Generic[T]):
 
     Args:
         limits: of each priority.
-        tokens_of_a_turn: what is taken at once, if the first request has no more by itself.
+        batch_token_budget: what is taken at once, if the first request has no more by itself.
         tell: told of a priority, bulk or not, when it is nearly full, True, and when some of it has been taken.
     """
 
     def __init__(
         self,
         limits: QueueLimits,
-        tokens_of_a_turn: int,
+        batch_token_budget: int,
         tell: Callable[[bool, bool], object] = lambda bulk, full: None,
     ) -> None:
         self._limits = limits
         self._tell = tell
-        self._tokens_of_a_turn = tokens_of_a_turn
+        self._batch_token_budget = batch_token_budget
         self._interactive: _Lane[T] = _Lane("interactive")
         self._bulk: _Lane[T] = _Lane("bulk")
         self._changed = threading.Condition()
         self._turns = 0
         self._closed = False
-        self._interactive_came_at = -math.inf
+        self._last_interactive_at = -math.inf
 
     def put(self, job: Job[T]) -> None:
         """Let a request wait.
@@ -124,13 +124,13 @@ class WorkQueue(Generic[T]):
             RequestError: UNAVAILABLE, because too many do.
         """
         now = time.monotonic()
-        entered = replace(job, came_at=now, expires_at=now + min(job.timeout_s, self._limits.timeout_s))
+        entered = replace(job, enqueued_at=now, expires_at=now + min(job.timeout_s, self._limits.timeout_s))
         with self._changed:
             if self._closed:
                 raise RequestError("the model is being unloaded; send it again later", "UNAVAILABLE")
             lane = self._bulk if job.bulk else self._interactive
             if not job.bulk:
-                self._interactive_came_at = now
+                self._last_interactive_at = now
             try:
                 lane.add(entered, self._limits)
             finally:
@@ -156,15 +156,15 @@ class WorkQueue(Generic[T]):
         if not self._interactive.jobs:  # without the lock, as above
             return []
         with self._changed:
-            jobs = self._interactive.pop_within(self._tokens_of_a_turn)
+            jobs = self._interactive.pop_within(self._batch_token_budget)
             if jobs:
                 self._tell(False, self._interactive.is_nearly_full(self._limits))
             self._changed.notify_all()
             return jobs
 
-    def interactive_came_within(self, seconds: float) -> bool:
+    def had_interactive_within(self, seconds: float) -> bool:
         """Return whether an interactive request came so lately that another may be expected."""
-        return time.monotonic() - self._interactive_came_at < seconds
+        return time.monotonic() - self._last_interactive_at < seconds
 
     def waiting(self, bulk: bool) -> tuple[int, int]:
         """Return how many requests of a priority wait, and the tokens of their texts."""
@@ -186,14 +186,14 @@ class WorkQueue(Generic[T]):
             self._changed.notify_all()
 
     def _next_lane(self) -> _Lane[T]:
-        self._turns = (self._turns + 1) % _TURNS_BEFORE_BULK
+        self._turns = (self._turns + 1) % _BATCHES_BEFORE_BULK
         first, second = (self._bulk, self._interactive) if self._turns == 0 else (self._interactive, self._bulk)
         return first if first.jobs else second
 
     def _taken(self, lane: _Lane[T]) -> list[Job[T]]:
         jobs: list[Job[T]] = []
         tokens = 0
-        while lane.jobs and (not jobs or tokens + lane.jobs[0].tokens <= self._tokens_of_a_turn):
+        while lane.jobs and (not jobs or tokens + lane.jobs[0].tokens <= self._batch_token_budget):
             jobs.append(lane.pop())
             tokens += jobs[-1].tokens
         if jobs:

@@ -54,7 +54,7 @@ class Worker(Generic[T]):
         self._watch = watch or StepObserver()
         self._run = run
         self._log_error = log_error
-        self._lets_pass = False
+        self._is_preemptible = False
         self._passes = False
         self._first: Callable[[], None] = lambda: None
         self._begun: Future[None] = Future()
@@ -81,22 +81,22 @@ class Worker(Generic[T]):
         return self._thread.is_alive()
 
     @property
-    def lets_pass(self) -> bool:
+    def is_preemptible(self) -> bool:
         """Whether it is at bulk work, between whose layers interactive requests may pass."""
-        return self._lets_pass
+        return self._is_preemptible
 
-    def let_interactive_pass(self) -> None:
+    def run_interactive_now(self) -> None:
         """Run the interactive requests that wait, if it is bulk work that calls this."""
-        if not self._lets_pass:
+        if not self._is_preemptible:
             return
-        self._lets_pass = False
+        self._is_preemptible = False
         try:
             if jobs := self._queue.take_interactive():
                 self._answer(jobs)
         finally:
-            self._lets_pass = True
+            self._is_preemptible = True
 
-    def let_short_pass(self) -> None:
+    def run_short_now(self) -> None:
         """Run interactive requests that wait and are no longer than a turn, whatever work it is that calls this."""
         if self._passes:
             return
@@ -116,9 +116,9 @@ class Worker(Generic[T]):
         self._begun.set_result(None)
         while jobs := self._queue.take():
             began = time.monotonic()
-            self._lets_pass = jobs[0].bulk
+            self._is_preemptible = jobs[0].bulk
             self._answer(jobs)
-            self._lets_pass = False
+            self._is_preemptible = False
             self._watch.on_batch_done(time.monotonic() - began)
             del jobs  # the requests' tensors lie in shared memory as long as they are held
 

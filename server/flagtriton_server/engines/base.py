@@ -48,10 +48,10 @@ class LoadedEncoder:
         pad_has_position: whether a padding id inside a text counts as a position; in RoBERTa's family it does not,
             and positions begin behind the padding id.
         knows_types: tokens of a pair's two parts have a type each.
-        shared_within: texts of up to so many tokens may share a prefix; 0 where the model does not allow it.
+        max_shared_length: texts of up to so many tokens may share a prefix; 0 where the model does not allow it.
         scores: the module is a reranker with its head, and D is 1: every token of a pair has its score.
         arguments: further ones of the module's, for every forward pass.
-        passed: told of every forward pass: the tokens in it, and the places that it computes.
+        on_forward_pass: called with every forward pass: the tokens in it, and the places that it computes.
     """
 
     module: Any
@@ -64,10 +64,10 @@ class LoadedEncoder:
     pads: bool = True
     pad_has_position: bool = True
     knows_types: bool = False
-    shared_within: int = 0
+    max_shared_length: int = 0
     scores: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    passed: Callable[[int, int], None] = lambda tokens, places: None
+    on_forward_pass: Callable[[int, int], None] = lambda tokens, places: None
 
 
 def forward(
@@ -84,7 +84,7 @@ def forward(
         input_ids: `[N]` the texts' token ids end to end.
         lengths: `[M]` tokens of each text, the longest first.
         parents: `[M]` the text whose tokens stand before a text's own, or -1; None is no such text. Only for an
-            encoder with `shared_within`.
+            encoder with `max_shared_length`.
         token_types: `[N]` 0 or 1, BERT's of a pair; None is 0 for all.
     """
     if not encoder.packed:
@@ -107,7 +107,7 @@ def _forward_packed(
 ) -> Tensor:
     n = len(input_ids)
     filled = n if encoder.device.type == "cuda" else packed_length(n)
-    encoder.passed(n, filled)
+    encoder.on_forward_pass(n, filled)
     ids = np.full((1, filled), encoder.pad_token_id, dtype=np.int64)
     ids[0, :n] = input_ids
     filled_positions = np.zeros_like(ids)
@@ -129,7 +129,7 @@ def _forward_padded(
     token_types: NDArray[np.int64] | None,
 ) -> Tensor:
     rows, longest = len(lengths), int(lengths[0])
-    encoder.passed(len(input_ids), rows * longest)
+    encoder.on_forward_pass(len(input_ids), rows * longest)
     ids = np.full((rows, longest), encoder.pad_token_id, dtype=np.int64)
     mask = np.zeros_like(ids)
     places = token_indices(np.arange(rows) * longest, lengths)

@@ -103,8 +103,8 @@ def encode_pooled(
     dtype = torch.float32 if exact else encoder.precision.computed
     width = pool(torch.zeros(0, encoder.hidden_size), torch.zeros(0, dtype=torch.int64)).shape[1]
     vectors = torch.zeros(len(texts.lengths), width, dtype=dtype, device=encoder.device)
-    shared_within = encoder.shared_within if pool is last_token_pool else 0  # no other reads the last token alone
-    for batch in texts.segments(token_budget, shared_within=shared_within, padded=not encoder.packed):
+    longest = encoder.max_shared_length if pool is last_token_pool else 0  # other poolings read the prefix, too
+    for batch in texts.segments(token_budget, max_shared_length=longest, padded=not encoder.packed):
         places = token_indices(batch.starts, batch.lengths)
         types = None if token_types is None else token_types[places]
         states = forward(encoder, texts.input_ids[places], batch.lengths, batch.parents, types)

@@ -26,13 +26,13 @@ __all__ = [
     "ROW_CHOICES",
     "Pooling",
     "cls_pool",
-    "finished",
     "last_token_pool",
     "max_pool",
     "mean_pool",
     "mean_sqrt_len_pool",
     "pooling_named",
     "to_embedding",
+    "truncate_and_normalize",
     "weighted_mean_pool",
 ]
 
@@ -99,7 +99,7 @@ def max_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) 
     return greatest.masked_fill((lengths == 0).unsqueeze(-1), 0)
 
 
-def finished(vectors: Tensor, options: EmbedOptions, *, pseudo_moe: bool = False) -> Tensor:
+def truncate_and_normalize(vectors: Tensor, options: EmbedOptions, *, pseudo_moe: bool = False) -> Tensor:
     """Return vectors as a request wants them, `[B, D']` float32, where they are.
 
     Args:
@@ -122,8 +122,8 @@ def finished(vectors: Tensor, options: EmbedOptions, *, pseudo_moe: bool = False
 
 
 def to_embedding(vectors: Tensor, options: EmbedOptions, *, pseudo_moe: bool = False) -> NDArray[np.float32]:
-    """Return `finished` vectors as an array; raises `NotFiniteError` as it does."""
-    wanted: NDArray[np.float32] = finished(vectors, options, pseudo_moe=pseudo_moe).cpu().numpy()
+    """Return `truncate_and_normalize` vectors as an array; raises `NotFiniteError` as it does."""
+    wanted: NDArray[np.float32] = truncate_and_normalize(vectors, options, pseudo_moe=pseudo_moe).cpu().numpy()
     return wanted
 
 

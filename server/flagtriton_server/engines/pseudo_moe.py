@@ -12,11 +12,11 @@ from torch import nn
 
 from flagtriton_server.engines.base import LoadedEncoder
 
-__all__ = ["in_domain"]
+__all__ = ["use_domain"]
 
 
 @contextmanager
-def in_domain(encoder: LoadedEncoder, domain: str) -> Iterator[LoadedEncoder]:
+def use_domain(encoder: LoadedEncoder, domain: str) -> Iterator[LoadedEncoder]:
     """Yield the encoder with a domain chosen, by the module's `set_domain` and its argument `domain=`, if it has them.
 
     What `set_domain` changes is put back, so that texts without a domain get the model's own choice whatever came

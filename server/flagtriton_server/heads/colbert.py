@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flagtriton.protocol.options.embed import EmbedOptions
-from flagtriton_server.engines.pooling import finished
+from flagtriton_server.engines.pooling import truncate_and_normalize
 from flagtriton_server.errors import RequestError
 from flagtriton_server.heads.linear import Head
 
@@ -43,7 +43,7 @@ def colbert_vectors(states: Tensor, token_counts: NDArray[np.int64], head: Head,
     starts = np.cumsum(token_counts) - token_counts
     kept = np.ones(len(states), dtype=np.bool_)
     kept[starts[token_counts > 0]] = False
-    return finished(head(states[torch.from_numpy(kept)]), options)
+    return truncate_and_normalize(head(states[torch.from_numpy(kept)]), options)
 
 
 def padded_vectors(vectors: NDArray[Any], lengths: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:

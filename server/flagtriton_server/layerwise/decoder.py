@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder of layered rerankers, MiniCPM's or Gemma-2's, one layer at a time over texts that lie end to end.
+"""The decoder of layerwise rerankers, MiniCPM's or Gemma-2's, one layer at a time over texts that lie end to end.
 
 Written from the papers' mathematics (Hu et al., "MiniCPM", 2024; Gemma Team, "Gemma 2", 2024) and
 docs/reference-behaviour.md#layerwise-scores and #lightweight-scores. Parameters have the names that the released
@@ -19,9 +19,9 @@ from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
 from flagtriton_server.engines.torch_packed.attention import AttentionSpec, PackedTexts, packed_attention
-from flagtriton_server.layerwise.spec import LayeredSpec
+from flagtriton_server.layerwise.spec import LayerwiseSpec
 
-__all__ = ["LayerHeads", "LayeredDecoder", "Rotation", "rotation"]
+__all__ = ["LayerHeads", "LayerwiseDecoder", "Rotation", "rotation"]
 
 Rotation: TypeAlias = tuple[Tensor, Tensor]
 """Cosines and sines of the rotary angles, `[N, 1, d / 2]` float32 each."""
@@ -32,7 +32,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class LayeredDecoder(PreTrainedModel):  # type: ignore[misc]
+class LayerwiseDecoder(PreTrainedModel):  # type: ignore[misc]
     """The network without its heads; `PreTrainedModel` reads the weights.
 
     Args:
@@ -44,7 +44,7 @@ class LayeredDecoder(PreTrainedModel):  # type: ignore[misc]
     base_model_prefix = "model"
     _keys_to_ignore_on_load_unexpected = (r"^lm_head\.",)
 
-    def __init__(self, config: PretrainedConfig, spec: LayeredSpec) -> None:
+    def __init__(self, config: PretrainedConfig, spec: LayerwiseSpec) -> None:
         super().__init__(config)
         self.spec = spec
         self.embed_tokens = nn.Embedding(spec.vocab_size, spec.hidden_size)
@@ -74,20 +74,20 @@ class LayerHeads(PreTrainedModel):  # type: ignore[misc]
     """The heads, under the names that the released checkpoints give them.
 
     Args:
-        config: as of `LayeredDecoder`.
+        config: as of `LayerwiseDecoder`.
         spec: says how many there are.
     """
 
     config_class = PretrainedConfig
     _keys_to_ignore_on_load_unexpected = (r"^model\.", r"^lm_head\.weight$")
 
-    def __init__(self, config: PretrainedConfig, spec: LayeredSpec) -> None:
+    def __init__(self, config: PretrainedConfig, spec: LayerwiseSpec) -> None:
         super().__init__(config)
         self.lm_head = nn.ModuleList([_Head(spec) for _ in spec.head_layers])
         self.post_init()
 
 
-def rotation(positions: Tensor, spec: LayeredSpec) -> Rotation:
+def rotation(positions: Tensor, spec: LayerwiseSpec) -> Rotation:
     """Return the rotary angles' cosines and sines for `[N]` positions (Su et al., "RoFormer", 2021).
 
     The angles are in float64, as `full_precision` explains.
@@ -98,7 +98,7 @@ def rotation(positions: Tensor, spec: LayeredSpec) -> Rotation:
 
 
 class _Head(nn.Module):  # type: ignore[misc]
-    def __init__(self, spec: LayeredSpec) -> None:
+    def __init__(self, spec: LayerwiseSpec) -> None:
         super().__init__()
         self.linear_head = nn.Linear(spec.hidden_size, 1, bias=False)
 
@@ -106,7 +106,7 @@ class _Head(nn.Module):  # type: ignore[misc]
 class _RMSNorm(nn.Module):  # type: ignore[misc]
     """Root-mean-square normalisation in float32."""
 
-    def __init__(self, spec: LayeredSpec) -> None:
+    def __init__(self, spec: LayerwiseSpec) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(spec.hidden_size))
         self.eps, self.around_one = spec.norm_eps, spec.gemma_norms
@@ -126,7 +126,7 @@ def _mean_of_squares(x: Tensor) -> Tensor:
 
 
 class _Attention(nn.Module):  # type: ignore[misc]
-    def __init__(self, spec: LayeredSpec, index: int) -> None:
+    def __init__(self, spec: LayerwiseSpec, index: int) -> None:
         super().__init__()
         linear = partial(nn.Linear, bias=spec.projection_bias)
         self.q_proj = linear(spec.hidden_size, spec.heads * spec.head_dim)
@@ -148,7 +148,7 @@ class _Attention(nn.Module):  # type: ignore[misc]
 class _FeedForward(nn.Module):  # type: ignore[misc]
     """The gated kind (Shazeer, "GLU Variants Improve Transformer", 2020)."""
 
-    def __init__(self, spec: LayeredSpec) -> None:
+    def __init__(self, spec: LayerwiseSpec) -> None:
         super().__init__()
         self.gate_proj = nn.Linear(spec.hidden_size, spec.intermediate_size, bias=False)
         self.up_proj = nn.Linear(spec.hidden_size, spec.intermediate_size, bias=False)
@@ -160,7 +160,7 @@ class _FeedForward(nn.Module):  # type: ignore[misc]
 
 
 class _Layer(nn.Module):  # type: ignore[misc]
-    def __init__(self, spec: LayeredSpec, index: int) -> None:
+    def __init__(self, spec: LayerwiseSpec, index: int) -> None:
         super().__init__()
         self.self_attn = _Attention(spec, index)
         self.mlp = _FeedForward(spec)

@@ -16,13 +16,13 @@ from flagtriton_server.engines.torch_packed.attention import PackedTexts
 from flagtriton_server.errors import RequestError
 from flagtriton_server.layerwise.decoder import rotation
 from flagtriton_server.layerwise.loading import LoadedDecoder
-from flagtriton_server.layerwise.spec import LayeredSpec
+from flagtriton_server.layerwise.spec import LayerwiseSpec
 from flagtriton_server.layerwise.token_compression import Parts, merged
 from flagtriton_server.packing.micro_batches import RaggedTexts
 from flagtriton_server.packing.prefix_sharing import Segments
 from flagtriton_server.packing.ragged import lengths_before, packed_length, token_counts, token_indices
 
-__all__ = ["Depth", "LayeredRequest", "check_parts", "encode_layers", "trial_vectors"]
+__all__ = ["Depth", "LayerwiseRequest", "check_parts", "encode_layers", "trial_vectors"]
 
 _TRIAL_TOKENS = 13
 
@@ -52,7 +52,7 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class LayeredRequest:
+class LayerwiseRequest:
     """The rows of one request.
 
     Attributes:
@@ -82,12 +82,12 @@ class LayeredRequest:
     @classmethod
     def of(
         cls,
-        spec: LayeredSpec,
+        spec: LayerwiseSpec,
         input_ids: NDArray[np.int32],
         passage_starts: NDArray[np.int32],
         passage_ends: NDArray[np.int32],
         options: RerankOptions,
-    ) -> LayeredRequest:
+    ) -> LayerwiseRequest:
         """Return a request with what its options say.
 
         Raises:
@@ -114,7 +114,7 @@ def check_parts(input_ids: NDArray[np.int32], starts: NDArray[np.int32], ends: N
 
 
 @torch.inference_mode()
-def encode_layers(decoder: LoadedDecoder, requests: Sequence[LayeredRequest], token_budget: int) -> list[Tensor]:
+def encode_layers(decoder: LoadedDecoder, requests: Sequence[LayerwiseRequest], token_budget: int) -> list[Tensor]:
     """Return every request's vectors, `[P, K, D]` on the processor in the decoder's dtype, behind the last RMSNorm.
 
     Requests of one depth go through the network together, whatever layers on the way they want.
@@ -140,13 +140,13 @@ def trial_vectors(decoder: LoadedDecoder) -> Tensor:
     text = np.random.default_rng(0).integers(0, decoder.spec.vocab_size, (1, _TRIAL_TOKENS)).astype(np.int32)
     layers = decoder.spec.head_layers
     nowhere = np.full((1, 1), _TRIAL_TOKENS, dtype=np.int32)
-    request = LayeredRequest(text, nowhere, nowhere, tuple(layers), Depth(max(layers)))
+    request = LayerwiseRequest(text, nowhere, nowhere, tuple(layers), Depth(max(layers)))
     (vectors,) = encode_layers(decoder, [request], _TRIAL_TOKENS)
     return vectors
 
 
 def _at_depth(
-    decoder: LoadedDecoder, requests: Sequence[LayeredRequest], depth: Depth, layers: list[int], token_budget: int
+    decoder: LoadedDecoder, requests: Sequence[LayerwiseRequest], depth: Depth, layers: list[int], token_budget: int
 ) -> Tensor:
     """Return `[B, K, D]` for the rows of all these requests."""
     texts = RaggedTexts.of([request.input_ids for request in requests])
@@ -158,7 +158,7 @@ def _at_depth(
     shape = len(texts.lengths), len(layers), decoder.spec.hidden_size
     states = torch.zeros(shape, dtype=decoder.precision.computed, device=decoder.device)
     most_shared = parts.before if depth.ratio > 1 else None  # what is to be merged, each text has for itself
-    for batch in texts.segments(token_budget, shared_within=decoder.shared_within, most_shared=most_shared):
+    for batch in texts.segments(token_budget, max_shared_length=decoder.max_shared_length, most_shared=most_shared):
         last = _through(decoder, texts, batch, parts.of_segments(batch), depth, layers)
         own = np.flatnonzero(batch.rows >= 0)  # the others are prefixes
         rows, segments = (torch.from_numpy(index).to(decoder.device) for index in (batch.rows[own], own))
@@ -179,7 +179,7 @@ def _through(
     lengths, parents = batch.lengths, batch.parents
     ids = torch.from_numpy(texts.input_ids[token_indices(batch.starts, lengths)]).to(device)
     x = module.embedded(_filled_up(ids))
-    decoder.passed(len(ids), len(x))
+    decoder.on_forward_pass(len(ids), len(x))
     packed, angles = _laid_out(decoder, lengths, parents, len(x))
     captured = []
     for layer in range(depth.deepest + 1):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A layered reranker's checkpoint to its decoder on a device. No code that comes with the checkpoint is run."""
+"""A layerwise reranker's checkpoint to its decoder on a device. No code that comes with the checkpoint is run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from transformers import PretrainedConfig
 
-from flagtriton.protocol.settings import LayeredSettings
+from flagtriton.protocol.settings import LayerwiseSettings
 from flagtriton_server.checkpoint.files import check_files
 from flagtriton_server.engines.base import Precision
 from flagtriton_server.engines.finite import check_answers, check_loaded
-from flagtriton_server.layerwise.decoder import LayeredDecoder, LayerHeads
-from flagtriton_server.layerwise.spec import LayeredSpec
+from flagtriton_server.layerwise.decoder import LayerHeads, LayerwiseDecoder
+from flagtriton_server.layerwise.spec import LayerwiseSpec
 from flagtriton_server.loading.adapters import merge_adapter
 from flagtriton_server.loading.encoder import check_positions, check_weights, choose_precision
 from flagtriton_server.loading.placement import check_fit, loading_arguments, weights_bytes
@@ -25,22 +25,22 @@ __all__ = ["LoadedDecoder", "load_decoder", "load_layer_heads", "read_spec"]
 
 @dataclass(frozen=True)
 class LoadedDecoder:
-    """A layered reranker ready to run.
+    """A layerwise reranker ready to run.
 
     Attributes:
-        shared_within: texts of up to so many tokens may share a prefix, as long as none is compressed.
-        passed: told of every forward pass: the tokens in it, and the places that it computes.
+        max_shared_length: texts of up to so many tokens may share a prefix, as long as none is compressed.
+        on_forward_pass: called with every forward pass: the tokens in it, and the places that it computes.
     """
 
-    module: LayeredDecoder
-    spec: LayeredSpec
+    module: LayerwiseDecoder
+    spec: LayerwiseSpec
     device: torch.device
     precision: Precision
-    shared_within: int
-    passed: Callable[[int, int], None] = lambda tokens, places: None
+    max_shared_length: int
+    on_forward_pass: Callable[[int, int], None] = lambda tokens, places: None
 
 
-def read_spec(checkpoint: str, revision: str | None, model_class: str) -> LayeredSpec:
+def read_spec(checkpoint: str, revision: str | None, model_class: str) -> LayerwiseSpec:
     """Return the architecture of a local folder or hub name.
 
     Raises:
@@ -49,13 +49,13 @@ def read_spec(checkpoint: str, revision: str | None, model_class: str) -> Layere
     """
     config, _ = PretrainedConfig.get_config_dict(checkpoint, revision=revision or "main")
     try:
-        return LayeredSpec.of(config, model_class)
+        return LayerwiseSpec.of(config, model_class)
     except ValueError as error:
         raise ValueError(f"{checkpoint}: {error}") from error
 
 
 @torch.inference_mode()
-def load_decoder(settings: LayeredSettings, device: torch.device) -> LoadedDecoder:
+def load_decoder(settings: LayerwiseSettings, device: torch.device) -> LoadedDecoder:
     """Return the checkpoint's decoder, without its heads.
 
     Raises:
@@ -72,9 +72,9 @@ def load_decoder(settings: LayeredSettings, device: torch.device) -> LoadedDecod
     if precision.computed == torch.float32:
         compute_in_full()
     with torch.device("meta"):
-        needed = weights_bytes(LayeredDecoder(PretrainedConfig(), spec), precision.computed)
+        needed = weights_bytes(LayerwiseDecoder(PretrainedConfig(), spec), precision.computed)
     check_fit(settings.checkpoint, needed, precision.name, [device])
-    module, report = LayeredDecoder.from_pretrained(
+    module, report = LayerwiseDecoder.from_pretrained(
         settings.checkpoint,
         spec,
         config=PretrainedConfig(),
@@ -94,7 +94,7 @@ def load_decoder(settings: LayeredSettings, device: torch.device) -> LoadedDecod
     return decoder
 
 
-def load_layer_heads(checkpoint: str, revision: str | None, spec: LayeredSpec, dtype: torch.dtype) -> torch.Tensor:
+def load_layer_heads(checkpoint: str, revision: str | None, spec: LayerwiseSpec, dtype: torch.dtype) -> torch.Tensor:
     """Return `[H, D]`, a row of weights for each layer that has a head, in the order of the layers.
 
     Raises:

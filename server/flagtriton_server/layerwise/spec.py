@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The architecture of a layered reranker, read from its `config.json`: MiniCPM or Gemma-2. Imports no torch.
+"""The architecture of a layerwise reranker, read from its `config.json`: MiniCPM or Gemma-2. Imports no torch.
 
 Both are decoders whose every later layer may be scored by a head: docs/reference-behaviour.md#layerwise-scores and
 #lightweight-scores.
@@ -15,13 +15,13 @@ from typing import Any
 from flagtriton.protocol.model_classes import RerankerModelClass
 from flagtriton_server.errors import RequestError
 
-__all__ = ["LayeredSpec"]
+__all__ = ["LayerwiseSpec"]
 
 _LAYERWISE = RerankerModelClass.DECODER_ONLY_LAYERWISE
 
 
 @dataclass(frozen=True)
-class LayeredSpec:
+class LayerwiseSpec:
     """What the decoder computes. Sizes are in components, scales are factors.
 
     Attributes:
@@ -64,7 +64,7 @@ class LayeredSpec:
     projection_bias: bool
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], model_class: str) -> LayeredSpec:
+    def of(cls, config: Mapping[str, Any], model_class: str) -> LayerwiseSpec:
         """Return what a `config.json` of a class describes.
 
         Raises:
@@ -107,11 +107,11 @@ class LayeredSpec:
         return self.head_layers[1] - self.head_layers[0] if len(self.head_layers) > 1 else 1
 
 
-def _minicpm(config: Mapping[str, Any]) -> LayeredSpec:
+def _minicpm(config: Mapping[str, Any]) -> LayerwiseSpec:
     _expect(config, head_type="simple", head_multi=True, rope_scaling=None, hidden_act="silu")
     layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
     head_dim = int(config["hidden_size"]) // heads
-    return LayeredSpec(
+    return LayerwiseSpec(
         **_sizes(config),
         kv_heads=int(config.get("num_key_value_heads") or heads),
         head_dim=head_dim,
@@ -127,10 +127,10 @@ def _minicpm(config: Mapping[str, Any]) -> LayeredSpec:
     )
 
 
-def _gemma2(config: Mapping[str, Any]) -> LayeredSpec:
+def _gemma2(config: Mapping[str, Any]) -> LayerwiseSpec:
     _expect({"layer_wise": False, **config}, layer_wise=True, hidden_activation="gelu_pytorch_tanh", rope_scaling=None)
     layers = int(config["num_hidden_layers"])
-    return LayeredSpec(
+    return LayerwiseSpec(
         **_sizes(config),
         kv_heads=int(config["num_key_value_heads"]),
         head_dim=int(config["head_dim"]),
@@ -147,7 +147,7 @@ def _gemma2(config: Mapping[str, Any]) -> LayeredSpec:
 
 
 def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries that both families name alike."""
+    """Return the entries that both prefix_groups name alike."""
     return {
         "vocab_size": int(config["vocab_size"]),
         "hidden_size": int(config["hidden_size"]),

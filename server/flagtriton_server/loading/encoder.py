@@ -24,8 +24,8 @@ from flagtriton_server.loading.configuration_check import check_configuration
 from flagtriton_server.loading.packing_check import agree, one_answer, padded_answers, trial_answers
 from flagtriton_server.loading.placement import check_fit, loading_arguments, weights_bytes
 from flagtriton_server.loading.precision import compute_in_full, with_exact_angles
-from flagtriton_server.loading.reranker_module import WithItsHead
-from flagtriton_server.packing.prefix_sharing import LEAST_SHARED
+from flagtriton_server.loading.reranker_module import ScoreAsHiddenState
+from flagtriton_server.packing.prefix_sharing import MIN_PREFIX
 from flagtriton_server.packing.ragged import packed_lengths
 
 if TYPE_CHECKING:
@@ -153,10 +153,10 @@ def _sharing(
     causal = [layer.is_causal for layer in packed.module.modules() if hasattr(layer, "is_causal")]
     window = getattr(config, "sliding_window", None)
     within = settings.max_length if window is None else min(settings.max_length, window)
-    if not causal or not all(causal) or within <= LEAST_SHARED:
+    if not causal or not all(causal) or within <= MIN_PREFIX:
         return packed
     if agree(expected, trial_answers(packed, shared=True), packed.precision.computed):
-        return replace(packed, shared_within=within)
+        return replace(packed, max_shared_length=within)
     _LOG.warning("%s: texts that share a prefix get other answers, so none do", settings.checkpoint)
     return packed
 
@@ -193,7 +193,7 @@ def _load_module(
     check_weights(settings.checkpoint, report["missing_keys"], report["unexpected_keys"])
     _check_shapes(settings.checkpoint, report["mismatched_keys"])
     if settings.scores:
-        module = WithItsHead(module, config.num_labels, settings.checkpoint)
+        module = ScoreAsHiddenState(module, config.num_labels, settings.checkpoint)
     if settings.peft is not None:
         module = merge_adapter(module, settings.peft)
     if not settings.trust_remote_code and getattr(module, "pooler", None) is not None:

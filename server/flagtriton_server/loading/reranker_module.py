@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["WithItsHead"]
+__all__ = ["ScoreAsHiddenState"]
 
 
-class WithItsHead(nn.Module):  # type: ignore[misc]
+class ScoreAsHiddenState(nn.Module):  # type: ignore[misc]
     """A sequence classifier that answers as an encoder with one component a token does.
 
     Args:

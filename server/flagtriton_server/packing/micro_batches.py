@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.protocol.tensors import PAST_END
-from flagtriton_server.packing.prefix_sharing import Segments, find_families, plan_segments, whole_texts
+from flagtriton_server.packing.prefix_sharing import Segments, find_prefix_groups, plan_segments, whole_texts
 from flagtriton_server.packing.ragged import plan_micro_batches, token_indices
 
 __all__ = ["RaggedTexts"]
@@ -42,7 +42,7 @@ class RaggedTexts:
         self,
         token_budget: int,
         *,
-        shared_within: int = 0,
+        max_shared_length: int = 0,
         most_shared: NDArray[np.int64] | None = None,
         padded: bool = False,
     ) -> Iterable[Segments]:
@@ -50,15 +50,15 @@ class RaggedTexts:
 
         Args:
             token_budget: tokens of one pass.
-            shared_within: texts of up to so many tokens share prefixes; 0 is none.
+            max_shared_length: texts of up to so many tokens share prefixes; 0 is none.
             most_shared: `[B]` how many tokens of each text may be such a prefix; None is all.
             padded: each text costs as much as the longest beside it.
         """
-        families = []
-        if shared_within:
-            families = find_families(self.input_ids, self.lengths, shared_within, most=most_shared)
-        if families:
-            return plan_segments(self.lengths, families, token_budget)
+        prefix_groups = []
+        if max_shared_length:
+            prefix_groups = find_prefix_groups(self.input_ids, self.lengths, max_shared_length, most=most_shared)
+        if prefix_groups:
+            return plan_segments(self.lengths, prefix_groups, token_budget)
         starts = np.cumsum(self.lengths) - self.lengths
         batches = plan_micro_batches(self.lengths, token_budget, padded=padded)
         return [whole_texts(batch, starts, self.lengths) for batch in batches]

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from flagtriton_server.packing.ragged import batch_ranges
 
-__all__ = ["LEAST_SHARED", "Family", "Segments", "find_families", "plan_segments", "whole_texts"]
+__all__ = ["MIN_PREFIX", "PrefixGroup", "Segments", "find_prefix_groups", "plan_segments", "whole_texts"]
 
-LEAST_SHARED = 16
+MIN_PREFIX = 16
 """Tokens that a prefix has at least: below it the second attention costs what it saves."""
 
 
 @dataclass(frozen=True)
-class Family:
+class PrefixGroup:
     """Texts that share a prefix.
 
     Attributes:
@@ -65,13 +65,13 @@ class Segments:
         )
 
 
-def find_families(
+def find_prefix_groups(
     input_ids: NDArray[np.int64],
     lengths: NDArray[np.int64],
     longest: int,
-    least: int = LEAST_SHARED,
+    least: int = MIN_PREFIX,
     most: NDArray[np.int64] | None = None,
-) -> list[Family]:
+) -> list[PrefixGroup]:
     """Return the texts that had better share a prefix, each in one family at most.
 
     Texts are put in the order of their tokens, where those that begin alike are neighbours. Neighbours are then
@@ -90,10 +90,12 @@ def find_families(
     common = np.array([_common(texts[a], texts[b]) for a, b in pairwise(order)], dtype=np.int64)
     if most is not None:
         common = np.minimum(common, [min(most[a], most[b]) for a, b in pairwise(order)]).astype(np.int64)
-    return [Family(np.array(order[start:stop]), prefix) for start, stop, prefix in _united(common, least)]
+    return [PrefixGroup(np.array(order[start:stop]), prefix) for start, stop, prefix in _united(common, least)]
 
 
-def plan_segments(lengths: NDArray[np.int64], families: Sequence[Family], token_budget: int) -> list[Segments]:
+def plan_segments(
+    lengths: NDArray[np.int64], prefix_groups: Sequence[PrefixGroup], token_budget: int
+) -> list[Segments]:
     """Return what each forward pass takes: as many tokens as fit the budget, prefixes counted once.
 
     A family that does not fit is cut, and its prefix computed once a part. A part holds half the budget of tokens
@@ -101,13 +103,13 @@ def plan_segments(lengths: NDArray[np.int64], families: Sequence[Family], token_
 
     Args:
         lengths: `[B]` tokens of each text; those without any are in none.
-        families: as `find_families` gives them.
+        prefix_groups: as `find_prefix_groups` gives them.
         token_budget: tokens of one pass.
     """
     starts = np.cumsum(lengths) - lengths
-    parts = [part for family in families for part in _parts(family, starts, lengths, token_budget)]
+    parts = [part for family in prefix_groups for part in _parts(family, starts, lengths, token_budget)]
     alone = lengths.copy()
-    for family in families:
+    for family in prefix_groups:
         alone[family.rows] = 0
     rows = np.argsort(-alone, kind="stable")[: int(np.count_nonzero(alone))]
     parts.sort(key=lambda part: -int(part.lengths.sum()))
@@ -158,7 +160,7 @@ def _united(common: NDArray[np.int64], least: int) -> Iterator[tuple[int, int, i
 
 
 def _parts(
-    family: Family, starts: NDArray[np.int64], lengths: NDArray[np.int64], token_budget: int
+    family: PrefixGroup, starts: NDArray[np.int64], lengths: NDArray[np.int64], token_budget: int
 ) -> Iterator[Segments]:
     """Yield a family's segments, the prefix first and the longest rest next, cut where a budget ends."""
     rows = family.rows[np.argsort(-lengths[family.rows], kind="stable")]

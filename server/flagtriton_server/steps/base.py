@@ -34,7 +34,7 @@ class _Work(Protocol):
 
 T = TypeVar("T", bound=_Work)
 
-_TURNS_AHEAD = 2
+_BATCHES_AHEAD = 2
 """What an instance beside others takes without a pause, in turns; the rest is for the first that is free."""
 
 _PAUSE_S = 0.05
@@ -46,35 +46,35 @@ class QueuedStep(Generic[T]):
 
     Args:
         limits: what may wait.
-        tokens_of_a_turn: what `run` is handed at once, if the first request has no more by itself.
+        batch_token_budget: what `run` is handed at once, if the first request has no more by itself.
         instances: of the step, on all devices.
         read: one request to what `run` works on; may raise `RequestError` or `OptionError`.
         run: the work on several requests, one answer each.
         watch: told of every request; begins and ends with the step.
         is_long: whether a request takes so long to read that others would wait for that.
-        may_enter: whether a request, bulk or not, has a chance; one that has none is refused.
+        admits: whether a request, bulk or not, has a chance; one that has none is refused.
         tell: told of a priority, bulk or not, when it is nearly full, True, and when some of it has been taken.
     """
 
     def __init__(
         self,
         limits: QueueLimits,
-        tokens_of_a_turn: int,
+        batch_token_budget: int,
         instances: int,
         read: Callable[[StepRequest], T],
         run: Callable[[list[T]], Sequence[Any]],
         *,
         watch: StepMetrics,
         is_long: Callable[[StepRequest], bool] = lambda request: False,
-        may_enter: Callable[[bool], bool] = lambda bulk: True,
+        admits: Callable[[bool], bool] = lambda bulk: True,
         tell: Callable[[bool, bool], object] = lambda bulk, full: None,
     ) -> None:
         self._read = read
         self._is_long = is_long
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="flagtriton-reader")  # has no thread before it is used
-        self._may_enter = may_enter
-        self._tokens_ahead = _TURNS_AHEAD * tokens_of_a_turn if instances > 1 else None
-        self._queue: WorkQueue[T] = WorkQueue(limits, tokens_of_a_turn, tell)
+        self._admits = admits
+        self._tokens_ahead = _BATCHES_AHEAD * batch_token_budget if instances > 1 else None
+        self._queue: WorkQueue[T] = WorkQueue(limits, batch_token_budget, tell)
         self._watch = watch
         self._watch.of_queue(self._queue, limits)
         self._worker = Worker(self._queue, run, log_error, watch)
@@ -95,9 +95,9 @@ class QueuedStep(Generic[T]):
         """Return whether requests are answered."""
         return self._worker.is_alive
 
-    def let_short_pass(self) -> None:
+    def run_short_now(self) -> None:
         """Answer interactive requests that wait and are no longer than a turn; for `run` to call between two texts."""
-        self._worker.let_short_pass()
+        self._worker.run_short_now()
 
     def finalize(self) -> None:
         """End once all requests are answered."""
@@ -112,7 +112,7 @@ class QueuedStep(Generic[T]):
         return self._reader if self._is_long(request) else None
 
     def _submit(self, work: T, context: RequestContext, sender: ResponseSender) -> None:
-        if not self._may_enter(context.bulk):
+        if not self._admits(context.bulk):
             raise RequestError("the model is busy: its queue is full; send it again later", "UNAVAILABLE")
         self._queue.put(
             Job(

@@ -29,7 +29,7 @@ from flagtriton_server.backend.server_log import log_info
 from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import check_token_ids, encode, encode_pooled
 from flagtriton_server.engines.pooling import ROW_CHOICES, Pooling, pooling_named, to_embedding
-from flagtriton_server.engines.pseudo_moe import in_domain
+from flagtriton_server.engines.pseudo_moe import use_domain
 from flagtriton_server.errors import RequestError, one_by_one
 from flagtriton_server.heads.dense import load_chain
 from flagtriton_server.heads.transfer import to_bytes
@@ -93,7 +93,9 @@ class TritonPythonModel:
         self._chain = load_chain(settings.modules, settings.checkpoint, settings.revision)
         devices = instance_devices(args, settings.shard)
         threads = limit_threads(instance_count(args["model_config"]))
-        self._encoder = replace(load_encoder(self._settings, *devices), passed=self._queued.watch.on_forward_pass)
+        self._encoder = replace(
+            load_encoder(self._settings, *devices), on_forward_pass=self._queued.watch.on_forward_pass
+        )
         keep_freed_memory()  # not before: what loading frees would be kept, too, which is half of the weights' size
         log_info(
             f"{self._settings.checkpoint} on {', '.join(map(str, devices))} in {self._encoder.precision.name}, "
@@ -104,7 +106,7 @@ class TritonPythonModel:
             lower_priority()
         # A domain is a state of the module, in which another request must not run.
         if self._encoder.packed and self._encoder.device.type == "cpu" and not self._settings.pseudo_moe:
-            self._queued.pause_between_layers(self._encoder.module)
+            self._queued.enable_layer_preemption(self._encoder.module)
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse | None]:
         """Let requests wait for their turn; rows of several run through the model together."""
@@ -145,7 +147,7 @@ class TritonPythonModel:
         if domain is None:
             return self._answers(self._encoder, work)
         try:
-            with in_domain(self._encoder, domain) as encoder:
+            with use_domain(self._encoder, domain) as encoder:
                 return self._answers(encoder, work)
         except _RAISED_BY_MODELS as error:
             return [RequestError(f"option 'domain' is {domain!r}, which this model refuses: {error!r}")] * len(work)

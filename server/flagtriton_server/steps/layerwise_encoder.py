@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder step of layered rerankers: rows of token ids to vectors at the layers that are asked for. Glue only."""
+"""The encoder step of layerwise rerankers: rows of token ids to vectors at the layers that are asked for. Glue only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.protocol.settings import LayeredSettings, instance_count, read_settings
+from flagtriton.protocol.settings import LayerwiseSettings, instance_count, read_settings
 from flagtriton.protocol.tensors import HIDDEN_STATES, INPUT_IDS, PASSAGE_END, PASSAGE_START, Tensor
 from flagtriton_server.backend.process_tuning import keep_freed_memory, lower_priority
 from flagtriton_server.backend.requests import PbRequest, StepRequest
@@ -16,7 +16,7 @@ from flagtriton_server.backend.responses import PbResponse
 from flagtriton_server.backend.server_log import log_info
 from flagtriton_server.engines.encode import check_token_ids
 from flagtriton_server.heads.transfer import to_bytes
-from flagtriton_server.layerwise.encode import LayeredRequest, check_parts, encode_layers
+from flagtriton_server.layerwise.encode import LayerwiseRequest, check_parts, encode_layers
 from flagtriton_server.layerwise.loading import load_decoder
 from flagtriton_server.loading.placement import instance_devices, limit_threads
 from flagtriton_server.steps.queued_encoder import QueuedEncoder
@@ -29,14 +29,16 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the checkpoint onto this instance's device."""
-        self._settings = read_settings(LayeredSettings, args)
+        self._settings = read_settings(LayerwiseSettings, args)
         self._queued = QueuedEncoder(args, self._settings, self._read, self._run)
         self._queued.start(lambda: self._load(args))
 
     def _load(self, args: dict[str, str]) -> None:
         (device,) = instance_devices(args)
         threads = limit_threads(instance_count(args["model_config"]))
-        self._decoder = replace(load_decoder(self._settings, device), passed=self._queued.watch.on_forward_pass)
+        self._decoder = replace(
+            load_decoder(self._settings, device), on_forward_pass=self._queued.watch.on_forward_pass
+        )
         keep_freed_memory()
         log_info(
             f"{self._settings.checkpoint} on {device} in {self._decoder.precision.name}, packed, "
@@ -44,7 +46,7 @@ class TritonPythonModel:
         )
         if device.type == "cpu":
             lower_priority()
-            self._queued.pause_between_layers(self._decoder.module)
+            self._queued.enable_layer_preemption(self._decoder.module)
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse | None]:
         """Let requests wait for their turn; rows of several with like options run through the model together."""
@@ -58,15 +60,15 @@ class TritonPythonModel:
         """Answer what waits."""
         self._queued.finalize()
 
-    def _read(self, request: StepRequest) -> LayeredRequest:
+    def _read(self, request: StepRequest) -> LayerwiseRequest:
         input_ids = request.array(INPUT_IDS)
         starts, ends = request.array(PASSAGE_START), request.array(PASSAGE_END)
         spec = self._decoder.spec
         check_token_ids(input_ids, spec.vocab_size, self._settings.max_length)
         check_parts(input_ids, starts, ends)
         options = request.rerank_options(self._settings.model_class)
-        return LayeredRequest.of(spec, input_ids, starts, ends, options)
+        return LayerwiseRequest.of(spec, input_ids, starts, ends, options)
 
-    def _run(self, work: list[LayeredRequest]) -> list[dict[Tensor, NDArray[np.uint8]]]:
+    def _run(self, work: list[LayerwiseRequest]) -> list[dict[Tensor, NDArray[np.uint8]]]:
         vectors = encode_layers(self._decoder, work, self._queued.pass_budget())
         return [{HIDDEN_STATES: to_bytes(of_request)} for of_request in vectors]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from flagtriton.protocol.runtime_files import flag_path
-from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, QueueLimits, all_instances
+from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings, QueueLimits, all_instances
 from flagtriton_server.backend.backpressure import BackpressureFlag
 from flagtriton_server.backend.metrics import StepMetrics
 from flagtriton_server.backend.requests import StepRequest
@@ -24,7 +24,7 @@ _LATELY_S = 1.0
 """They come if one has come so lately."""
 
 
-def queue_limits(settings: EncoderSettings | LayeredSettings) -> QueueLimits:
+def queue_limits(settings: EncoderSettings | LayerwiseSettings) -> QueueLimits:
     """Return what may wait for an encoder step: what its settings say, else what follows from its token budget."""
     default = QueueLimits.for_budget(settings.token_budget)
     return QueueLimits(
@@ -50,7 +50,7 @@ class QueuedEncoder(QueuedStep[T]):
     def __init__(
         self,
         args: Mapping[str, str],
-        settings: EncoderSettings | LayeredSettings,
+        settings: EncoderSettings | LayerwiseSettings,
         read: Callable[[StepRequest], T],
         run: Callable[[list[T]], Sequence[Any]],
     ) -> None:
@@ -70,15 +70,15 @@ class QueuedEncoder(QueuedStep[T]):
         if self._flag is not None:
             self._flag.close()
 
-    def pause_between_layers(self, module: nn.Module) -> None:
+    def enable_layer_preemption(self, module: nn.Module) -> None:
         """Let interactive requests overtake bulk ones before every layer of the module, not only between its passes."""
         self._pauses = True
         for layer in _layers(module):
-            layer.register_forward_pre_hook(lambda *_: self._worker.let_interactive_pass())
+            layer.register_forward_pre_hook(lambda *_: self._worker.run_interactive_now())
 
     def pass_budget(self) -> int:
         """Return how many tokens one forward pass of the work that runs now may take."""
-        shorter = self._pauses and self._worker.lets_pass and self._queue.interactive_came_within(_LATELY_S)
+        shorter = self._pauses and self._worker.is_preemptible and self._queue.had_interactive_within(_LATELY_S)
         return max(1, self._token_budget // _SHORTER_PASSES) if shorter else self._token_budget
 
 

@@ -56,7 +56,7 @@ _Answer: TypeAlias = "dict[Tensor, NDArray[Any]] | RequestError"
 _KINDS = {INPUT_IDS: "text", QUERY_IDS: "query", PASSAGE_IDS: "passage"}
 """What messages call one row of token ids."""
 
-_TOKENS_OF_A_TURN = 8_192
+_BATCH_TOKEN_BUDGET = 8_192
 """Tokenised in some 20 ms, for which a request waits that comes meanwhile."""
 
 _CHARACTERS_OF_A_TOKEN = 4
@@ -110,16 +110,16 @@ class TritonPythonModel:
         self._flag = BackpressureFlag(flag_path(args["model_name"], args["model_version"]))
         self._queued = QueuedStep(
             QueueLimits(self._settings.queue_requests, self._settings.queue_tokens, self._settings.queue_timeout_s),
-            _TOKENS_OF_A_TURN,
+            _BATCH_TOKEN_BUDGET,
             all_instances(args["model_config"]),
             self._read,
             self._run,
             watch=self._watch,
             is_long=_is_long,
-            may_enter=lambda bulk: not self._flag.is_set(bulk),
+            admits=lambda bulk: not self._flag.is_set(bulk),
         )
         self._truncated_told = 0
-        self._tokenizer.let_others_pass(self._queued.let_short_pass)
+        self._tokenizer.on_between_texts(self._queued.run_short_now)
         self._queued.start()
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse | None]:

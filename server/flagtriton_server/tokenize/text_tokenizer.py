@@ -124,7 +124,7 @@ class TextTokenizer:
             unembedded=Unembedded.of(backend, files.model_config),
         )
 
-    def let_others_pass(self, pass_: Callable[[], None]) -> None:
+    def on_between_texts(self, pass_: Callable[[], None]) -> None:
         """Call this between texts from now on, as soon as some 20 ms have gone by; it may use the tokenizer."""
         self._cutter.pass_ = pass_
 

@@ -112,10 +112,10 @@ def _compare(task: BenchTask, ours: Ours, pythons: Mapping[str, str]) -> None:
 
 def _rerank(task: BenchTask, place: Place, pythons: Mapping[str, str]) -> None:
     """Measure a reranker beside FlagEmbedding's, if that is among the peers."""
-    layered = task.served.row.layerwise
-    if layered and pythons:
+    layerwise = task.served.row.layerwise
+    if layerwise and pythons:
         raise ToolError(f"--peer: FlagEmbedding cannot run {task.served.model_class} beside this transformers")
-    spec = read_spec(task.checkpoint, None, task.served.model_class) if layered else None
+    spec = read_spec(task.checkpoint, None, task.served.model_class) if layerwise else None
     ours = OursReranker(place, task.texts, spec)
     results = _compare_tasks(task, ours, ("flagembedding-reranker",), pythons, f"1 query, {len(task.texts)} passages")
     for line in shares_of_full_time(results[0]):

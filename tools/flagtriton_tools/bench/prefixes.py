@@ -81,12 +81,12 @@ def measure_prefixes(
     keep_freed_memory()
     limit_threads(1)
     encoder = load_encoder(settings, device)
-    if not encoder.shared_within:
+    if not encoder.max_shared_length:
         raise ToolError(f"{settings.checkpoint} is no decoder whose texts can share a prefix")
     results = []
     for case in cases:
         input_ids = _texts(case, encoder.vocab_size)
-        ways = {True: encoder, False: replace(encoder, shared_within=0)}
+        ways = {True: encoder, False: replace(encoder, max_shared_length=0)}
         run = partial(_run, input_ids, settings.token_budget)
         times: dict[bool, list[float]] = {True: [], False: []}
         if case.prefix * case.texts < settings.token_budget:  # kernels are built first; beyond, that does not show

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flagtriton import FlagAutoReranker
-from flagtriton_server.layerwise.spec import LayeredSpec
+from flagtriton_server.layerwise.spec import LayerwiseSpec
 from flagtriton_tools.bench.peers.callers import seconds_of
 from flagtriton_tools.bench.peers.deployment_under_test import Place
 from flagtriton_tools.bench.tasks import TaskResult
@@ -23,15 +23,15 @@ _RATIO = 4
 class OursReranker:
     """A deployment of ours with its tasks, behind the SDK.
 
-    A layered one has tasks of its own: to stop after a third of its layers, and to merge tokens from there on.
+    A layerwise one has tasks of its own: to stop after a third of its layers, and to merge tokens from there on.
 
     Args:
         place: where it is served.
         passages: the query's candidates.
-        spec: of a layered reranker; None is another.
+        spec: of a layerwise reranker; None is another.
     """
 
-    def __init__(self, place: Place, passages: Sequence[str], spec: LayeredSpec | None = None) -> None:
+    def __init__(self, place: Place, passages: Sequence[str], spec: LayerwiseSpec | None = None) -> None:
         self.name = "flagtriton"
         self.place, self.pid = place, place.server_pid
         self._passages = list(passages)
@@ -54,7 +54,7 @@ class OursReranker:
 
 
 def shares_of_full_time(ours: TaskResult) -> list[str]:
-    """Return, for each of a layered reranker's own tasks, which share of the whole network's time it takes."""
+    """Return, for each of a layerwise reranker's own tasks, which share of the whole network's time it takes."""
     full = ours.seconds[_ALL_PASSAGES]
     lines = []
     for task, seconds in ours.seconds.items():

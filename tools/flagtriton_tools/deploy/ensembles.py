@@ -85,13 +85,13 @@ def _embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]
 def _reranker(name: str, served: Deployment, options: AddOptions) -> list[Model]:
     _refuse_colbert_options(name, options)
     _refuse_of_reranker(name, served, options)
-    layered, llm = served.row.layerwise, served.row.is_llm_reranker
-    if layered:
+    layerwise, llm = served.row.layerwise, served.row.is_llm_reranker
+    if layerwise:
         encoder = layerwise_encoder_step(name, served, options)
     else:
         encoder = encoder_step(name, served, options, rows="last" if llm else "first")
     steps = [tokenizer_step(name, served, options), encoder, reranker_scorer_step(name, served, options)]
-    scores, parts = LAYER_SCORES if layered else SCORE, part_tensors(served)
+    scores, parts = LAYER_SCORES if layerwise else SCORE, part_tensors(served)
     ensemble = ensemble_config(
         inputs=[QUERY, PASSAGE],
         outputs=[scores, TOKEN_COUNT],

@@ -14,7 +14,7 @@ from flagtriton.protocol.settings import (
     ColbertSettings,
     DenseSparseSettings,
     EncoderSettings,
-    LayeredSettings,
+    LayerwiseSettings,
     PoolerSettings,
     RerankerHeadSettings,
     ScorerSettings,
@@ -144,9 +144,9 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
 
 
 def layerwise_encoder_step(name: str, served: Deployment, options: AddOptions) -> Model:
-    """Return the step that runs a layered reranker's checkpoint as deep as requests ask."""
+    """Return the step that runs a layerwise reranker's checkpoint as deep as requests ask."""
     device = Device.parse(options.device, options.instances)
-    settings = LayeredSettings(
+    settings = LayerwiseSettings(
         checkpoint=served.checkpoint,
         model_class=served.model_class,
         max_length=served.positions or served.max_length,
@@ -233,7 +233,7 @@ def _encoder(
     step: str,
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
-    settings: EncoderSettings | LayeredSettings,
+    settings: EncoderSettings | LayerwiseSettings,
     options: AddOptions,
     device: Device,
     optional_inputs: Sequence[Tensor] = (),

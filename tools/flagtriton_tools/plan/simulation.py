@@ -71,7 +71,7 @@ def simulate(
 @dataclass(eq=False)
 class _Request:
     tokens: int
-    came_at: float
+    enqueued_at: float
     done: simpy.Event | None
 
 
@@ -176,7 +176,7 @@ class _World:
             turn = _turn(replica.waiting, self._server.token_budget)
             tokens = sum(request.tokens for request in turn)
             now = self.environment.now
-            self._waits += [now - request.came_at for request in turn]
+            self._waits += [now - request.enqueued_at for request in turn]
             yield self.environment.timeout(self._server.pass_s + tokens / self._server.tokens_per_s)
             for request in turn:  # one after another, so that the first may be back for the next turn
                 if self._server.work_s:
@@ -190,8 +190,8 @@ class _World:
         replica.outstanding -= request.tokens
         replica.held.discard(request)
         at = self.environment.now + self._server.fixed_s
-        if (request.came_at if self._counts_by_arrival else at) >= self._warm_up_s:
-            self._latencies.append(at - request.came_at)
+        if (request.enqueued_at if self._counts_by_arrival else at) >= self._warm_up_s:
+            self._latencies.append(at - request.enqueued_at)
             self._tokens += request.tokens
         if request.done is not None:
             self.environment.process(self._tell(request.done))

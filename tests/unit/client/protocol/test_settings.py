@@ -14,7 +14,7 @@ from flagtriton.protocol.parameters import ParameterError, write_parameters
 from flagtriton.protocol.settings import (
     VERSION_PARAMETERS,
     EncoderSettings,
-    LayeredSettings,
+    LayerwiseSettings,
     PoolerSettings,
     TokenizerSettings,
     all_instances,
@@ -162,7 +162,7 @@ QUEUE: dict[str, object] = {"queue_requests": 7, "queue_tokens": 1000, "queue_ti
     ("given", "plain"),
     [
         ({"checkpoint": "a/b"}, EncoderSettings("a/b", 8, 64)),
-        ({"checkpoint": "a/b", "model_class": "c"}, LayeredSettings("a/b", "c", 8, 64)),
+        ({"checkpoint": "a/b", "model_class": "c"}, LayerwiseSettings("a/b", "c", 8, 64)),
     ],
 )
 def test_what_may_wait_for_an_encoder_follows_from_its_budget_unless_told(given: dict[str, str], plain: Any) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from flagtriton.protocol.metrics import METRICS
 from flagtriton.protocol.runtime_files import REQUEST_LOG
-from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, TokenizerSettings
+from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings, TokenizerSettings
 from flagtriton_server.backend.queue import Job
 from flagtriton_server.errors import RequestError
 from flagtriton_server.packing.ragged import packed_length
@@ -46,9 +46,9 @@ def watch(steps: SimpleNamespace, *, encodes: bool = True) -> Any:
 
 def job(steps: SimpleNamespace, took_s: float, *, waited_s: float = 0.0, tokens: int = 5, **more: Any) -> Job[Any]:
     """Return a request that came so long ago."""
-    came_at = steps.metrics.time.monotonic() - took_s
+    enqueued_at = steps.metrics.time.monotonic() - took_s
     work = SimpleNamespace(rows=2)
-    return Job(work, tokens, print, came_at=came_at, taken_at=came_at + waited_s, **more)
+    return Job(work, tokens, print, enqueued_at=enqueued_at, dequeued_at=enqueued_at + waited_s, **more)
 
 
 @contextmanager
@@ -201,7 +201,7 @@ def test_a_prefix_that_texts_share_goes_through_once(steps: SimpleNamespace, tmp
         checkpoint = make_decoder(tmp_path / name, "llama")
         settings = EncoderSettings(str(checkpoint), 64, 96, precision="fp32", pooling_method="last_token")
     else:
-        settings = LayeredSettings(str(make_layerwise(tmp_path / name)), f"decoder-only-{name}", 64, 96, "fp32")
+        settings = LayerwiseSettings(str(make_layerwise(tmp_path / name)), f"decoder-only-{name}", 64, 96, "fp32")
     model = started(steps.encoder if name == "llama" else steps.layerwise_encoder, settings)
     prefix = list(range(10, 34))
     texts = [[*prefix, 40 + place] for place in range(6)]

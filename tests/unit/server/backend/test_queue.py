@@ -268,8 +268,8 @@ def test_taking_nothing_says_nothing() -> None:
 def test_it_knows_how_lately_an_interactive_request_came(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = settable_clock(monkeypatch)
     waiting = queue(job("b", bulk=True))
-    assert not waiting.interactive_came_within(1e9)
+    assert not waiting.had_interactive_within(1e9)
     waiting.put(job("i"))
     waiting.take()
     clock.now += 2
-    assert [waiting.interactive_came_within(seconds) for seconds in (1.9, 2.1)] == [False, True]
+    assert [waiting.had_interactive_within(seconds) for seconds in (1.9, 2.1)] == [False, True]

@@ -256,7 +256,7 @@ class Noting(StepObserver):
     def on_response(self, job: Job[Any], answer: object) -> None:
         if self.error is not None:
             raise self.error
-        self.told.append((job.work, answer, job.came_at <= job.taken_at <= time.monotonic()))
+        self.told.append((job.work, answer, job.enqueued_at <= job.dequeued_at <= time.monotonic()))
 
     def on_batch_done(self, seconds: float) -> None:
         self.told.append(seconds >= 0)

@@ -44,7 +44,7 @@ class Layers:
         for layer in range(3):
             for each in self.arriving.get((names, layer), []):
                 self.waiting.put(each)
-            self.worker.let_interactive_pass()
+            self.worker.run_interactive_now()
             self.seen.append(f"{names}{layer}")
         if names in self.failing:
             raise ZeroDivisionError
@@ -137,11 +137,11 @@ def test_where_nothing_runs_nothing_passes(monkeypatch: pytest.MonkeyPatch) -> N
     layers = Layers(waiting)
     asked: list[str] = []
     monkeypatch.setattr(waiting, "take_interactive", lambda: asked.append("asked") or [])
-    layers.worker.let_interactive_pass()
+    layers.worker.run_interactive_now()
     assert asked == []
     layers.done()
     assert asked == ["asked"] * 3
-    layers.worker.let_interactive_pass()
+    layers.worker.run_interactive_now()
     assert asked == ["asked"] * 3
 
 

@@ -44,10 +44,10 @@ def test_a_short_request_overtakes_one_that_runs_and_others_no_further(bulk: boo
         if work == ["L"]:
             waiting.put(job("a", 1, answers))
             waiting.put(job("M", TURN + 1, answers))
-            worker.let_short_pass()
+            worker.run_short_now()
         if work == ["a"]:
             waiting.put(job("b", 1, answers))
-            worker.let_short_pass()  # it passes already
+            worker.run_short_now()  # it passes already
         seen.extend(work)
         return work
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, QueueLimits
+from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings, QueueLimits
 from flagtriton_server.backend.queue import Job
 from flagtriton_server.backend.scheduler import Worker
 from tests.support.steps.fake_backend import imported_steps, started
@@ -132,7 +132,7 @@ def test_a_queued_step_loads_in_the_thread_that_runs(steps: SimpleNamespace) -> 
 
 STEPS = {
     "encoder": ("load_encoder", EncoderSettings("a/b", 64, 64)),
-    "layerwise_encoder": ("load_decoder", LayeredSettings("a/b", "decoder-only-layerwise", 64, 64)),
+    "layerwise_encoder": ("load_decoder", LayerwiseSettings("a/b", "decoder-only-layerwise", 64, 64)),
 }
 
 

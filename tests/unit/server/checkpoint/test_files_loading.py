@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flagtriton.protocol.settings import EncoderSettings, LayeredSettings
+from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings
 from flagtriton_server.layerwise.loading import load_decoder
 from flagtriton_server.loading.encoder import load_encoder
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
@@ -81,7 +81,7 @@ def test_an_encoder_whose_files_are_not_whole_is_not_loaded(
 def test_a_layered_reranker_whose_files_are_not_whole_is_not_loaded(tmp_path: Path) -> None:
     checkpoint = make_layerwise(tmp_path / "layerwise")
     cut_short(checkpoint)
-    settings = LayeredSettings(str(checkpoint), "decoder-only-layerwise", max_length=64, token_budget=64)
+    settings = LayerwiseSettings(str(checkpoint), "decoder-only-layerwise", max_length=64, token_budget=64)
     with pytest.raises(ValueError, match=r"model\.safetensors has 80000 bytes, and by its header"):
         load_decoder(settings, torch.device("cpu"))
 

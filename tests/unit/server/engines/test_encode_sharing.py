@@ -20,7 +20,7 @@ from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.engines.base import LoadedEncoder, forward
 from flagtriton_server.engines.encode import encode_pooled
 from flagtriton_server.engines.pooling import Pooling, cls_pool, last_token_pool, mean_pool
-from flagtriton_server.engines.pseudo_moe import in_domain
+from flagtriton_server.engines.pseudo_moe import use_domain
 from flagtriton_server.loading import encoder as loading
 from flagtriton_server.loading.encoder import load_encoder
 from tests.support.steps.fake_backend import ids
@@ -88,7 +88,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> LoadedEncoder:
 @pytest.mark.parametrize("architecture", SHARING)
 def test_texts_that_share_a_prefix_get_the_vectors_they_get_without_sharing(architecture: str, tmp_path: Path) -> None:
     encoder = load(save(SHARING[architecture](), tmp_path))
-    alone = vectors(replace(encoder, shared_within=0))
+    alone = vectors(replace(encoder, max_shared_length=0))
     for token_budget in (40, 100, 256):
         with tokens_computed(encoder) as counts:
             together = vectors(encoder, token_budget)
@@ -104,7 +104,7 @@ def test_a_prefix_goes_through_the_model_once(llama: LoadedEncoder) -> None:
 
 def test_without_sharing_every_token_goes_through_the_model(llama: LoadedEncoder) -> None:
     with tokens_computed(llama) as counts:
-        vectors(replace(llama, shared_within=0))
+        vectors(replace(llama, max_shared_length=0))
     assert counts == [TOKENS]
 
 
@@ -113,7 +113,7 @@ def test_a_pooling_that_reads_more_than_the_last_token_shares_nothing(llama: Loa
     with tokens_computed(llama) as counts:
         pooled = vectors(llama, pool=pool)
     assert counts == [TOKENS]
-    assert torch.equal(pooled, vectors(replace(llama, shared_within=0), pool=pool))
+    assert torch.equal(pooled, vectors(replace(llama, max_shared_length=0), pool=pool))
 
 
 def test_a_last_text_without_tokens_gets_nothing_of_a_prefix(llama: LoadedEncoder) -> None:
@@ -124,7 +124,7 @@ def test_a_last_text_without_tokens_gets_nothing_of_a_prefix(llama: LoadedEncode
 def test_texts_longer_than_may_share_are_computed_whole(llama: LoadedEncoder) -> None:
     # only those of 25 and of 24 tokens may
     with tokens_computed(llama) as counts:
-        vectors(replace(llama, shared_within=32))
+        vectors(replace(llama, max_shared_length=32))
     assert counts == [TOKENS - 23]
 
 
@@ -133,7 +133,7 @@ def test_texts_share_up_to_the_deployments_length_or_the_window(
     window: int | None, max_length: int, within: int, tmp_path: Path
 ) -> None:
     config = transformers.MistralConfig(**DECODER, sliding_window=window)
-    assert load(save(config, tmp_path), max_length).shared_within == within
+    assert load(save(config, tmp_path), max_length).max_shared_length == within
 
 
 @pytest.mark.parametrize(
@@ -144,13 +144,13 @@ def test_short_windows_and_encoders_share_nothing_and_need_no_trial_to_tell(
     architecture: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     encoder = load(save(PACKED[architecture](), tmp_path))
-    assert (encoder.packed, encoder.shared_within) == (True, 0)
+    assert (encoder.packed, encoder.max_shared_length) == (True, 0)
     assert not [record for record in caplog.records if record.name.startswith("flagtriton")]
 
 
 def test_a_window_of_sixteen_tokens_leaves_nothing_to_share(tmp_path: Path) -> None:
     encoder = load(save(transformers.MistralConfig(**DECODER, sliding_window=16), tmp_path))
-    assert (encoder.packed, encoder.shared_within) == (True, 0)
+    assert (encoder.packed, encoder.max_shared_length) == (True, 0)
 
 
 def test_a_window_of_seventeen_tokens_shares_sixteen(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_window_of_seventeen_tokens_shares_sixteen(tmp_path: Path) -> None:
     with tokens_computed(encoder) as counts:
         (together,) = encode_pooled(encoder, [texts], 256, last_token_pool)
     assert counts == [18]
-    (alone,) = encode_pooled(replace(encoder, shared_within=0), [texts], 256, last_token_pool)
+    (alone,) = encode_pooled(replace(encoder, max_shared_length=0), [texts], 256, last_token_pool)
     assert (together - alone).norm(dim=-1).max() < TOLERANCE * alone.norm(dim=-1).max()
 
 
@@ -172,7 +172,7 @@ def test_a_model_whose_shared_answers_differ_shares_nothing_and_says_so(
     with caplog.at_level(logging.WARNING, logger="flagtriton_server.loading.encoder"):
         encoder = load(tmp_path)
     assert caplog.messages == [f"{tmp_path}: texts that share a prefix get other answers, so none do"]
-    assert (encoder.packed, encoder.shared_within) == (True, 0)
+    assert (encoder.packed, encoder.max_shared_length) == (True, 0)
 
 
 def test_the_trial_finds_out_a_model_that_forgets_the_prefix(
@@ -185,7 +185,7 @@ def test_the_trial_finds_out_a_model_that_forgets_the_prefix(
     )
     encoder = load(tmp_path)
     assert "texts that share a prefix get other answers" in caplog.text
-    assert (encoder.packed, encoder.shared_within) == (True, 0)
+    assert (encoder.packed, encoder.max_shared_length) == (True, 0)
 
 
 def test_a_model_that_shares_is_loaded_without_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -217,5 +217,5 @@ def test_every_forward_pass_gets_the_encoders_further_arguments(llama: LoadedEnc
 
 def test_a_packed_model_that_knows_no_domains_answers_as_ever(llama: LoadedEncoder) -> None:
     before = vectors(llama)
-    with in_domain(llama, "law") as encoder:
+    with use_domain(llama, "law") as encoder:
         assert torch.equal(vectors(encoder), before)

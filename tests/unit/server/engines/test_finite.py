@@ -20,7 +20,7 @@ from flagtriton.protocol.settings import (
     DenseSparseSettings,
     EncoderSettings,
     HeadSettings,
-    LayeredSettings,
+    LayerwiseSettings,
     PoolerSettings,
     RerankerHeadSettings,
     ScorerSettings,
@@ -186,7 +186,7 @@ def test_layered_rerankers_are_tried_at_every_layer_that_has_a_head(
 ) -> None:
     checkpoint = make(tmp_path / "tiny")
     model_class = {make_layerwise: "decoder-only-layerwise", make_lightweight: "decoder-only-lightweight"}[make]
-    settings = LayeredSettings(str(checkpoint), model_class, 64, 64, precision="fp32")
+    settings = LayerwiseSettings(str(checkpoint), model_class, 64, 64, precision="fp32")
     decoder = load_decoder(settings, CPU)
     assert trial_vectors(decoder).shape == (1, len(decoder.spec.head_layers), decoder.spec.hidden_size)
     assert all_finite(trial_vectors(decoder))
@@ -198,7 +198,7 @@ def test_layered_rerankers_are_tried_at_every_layer_that_has_a_head(
 def test_layered_weights_that_fp16_does_not_hold_are_refused(tmp_path: Path) -> None:
     checkpoint = make_layerwise(tmp_path / "tiny")
     change(checkpoint, "model.layers.0.mlp.up_proj.weight", lambda weight: weight[0, 0].fill_(70_000))
-    settings = LayeredSettings(str(checkpoint), "decoder-only-layerwise", 64, 64, precision="fp16")
+    settings = LayerwiseSettings(str(checkpoint), "decoder-only-layerwise", 64, 64, precision="fp16")
     with pytest.raises(ValueError, match=r"up_proj\.weight are not finite in fp16; add it with --precision bf16 or"):
         load_decoder(settings, CPU)
 

@@ -12,13 +12,13 @@ from flagtriton_server.engines.pooling import (
     ROW_CHOICES,
     Pooling,
     cls_pool,
-    finished,
     last_token_pool,
     max_pool,
     mean_pool,
     mean_sqrt_len_pool,
     pooling_named,
     to_embedding,
+    truncate_and_normalize,
     weighted_mean_pool,
 )
 from flagtriton_server.errors import NotFiniteError
@@ -147,12 +147,12 @@ BEYOND_NUMBERS = torch.tensor([[torch.nan, torch.inf, -torch.inf, 2.0]])
 
 
 def test_a_pseudo_moe_model_gets_numbers_for_what_is_none() -> None:
-    assert finished(BEYOND_NUMBERS, RAW, pseudo_moe=True).tolist() == [[0, 10_000, -10_000, 2]]
+    assert truncate_and_normalize(BEYOND_NUMBERS, RAW, pseudo_moe=True).tolist() == [[0, 10_000, -10_000, 2]]
 
 
 def test_in_bfloat16_they_are_the_nearest_it_has() -> None:
     # of 8 bits: 10,000 is between 156 and 157 times 64, and 156 * 64 is 9,984
-    vectors = finished(BEYOND_NUMBERS.bfloat16(), RAW, pseudo_moe=True)
+    vectors = truncate_and_normalize(BEYOND_NUMBERS.bfloat16(), RAW, pseudo_moe=True)
     assert vectors.dtype == torch.float32
     assert vectors.tolist() == [[0, 9_984, -9_984, 2]]
 
@@ -160,34 +160,35 @@ def test_in_bfloat16_they_are_the_nearest_it_has() -> None:
 @pytest.mark.parametrize("options", [UNIT, RAW], ids=["normalised", "raw"])
 def test_other_models_vectors_of_what_is_no_number_are_refused(options: EmbedOptions) -> None:
     with pytest.raises(NotFiniteError, match=r"^components of vectors are not finite$"):
-        finished(BEYOND_NUMBERS, options)
+        truncate_and_normalize(BEYOND_NUMBERS, options)
 
 
 @pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan, 1e30])
 def test_a_component_that_normalising_would_make_0_of_others_is_refused(value: float) -> None:
     # of 1 over an infinity comes 0; the square of 1e30 is beyond float32
     with pytest.raises(NotFiniteError):
-        finished(torch.tensor([[1.0, 0.0], [1.0, value]]), UNIT)
+        truncate_and_normalize(torch.tensor([[1.0, 0.0], [1.0, value]]), UNIT)
 
 
 def test_a_component_that_is_cut_off_need_not_be_finite() -> None:
-    assert finished(torch.tensor([[3.0, 4.0, torch.nan]]), EmbedOptions(truncate_dim=2)).tolist() == [
+    assert truncate_and_normalize(torch.tensor([[3.0, 4.0, torch.nan]]), EmbedOptions(truncate_dim=2)).tolist() == [
         pytest.approx([0.6, 0.8])
     ]
 
 
 def test_great_numbers_that_are_finite_are_left_to_pseudo_moe_models() -> None:
-    assert finished(torch.tensor([[3e4, -3e4]]), RAW, pseudo_moe=True).tolist() == [[3e4, -3e4]]
+    assert truncate_and_normalize(torch.tensor([[3e4, -3e4]]), RAW, pseudo_moe=True).tolist() == [[3e4, -3e4]]
 
 
 def test_numbers_are_put_in_before_normalising() -> None:
     # of nan, inf and 0 comes 0, 10,000 and 0, which is a unit vector
-    assert finished(torch.tensor([[torch.nan, torch.inf, 0]]), UNIT, pseudo_moe=True).tolist() == [[0, 1, 0]]
+    numbers = torch.tensor([[torch.nan, torch.inf, 0]])
+    assert truncate_and_normalize(numbers, UNIT, pseudo_moe=True).tolist() == [[0, 1, 0]]
 
 
 def test_what_is_cut_off_is_not_minded() -> None:
     options = EmbedOptions(truncate_dim=2)
-    vectors = finished(torch.tensor([[3.0, 4.0, torch.inf]]), options, pseudo_moe=True)
+    vectors = truncate_and_normalize(torch.tensor([[3.0, 4.0, torch.inf]]), options, pseudo_moe=True)
     assert vectors.tolist() == [pytest.approx([0.6, 0.8])]
 
 

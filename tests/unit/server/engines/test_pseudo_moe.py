@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from flagtriton_server.engines.base import LoadedEncoder, Precision
-from flagtriton_server.engines.pseudo_moe import in_domain
+from flagtriton_server.engines.pseudo_moe import use_domain
 
 FP32 = Precision("fp32", torch.float32, torch.float32)
 
@@ -76,7 +76,7 @@ def loaded(module: nn.Module) -> LoadedEncoder:
 
 def test_a_model_is_set_to_the_domain_and_told_it() -> None:
     model = Model()
-    with in_domain(loaded(model), "law") as encoder:
+    with use_domain(loaded(model), "law") as encoder:
         assert model.state() == ("law", 2.0, "law", 1)
         assert encoder.arguments == {"domain": "law"}
         assert encoder.module is model
@@ -84,27 +84,27 @@ def test_a_model_is_set_to_the_domain_and_told_it() -> None:
 
 def test_what_set_domain_changed_is_put_back_in_submodules_too() -> None:
     model = Model()
-    with in_domain(loaded(model), "law"):
+    with use_domain(loaded(model), "law"):
         pass
     assert model.state() == UNTOUCHED
 
 
 def test_an_encoder_itself_is_told_nothing() -> None:
     encoder = loaded(Model())
-    with in_domain(encoder, "law"):
+    with use_domain(encoder, "law"):
         assert encoder.arguments == {}
 
 
 def test_an_error_among_the_texts_leaves_the_model_as_it_was() -> None:
     model = Model()
-    with pytest.raises(ZeroDivisionError), in_domain(loaded(model), "law"):
+    with pytest.raises(ZeroDivisionError), use_domain(loaded(model), "law"):
         raise ZeroDivisionError
     assert model.state() == UNTOUCHED
 
 
 def test_a_domain_that_is_refused_halfway_leaves_the_model_as_it_was() -> None:
     model = Model()
-    with pytest.raises(KeyError, match="cooking"), in_domain(loaded(model), "cooking"):
+    with pytest.raises(KeyError, match="cooking"), use_domain(loaded(model), "cooking"):
         pytest.fail("there is no such domain")
     assert model.state() == UNTOUCHED
 
@@ -112,24 +112,24 @@ def test_a_domain_that_is_refused_halfway_leaves_the_model_as_it_was() -> None:
 def test_one_domain_after_another_is_chosen_from_the_models_own_state() -> None:
     model = Model()
     for domain, scale in SCALES.items():
-        with in_domain(loaded(model), domain):
+        with use_domain(loaded(model), domain):
             assert model.state() == (domain, scale, domain, 1)
         assert model.state() == UNTOUCHED
 
 
 def test_a_model_without_domains_takes_no_notice() -> None:
     encoder = loaded(WithoutDomains())
-    with in_domain(encoder, "law") as same:
+    with use_domain(encoder, "law") as same:
         assert same is encoder
 
 
 def test_a_model_that_takes_any_named_argument_is_told_the_domain() -> None:
-    with in_domain(loaded(WithNamedArguments()), "law") as encoder:
+    with use_domain(loaded(WithNamedArguments()), "law") as encoder:
         assert encoder.module(1, **encoder.arguments) == {"domain": "law"}
 
 
 def test_a_model_that_takes_no_argument_of_that_name_is_not_told() -> None:
-    with in_domain(loaded(WithPositionalArguments()), "law") as encoder:
+    with use_domain(loaded(WithPositionalArguments()), "law") as encoder:
         assert encoder.arguments == {}
 
 
@@ -141,7 +141,7 @@ def test_a_model_that_is_only_set_is_not_told() -> None:
             self.domain = domain
 
     model = OnlySet()
-    with in_domain(loaded(model), "law") as encoder:
+    with use_domain(loaded(model), "law") as encoder:
         assert (model.domain, encoder.arguments) == ("law", {})
 
 
@@ -172,13 +172,13 @@ class WithExperts(nn.Module):
 def test_a_choice_is_put_back_whatever_it_is_kept_in(kept_in: str) -> None:
     model = WithExperts()
     before = str(getattr(model, kept_in, "not there"))
-    with in_domain(loaded(model), "law"):
+    with use_domain(loaded(model), "law"):
         assert str(getattr(model, kept_in)) != before
     assert str(getattr(model, kept_in, "not there")) == before
 
 
 def test_an_expert_that_was_put_in_place_is_taken_out_again() -> None:
     model = WithExperts()
-    with in_domain(loaded(model), "law"):
+    with use_domain(loaded(model), "law"):
         assert isinstance(model.expert, nn.ReLU)
     assert isinstance(model.expert, nn.Identity)

@@ -57,9 +57,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def layered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def layerwise(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return both kinds, with heads of layers 2 to 6."""
-    folder = tmp_path_factory.mktemp("layered")
+    folder = tmp_path_factory.mktemp("layerwise")
     return {
         LAYERWISE: make_layerwise(folder / "layerwise"),
         LIGHTWEIGHT: make_lightweight(folder / "lightweight", final_logit_softcapping=0.5),
@@ -220,28 +220,28 @@ LAYERS = [((2,), [0]), ((6, 2), [0, 4]), ((3, 4, 6), [1, 2, 4]), (None, [4])]
 
 @pytest.mark.parametrize(("layers", "heads"), LAYERS)
 def test_a_layerwise_layer_is_scored_by_its_head(
-    layered: dict[str, Path], layers: tuple[int, ...] | None, heads: list[int]
+    layerwise: dict[str, Path], layers: tuple[int, ...] | None, heads: list[int]
 ) -> None:
     states = layer_states(len(heads))
-    expected = (states * layer_rows(layered[LAYERWISE])[heads]).sum(dim=-1)
-    scores = scored(load(layered[LAYERWISE], LAYERWISE), states, cutoff_layers=layers)
+    expected = (states * layer_rows(layerwise[LAYERWISE])[heads]).sum(dim=-1)
+    scores = scored(load(layerwise[LAYERWISE], LAYERWISE), states, cutoff_layers=layers)
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("layers", "heads"), LAYERS)
 def test_lightweight_layers_are_scored_by_the_first_heads_and_capped(
-    layered: dict[str, Path], layers: tuple[int, ...] | None, heads: list[int]
+    layerwise: dict[str, Path], layers: tuple[int, ...] | None, heads: list[int]
 ) -> None:
     states = layer_states(len(heads))
-    logits = (states * layer_rows(layered[LIGHTWEIGHT])[: len(heads)]).sum(dim=-1)
-    scores = scored(load(layered[LIGHTWEIGHT], LIGHTWEIGHT), states, cutoff_layers=layers)
+    logits = (states * layer_rows(layerwise[LIGHTWEIGHT])[: len(heads)]).sum(dim=-1)
+    scores = scored(load(layerwise[LIGHTWEIGHT], LIGHTWEIGHT), states, cutoff_layers=layers)
     torch.testing.assert_close(scores, torch.tanh(logits / 0.5) * 0.5, rtol=1e-5, atol=1e-5)
     assert logits.abs().max() > 1
 
 
 @pytest.mark.parametrize("model_class", [LAYERWISE, LIGHTWEIGHT])
-def test_vectors_of_another_number_of_layers_are_refused(layered: dict[str, Path], model_class: str) -> None:
-    head = load(layered[model_class], model_class)
+def test_vectors_of_another_number_of_layers_are_refused(layerwise: dict[str, Path], model_class: str) -> None:
+    head = load(layerwise[model_class], model_class)
     with pytest.raises(RequestError, match=r"^hidden_states is of 3 layers, but the options ask for 2$"):
         scored(head, layer_states(3), cutoff_layers=(2, 4, 4))
     with pytest.raises(RequestError, match=r"'cutoff_layers' has 7, .* its heads are at layers 2 to 6$"):
@@ -250,26 +250,26 @@ def test_vectors_of_another_number_of_layers_are_refused(layered: dict[str, Path
 
 @pytest.mark.parametrize(("precision", "stored"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
 def test_layers_heads_are_rounded_and_computed_in_float32(
-    layered: dict[str, Path], precision: str, stored: torch.dtype
+    layerwise: dict[str, Path], precision: str, stored: torch.dtype
 ) -> None:
     states = layer_states(2).to(stored)
-    expected = (states.double() * layer_rows(layered[LAYERWISE])[[0, 4]].to(stored).double()).sum(dim=-1)
-    scores = scored(load(layered[LAYERWISE], LAYERWISE, precision), states, cutoff_layers=(2, 6))
+    expected = (states.double() * layer_rows(layerwise[LAYERWISE])[[0, 4]].to(stored).double()).sum(dim=-1)
+    scores = scored(load(layerwise[LAYERWISE], LAYERWISE, precision), states, cutoff_layers=(2, 6))
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_layers_heads_that_an_adapter_brings_are_used(layered: dict[str, Path], tmp_path: Path) -> None:
-    model = LayerHeads(PretrainedConfig(), read_spec(str(layered[LAYERWISE]), None, LAYERWISE))
+def test_layers_heads_that_an_adapter_brings_are_used(layerwise: dict[str, Path], tmp_path: Path) -> None:
+    model = LayerHeads(PretrainedConfig(), read_spec(str(layerwise[LAYERWISE]), None, LAYERWISE))
     model.q_proj = nn.Linear(48, 48)  # something for LoRA
     trained = adapter(model, tmp_path, target_modules=["q_proj"], modules_to_save=["linear_head"])
     file = tmp_path / "adapter_model.safetensors"
     weights = load_file(file)
     name = "base_model.model.lm_head.{}.linear_head.weight"
     save_file({name: tensor for name, tensor in weights.items() if ".4." not in name}, file)
-    rows = torch.cat([weights[name.format(place)] for place in range(4)] + [layer_rows(layered[LAYERWISE])[4:]])
-    scores = scored(load(layered[LAYERWISE], LAYERWISE, peft=trained), layer_states(5), cutoff_layers=(2, 3, 4, 5, 6))
+    rows = torch.cat([weights[name.format(place)] for place in range(4)] + [layer_rows(layerwise[LAYERWISE])[4:]])
+    scores = scored(load(layerwise[LAYERWISE], LAYERWISE, peft=trained), layer_states(5), cutoff_layers=(2, 3, 4, 5, 6))
     torch.testing.assert_close(scores, (layer_states(5) * rows).sum(dim=-1), rtol=1e-5, atol=1e-5)
 
 
@@ -283,11 +283,11 @@ def test_layers_heads_that_an_adapter_brings_are_used(layered: dict[str, Path], 
     ],
 )
 def test_an_adapter_that_brings_something_else_of_a_layers_head_is_refused(
-    layered: dict[str, Path], tmp_path: Path, name: str
+    layerwise: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     pytest.importorskip("peft")
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
     width = 1 if "lora_B" in name else 48
     save_file({f"base_model.model.{name}": torch.ones(1, width)}, tmp_path / "adapter_model.safetensors")
     with pytest.raises(ValueError, match=name.replace(".", r"\.")):
-        load(layered[LAYERWISE], LAYERWISE, peft=tmp_path)
+        load(layerwise[LAYERWISE], LAYERWISE, peft=tmp_path)

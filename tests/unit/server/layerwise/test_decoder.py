@@ -14,13 +14,13 @@ from torch import Tensor
 from transformers import Gemma2Config, Gemma2Model, LlamaConfig, LlamaModel, PretrainedConfig
 
 from flagtriton_server.engines.torch_packed.attention import PackedTexts
-from flagtriton_server.layerwise.decoder import LayeredDecoder, LayerHeads, rotation
-from flagtriton_server.layerwise.spec import LayeredSpec
+from flagtriton_server.layerwise.decoder import LayerHeads, LayerwiseDecoder, rotation
+from flagtriton_server.layerwise.spec import LayerwiseSpec
 
 CPU = torch.device("cpu")
 BOUND = 2e-5
 
-MINICPM = LayeredSpec(
+MINICPM = LayerwiseSpec(
     vocab_size=64,
     hidden_size=48,
     intermediate_size=80,
@@ -58,9 +58,9 @@ TEXTS = [[9, 4, 33, 2, 60, 7, 7, 21, 5, 13, 40, 8], [9, 4, 33, 2, 1, 50, 3], [11
 """Token ids; two texts are twice as long as the window, and two begin alike."""
 
 
-def decoder(spec: LayeredSpec) -> LayeredDecoder:
+def decoder(spec: LayerwiseSpec) -> LayerwiseDecoder:
     """Return one with random weights, its norms' too."""
-    module = LayeredDecoder(PretrainedConfig(), spec)
+    module = LayerwiseDecoder(PretrainedConfig(), spec)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -71,7 +71,7 @@ def decoder(spec: LayeredSpec) -> LayeredDecoder:
 
 
 @torch.inference_mode()
-def states(module: LayeredDecoder, texts: Sequence[list[int]], behind: int = 0) -> Tensor:
+def states(module: LayerwiseDecoder, texts: Sequence[list[int]], behind: int = 0) -> Tensor:
     """Return `[L + 2, N, D]`: what enters the first layer, what leaves each, and that of the last behind the norm.
 
     Args:
@@ -101,7 +101,7 @@ def theirs(model: Any, text: list[int]) -> Tensor:
     return torch.stack([answer.hidden_states[0][0], *(x.reshape(len(text), -1) for x in left), answer[0][0]])
 
 
-def shared_sizes(spec: LayeredSpec) -> dict[str, Any]:
+def shared_sizes(spec: LayerwiseSpec) -> dict[str, Any]:
     return {
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.hidden_size,
@@ -118,14 +118,14 @@ def shared_sizes(spec: LayeredSpec) -> dict[str, Any]:
     }
 
 
-def llama(module: LayeredDecoder) -> LlamaModel:
+def llama(module: LayerwiseDecoder) -> LlamaModel:
     """Return transformers' model with the same weights."""
     model = LlamaModel(LlamaConfig(**shared_sizes(module.spec))).eval()
     model.load_state_dict(module.state_dict())
     return model
 
 
-def gemma2(module: LayeredDecoder, **changes: Any) -> Gemma2Model:
+def gemma2(module: LayerwiseDecoder, **changes: Any) -> Gemma2Model:
     """Return transformers' model with the same weights, its scores uncapped."""
     special = {
         "query_pre_attn_scalar": 24,
@@ -184,7 +184,7 @@ def test_every_second_layer_has_a_window_the_first_included() -> None:
 
 
 @pytest.mark.parametrize(("spec", "make"), [(MINICPM, llama), (GEMMA2, gemma2)], ids=KINDS)
-def test_projections_may_have_a_bias(spec: LayeredSpec, make: Any) -> None:
+def test_projections_may_have_a_bias(spec: LayerwiseSpec, make: Any) -> None:
     module = decoder(replace(spec, projection_bias=True))
     assert module.layers[0].self_attn.o_proj.bias is not None
     torch.testing.assert_close(states(module, TEXTS[:1]), theirs(make(module), TEXTS[0]), rtol=BOUND, atol=BOUND)
@@ -239,7 +239,7 @@ def test_embeddings_are_scaled_by_a_factor_of_their_own_precision() -> None:
 
 @pytest.mark.parametrize(("spec", "make"), [(MINICPM, llama), (GEMMA2, gemma2)], ids=KINDS)
 @torch.inference_mode()
-def test_norms_round_where_transformers_own_do(spec: LayeredSpec, make: Any) -> None:
+def test_norms_round_where_transformers_own_do(spec: LayerwiseSpec, make: Any) -> None:
     module = decoder(spec).to(torch.bfloat16)
     x = torch.randn(400, 48, generator=torch.Generator().manual_seed(2)).to(torch.bfloat16)
     found, expected = module.norm(x), make(module).to(torch.bfloat16).norm(x)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from flagtriton.protocol.options.rerank import RerankOptions
-from flagtriton.protocol.settings import LayeredSettings
+from flagtriton.protocol.settings import LayerwiseSettings
 from flagtriton_server.engines.torch_packed.attention import PackedTexts
 from flagtriton_server.errors import RequestError
 from flagtriton_server.layerwise.decoder import rotation
-from flagtriton_server.layerwise.encode import Depth, LayeredRequest, check_parts, encode_layers
+from flagtriton_server.layerwise.encode import Depth, LayerwiseRequest, check_parts, encode_layers
 from flagtriton_server.layerwise.loading import LoadedDecoder, load_decoder
 from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
 from tests.support.steps.fake_backend import ids
@@ -38,7 +38,7 @@ def decoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LoadedDecode
     loaded = {}
     for model_class, make in MAKERS.items():
         checkpoint = make(folder / model_class, sliding_window=WINDOW)
-        loaded[model_class] = load_decoder(LayeredSettings(str(checkpoint), model_class, 512, 256, "fp32"), CPU)
+        loaded[model_class] = load_decoder(LayerwiseSettings(str(checkpoint), model_class, 512, 256, "fp32"), CPU)
     return loaded
 
 
@@ -59,13 +59,13 @@ def rows(count: int, seed: int = 0) -> list[tuple[list[int], int, int]]:
     return found
 
 
-def asked(decoder: LoadedDecoder, of: Sequence[tuple[list[int], int, int]], **options: Any) -> LayeredRequest:
+def asked(decoder: LoadedDecoder, of: Sequence[tuple[list[int], int, int]], **options: Any) -> LayerwiseRequest:
     tokens, starts, ends = zip(*of, strict=True)
     places = (np.array(column, dtype=np.int32)[:, None] for column in (starts, ends))
-    return LayeredRequest.of(decoder.spec, ids(*tokens), *places, RerankOptions(**options))
+    return LayerwiseRequest.of(decoder.spec, ids(*tokens), *places, RerankOptions(**options))
 
 
-def vectors(decoder: LoadedDecoder, *requests: LayeredRequest, budget: int = BUDGET) -> list[Tensor]:
+def vectors(decoder: LoadedDecoder, *requests: LayerwiseRequest, budget: int = BUDGET) -> list[Tensor]:
     return encode_layers(decoder, requests, budget)
 
 
@@ -165,7 +165,7 @@ def test_requests_for_different_layers_share_their_passes(
     requests = [asked(decoder, rows(3), cutoff_layers=layers) for layers in ((2, 6), (6,), (3, 4, 6))]
     tokens = 3 * sum(len(row) for row, _, _ in rows(3))
     with passes(decoder, monkeypatch) as seen:
-        found = vectors(replace(decoder, shared_within=0), *requests)
+        found = vectors(replace(decoder, max_shared_length=0), *requests)
     assert seen == [(layer, tokens) for layer in range(6)]
     assert [of.shape[1] for of in found] == [2, 1, 3]
 
@@ -175,7 +175,7 @@ def test_requests_of_different_depth_do_not_mix(decoder: LoadedDecoder, monkeypa
     tokens = sum(len(row) for row, _, _ in of)
     requests = [asked(decoder, of, cutoff_layers=layers) for layers in ((3,), (2,), (2, 3))]
     with passes(decoder, monkeypatch) as seen:
-        vectors(replace(decoder, shared_within=0), *requests)
+        vectors(replace(decoder, max_shared_length=0), *requests)
     assert seen == [(0, 2 * tokens), (1, 2 * tokens), (2, 2 * tokens), (0, tokens), (1, tokens)]
 
 
@@ -239,7 +239,7 @@ def test_rows_with_a_common_beginning_share_it_and_their_vectors_stay(
     with passes(decoder, monkeypatch) as seen:
         found = vectors(decoder, *requests)
     assert seen == [(layer, sum(len(row) for row, _, _ in of) - 4 * 20) for layer in range(6)]
-    alone = vectors(replace(decoder, shared_within=0), *requests)
+    alone = vectors(replace(decoder, max_shared_length=0), *requests)
     for ours, expected in zip(found, alone, strict=True):
         torch.testing.assert_close(ours, expected, rtol=BOUND, atol=BOUND)
 
@@ -253,7 +253,7 @@ def test_rows_whose_passages_are_merged_share_their_query(
         (found,) = vectors(decoder, merging)
     apart = sum(len(row) for row, _, _ in of) - 4 * 20
     assert [tokens for _, tokens in seen] == [apart] * 3 + [apart - 6 * 2] * 3
-    (alone,) = vectors(replace(decoder, shared_within=0), merging)
+    (alone,) = vectors(replace(decoder, max_shared_length=0), merging)
     torch.testing.assert_close(found, alone, rtol=BOUND, atol=BOUND)
 
 
@@ -264,7 +264,7 @@ def test_what_passages_begin_with_is_not_shared_where_they_are_merged(decoder: L
         merging = asked(decoder, pairs, compress_ratio=3, compress_layers=(2,))
         torch.testing.assert_close(
             vectors(decoder, merging)[0],
-            vectors(replace(decoder, shared_within=0), merging)[0],
+            vectors(replace(decoder, max_shared_length=0), merging)[0],
             rtol=BOUND,
             atol=BOUND,
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token ids and scores of layered rerankers, in process, against golden values of FlagEmbedding 1.4.2.
+"""Token ids and scores of layerwise rerankers, in process, against golden values of FlagEmbedding 1.4.2.
 
 The server is held to these values by `tests/parity/test_layered_reranker_golden.py`, save for heads at every second
 layer. Left out is what FlagEmbedding leaves uncut, and layers without a head that it drops: both are refused here.
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol.model_classes import PASSAGE_INSTRUCTION, QUERY_INSTRUCTION, model_class_row
 from flagtriton.protocol.options.rerank import RerankOptions
-from flagtriton.protocol.settings import LayeredSettings, RerankerHeadSettings
+from flagtriton.protocol.settings import LayerwiseSettings, RerankerHeadSettings
 from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_END, PASSAGE_START
-from flagtriton_server.layerwise.encode import LayeredRequest, encode_layers
+from flagtriton_server.layerwise.encode import LayerwiseRequest, encode_layers
 from flagtriton_server.layerwise.loading import load_decoder
 from flagtriton_server.loading.encoder import choose_precision
 from flagtriton_server.steps.reranker_heads import load_reranker_head
@@ -97,8 +97,8 @@ def test_scores_of_heads_at_every_second_layer_are_the_references(
         compress_layers=tuple(arguments.get("compress_layers", (8,))),
     )
     made = rows(name, checkpoints[name], arguments)
-    decoder = load_decoder(LayeredSettings(checkpoint, model_class, 2048, 4096, "fp32"), CPU)
-    request = LayeredRequest.of(decoder.spec, made[INPUT_IDS], made[PASSAGE_START], made[PASSAGE_END], options)
+    decoder = load_decoder(LayerwiseSettings(checkpoint, model_class, 2048, 4096, "fp32"), CPU)
+    request = LayerwiseRequest.of(decoder.spec, made[INPUT_IDS], made[PASSAGE_START], made[PASSAGE_END], options)
     head_settings = RerankerHeadSettings(checkpoint, "fp32", model_class=model_class)
     head = load_reranker_head(head_settings, choose_precision("fp32", CPU), CPU)
     scores = head(encode_layers(decoder, [request], 4096)[0], options).T.squeeze(0)

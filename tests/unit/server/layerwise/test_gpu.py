@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layered rerankers on CUDA: what leaves the network there is what leaves it on a processor."""
+"""Layerwise rerankers on CUDA: what leaves the network there is what leaves it on a processor."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 
 from flagtriton.protocol.options.rerank import RerankOptions
-from flagtriton.protocol.settings import LayeredSettings
-from flagtriton_server.layerwise.encode import LayeredRequest, encode_layers
+from flagtriton.protocol.settings import LayerwiseSettings
+from flagtriton_server.layerwise.encode import LayerwiseRequest, encode_layers
 from flagtriton_server.layerwise.loading import load_decoder
 from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
 
@@ -23,12 +23,12 @@ MAKERS = {"decoder-only-layerwise": make_layerwise, "decoder-only-lightweight": 
 
 def vectors(checkpoint: Path, model_class: str, device: str, precision: str, options: RerankOptions) -> torch.Tensor:
     """Return `[P, K, D]` float32 of six rows that begin with one query."""
-    decoder = load_decoder(LayeredSettings(str(checkpoint), model_class, 512, 4096, precision), torch.device(device))
+    decoder = load_decoder(LayerwiseSettings(str(checkpoint), model_class, 512, 4096, precision), torch.device(device))
     random = np.random.default_rng(0)
     input_ids = random.integers(4, 250, (6, 90)).astype(np.int32)
     input_ids[:, :20] = input_ids[0, :20]
     starts, ends = np.full((6, 1), 20, dtype=np.int32), random.integers(20, 80, (6, 1)).astype(np.int32)
-    request = LayeredRequest.of(decoder.spec, input_ids, starts, ends, options)
+    request = LayerwiseRequest.of(decoder.spec, input_ids, starts, ends, options)
     return encode_layers(decoder, [request], 4096)[0].float()
 
 

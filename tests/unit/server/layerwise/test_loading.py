@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from flagtriton.protocol.settings import LayeredSettings
+from flagtriton.protocol.settings import LayerwiseSettings
 from flagtriton_server.layerwise.loading import LoadedDecoder, load_decoder, load_layer_heads, read_spec
 from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
 
@@ -31,8 +31,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {model_class: make(folder / model_class) for model_class, make in MAKERS.items()}
 
 
-def settings(checkpoint: Path, model_class: str = LAYERWISE, **more: Any) -> LayeredSettings:
-    return LayeredSettings(str(checkpoint), model_class, **{"max_length": 512, "token_budget": 256, **more})
+def settings(checkpoint: Path, model_class: str = LAYERWISE, **more: Any) -> LayerwiseSettings:
+    return LayerwiseSettings(str(checkpoint), model_class, **{"max_length": 512, "token_budget": 256, **more})
 
 
 def load(checkpoint: Path, model_class: str = LAYERWISE, **more: Any) -> LoadedDecoder:
@@ -231,7 +231,7 @@ def test_rows_share_prefixes_as_long_as_no_window_is_shorter(
     tmp_path: Path, model_class: str, changes: dict[str, Any], max_length: int, within: int
 ) -> None:
     checkpoint = MAKERS[model_class](tmp_path / "checkpoint", **changes)
-    assert load(checkpoint, model_class, max_length=max_length).shared_within == within
+    assert load(checkpoint, model_class, max_length=max_length).max_shared_length == within
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(

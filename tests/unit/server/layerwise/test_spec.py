@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flagtriton_server.errors import RequestError
-from flagtriton_server.layerwise.spec import LayeredSpec
+from flagtriton_server.layerwise.spec import LayerwiseSpec
 
 LAYERWISE, LIGHTWEIGHT = "decoder-only-layerwise", "decoder-only-lightweight"
 
@@ -54,18 +54,18 @@ GEMMA2: dict[str, Any] = {
 CONFIGS = {LAYERWISE: MINICPM, LIGHTWEIGHT: GEMMA2}
 
 
-def spec(model_class: str, **changes: Any) -> LayeredSpec:
-    return LayeredSpec.of({**CONFIGS[model_class], **changes}, model_class)
+def spec(model_class: str, **changes: Any) -> LayerwiseSpec:
+    return LayerwiseSpec.of({**CONFIGS[model_class], **changes}, model_class)
 
 
-def without(model_class: str, *names: str) -> LayeredSpec:
+def without(model_class: str, *names: str) -> LayerwiseSpec:
     """Return what is read where some entries are missing."""
     config = {name: value for name, value in CONFIGS[model_class].items() if name not in names}
-    return LayeredSpec.of(config, model_class)
+    return LayerwiseSpec.of(config, model_class)
 
 
 def test_every_field_of_minicpm_is_read() -> None:
-    assert spec(LAYERWISE) == LayeredSpec(
+    assert spec(LAYERWISE) == LayerwiseSpec(
         vocab_size=300,
         hidden_size=48,
         intermediate_size=96,
@@ -90,7 +90,7 @@ def test_every_field_of_minicpm_is_read() -> None:
 
 
 def test_every_field_of_gemma_2_is_read() -> None:
-    assert spec(LIGHTWEIGHT) == LayeredSpec(
+    assert spec(LIGHTWEIGHT) == LayerwiseSpec(
         vocab_size=300,
         hidden_size=48,
         intermediate_size=96,
@@ -171,7 +171,7 @@ def test_a_plain_gemma_2_is_refused() -> None:
 )
 def test_neither_class_takes_the_others_checkpoint(model_class: str, config: dict[str, Any], entry: str) -> None:
     with pytest.raises(ValueError, match=f"config.json has {entry} .*; this version serves"):
-        LayeredSpec.of(config, model_class)
+        LayerwiseSpec.of(config, model_class)
 
 
 REQUIRED = {LAYERWISE: [*SIZES], LIGHTWEIGHT: [*SIZES, "head_dim", "num_key_value_heads", "query_pre_attn_scalar"]}

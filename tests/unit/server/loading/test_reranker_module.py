@@ -20,7 +20,7 @@ from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_START
 from flagtriton_server.engines.encode import encode_pooled
 from flagtriton_server.engines.pooling import cls_pool
 from flagtriton_server.loading.encoder import choose_precision, load_encoder
-from flagtriton_server.loading.reranker_module import WithItsHead
+from flagtriton_server.loading.reranker_module import ScoreAsHiddenState
 from flagtriton_server.steps.reranker_heads import load_reranker_head
 from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, encode_pairs
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
@@ -82,4 +82,4 @@ def test_an_encoder_that_is_not_berts_kin_runs_whole(tmp_path: Path) -> None:
 
 def test_a_head_for_several_labels_is_refused() -> None:
     with pytest.raises(ValueError, match="mine has a head for 2 labels; a reranker has one"):
-        WithItsHead(torch.nn.Identity(), 2, "mine")
+        ScoreAsHiddenState(torch.nn.Identity(), 2, "mine")

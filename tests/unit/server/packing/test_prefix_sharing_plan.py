@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton_server.packing.prefix_sharing`: how families and other texts are laid out in forward passes."""
+"""`flagtriton_server.packing.prefix_sharing`: how prefix_groups and other texts are laid out in forward passes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import pytest
 from numpy.typing import NDArray
 
 from flagtriton_server.packing.prefix_sharing import (
-    LEAST_SHARED,
-    Family,
+    MIN_PREFIX,
+    PrefixGroup,
     Segments,
-    find_families,
+    find_prefix_groups,
     plan_segments,
     whole_texts,
 )
 from flagtriton_server.packing.ragged import token_indices
 
 
-def plan(lengths: list[int], families: list[tuple[list[int], int]], token_budget: int) -> list[Segments]:
-    given = [Family(np.array(rows), prefix) for rows, prefix in families]
+def plan(lengths: list[int], prefix_groups: list[tuple[list[int], int]], token_budget: int) -> list[Segments]:
+    given = [PrefixGroup(np.array(rows), prefix) for rows, prefix in prefix_groups]
     return plan_segments(np.array(lengths, dtype=np.int64), given, token_budget)
 
 
@@ -111,7 +111,7 @@ def test_texts_without_tokens_are_in_no_pass() -> None:
 
 def test_the_lengths_that_are_given_are_left_as_they_are() -> None:
     lengths = np.array([6, 6, 3])
-    plan_segments(lengths, [Family(np.array([0, 1]), 4)], token_budget=100)
+    plan_segments(lengths, [PrefixGroup(np.array([0, 1]), 4)], token_budget=100)
     assert lengths.tolist() == [6, 6, 3]
 
 
@@ -158,9 +158,9 @@ def rebuilt(batch: Segments, tokens: NDArray[np.int64]) -> dict[int, list[int]]:
 def test_every_text_is_rebuilt_once_from_the_segments_of_all_passes(seed: int, token_budget: int) -> None:
     texts = random_texts(seed)
     tokens, lengths = np.concatenate(texts).astype(np.int64), np.array([len(text) for text in texts])
-    families = find_families(tokens, lengths, longest=100, least=3)
-    assert families
-    parts = [rebuilt(batch, tokens) for batch in plan_segments(lengths, families, token_budget)]
+    prefix_groups = find_prefix_groups(tokens, lengths, longest=100, least=3)
+    assert prefix_groups
+    parts = [rebuilt(batch, tokens) for batch in plan_segments(lengths, prefix_groups, token_budget)]
     assert sum(map(len, parts)) == sum(1 for text in texts if text)
     together = {row: text for part in parts for row, text in part.items()}
     assert together == {row: text for row, text in enumerate(texts) if text}
@@ -173,7 +173,7 @@ def test_a_pass_keeps_its_budget_but_for_one_text_or_half_as_much_behind_one_pre
 ) -> None:
     texts = random_texts(seed)
     tokens, lengths = np.concatenate(texts).astype(np.int64), np.array([len(text) for text in texts])
-    for batch in plan_segments(lengths, find_families(tokens, lengths, longest=100, least=3), token_budget):
+    for batch in plan_segments(lengths, find_prefix_groups(tokens, lengths, longest=100, least=3), token_budget):
         if batch.lengths.sum() > token_budget:
             assert (batch.parents < 0).sum() == 1  # a long text alone, or one prefix and what stands behind it
             assert batch.lengths[1:].sum() <= token_budget // 2
@@ -183,7 +183,7 @@ def test_a_pass_keeps_its_budget_but_for_one_text_or_half_as_much_behind_one_pre
 def test_every_prefix_stands_before_two_texts_or_more_and_has_no_parent(seed: int) -> None:
     texts = random_texts(seed)
     tokens, lengths = np.concatenate(texts).astype(np.int64), np.array([len(text) for text in texts])
-    for batch in plan_segments(lengths, find_families(tokens, lengths, longest=100, least=3), 60):
+    for batch in plan_segments(lengths, find_prefix_groups(tokens, lengths, longest=100, least=3), 60):
         prefixes = np.flatnonzero(batch.rows < 0)
         assert (batch.parents[prefixes] == -1).all()
         assert set(batch.parents.tolist()) - {-1} == set(prefixes.tolist())
@@ -196,19 +196,17 @@ def test_sharing_leaves_fewer_tokens_to_compute() -> None:
     assert batch.lengths.sum() == 2_280
 
 
-@pytest.mark.parametrize(
-    ("most", "found"), [(50, [40]), (40, [40]), (20, [20]), (LEAST_SHARED, [LEAST_SHARED]), (15, [])]
-)
+@pytest.mark.parametrize(("most", "found"), [(50, [40]), (40, [40]), (20, [20]), (MIN_PREFIX, [MIN_PREFIX]), (15, [])])
 def test_a_prefix_is_kept_within_what_each_text_may_share(most: int, found: list[int]) -> None:
     texts = [[*range(40), end] for end in (50, 51)]
-    families = find_families(np.concatenate(texts), np.array([41, 41]), 100, most=np.array([most, 60]))
-    assert [family.prefix for family in families] == found
+    prefix_groups = find_prefix_groups(np.concatenate(texts), np.array([41, 41]), 100, most=np.array([most, 60]))
+    assert [family.prefix for family in prefix_groups] == found
 
 
 def test_one_query_is_one_prefix_whatever_its_passages_begin_with() -> None:
     query = [*range(20)]
     texts = [[*query, *range(first, first + 30), end] for first in (100, 200, 300) for end in (7, 8, 9)]
     ids, lengths = np.concatenate(texts), np.full(9, 51)
-    (family,) = find_families(ids, lengths, 100, most=np.full(9, 20))
+    (family,) = find_prefix_groups(ids, lengths, 100, most=np.full(9, 20))
     assert (family.prefix, sorted(family.rows.tolist())) == (20, [*range(9)])
-    assert len(find_families(ids, lengths, 100)) == 3
+    assert len(find_prefix_groups(ids, lengths, 100)) == 3

@@ -309,7 +309,7 @@ def test_a_single_instance_takes_all_there_is(queued_step: Any, step: Step) -> N
 
 
 def test_a_request_that_has_no_chance_is_refused_and_not_queued(queued_step: Any, step: Step) -> None:
-    queued = started(queued_step, step, may_enter=lambda bulk: bulk)
+    queued = started(queued_step, step, admits=lambda bulk: bulk)
     hopeless, other = request("a"), request("b", 2, bulk=True)
     assert queued.execute([hopeless, other]) == [None, None]
     step.open()

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from flagtriton.protocol.settings import EncoderSettings, LayeredSettings
+from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings
 from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
 from tests.support.checkpoints.tiny import make_bert, make_decoder, make_m3
 from tests.support.steps.fake_backend import Request, Response, Sender, answered, ids, imported_steps, started
@@ -64,16 +64,16 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         yield modules
 
 
-def settings_of(checkpoints: dict[str, Path], name: str, **more: Any) -> EncoderSettings | LayeredSettings:
+def settings_of(checkpoints: dict[str, Path], name: str, **more: Any) -> EncoderSettings | LayerwiseSettings:
     checkpoint, options = STEPS[name]
     given = {"token_budget": 96, "precision": "fp32", **options, **more}
     if checkpoint in ("layerwise", "lightweight"):
-        return LayeredSettings(str(checkpoints[checkpoint]), f"decoder-only-{checkpoint}", 64, **given)
+        return LayerwiseSettings(str(checkpoints[checkpoint]), f"decoder-only-{checkpoint}", 64, **given)
     return EncoderSettings(str(checkpoints[checkpoint]), 64, **given)
 
 
-def begun(steps: SimpleNamespace, settings: EncoderSettings | LayeredSettings) -> Any:
-    return started(steps.layerwise_encoder if isinstance(settings, LayeredSettings) else steps.encoder, settings)
+def begun(steps: SimpleNamespace, settings: EncoderSettings | LayerwiseSettings) -> Any:
+    return started(steps.layerwise_encoder if isinstance(settings, LayerwiseSettings) else steps.encoder, settings)
 
 
 def layers_of(step: Any) -> list[nn.Module]:
@@ -82,7 +82,7 @@ def layers_of(step: Any) -> list[nn.Module]:
 
 
 def request(texts: list[list[int]], sender: Sender | None = None, **options: Any) -> Request:
-    """Return one that every step takes; of a layered reranker's, the passage is all but the prefix."""
+    """Return one that every step takes; of a layerwise reranker's, the passage is all but the prefix."""
     ends = {"passage_start": [len(PREFIX)] * len(texts), "passage_end": [len(text) for text in texts]}
     tensors = {name: np.array(of, dtype=np.int32)[:, None] for name, of in ends.items()}
     return Request({"input_ids": ids(*texts), **tensors}, json.dumps(options), sender or Sender())
@@ -248,7 +248,7 @@ class Told:
     def start(self, load: Callable[[], None]) -> None:
         load()
 
-    def pause_between_layers(self, module: nn.Module) -> None:
+    def enable_layer_preemption(self, module: nn.Module) -> None:
         pass
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder step of layered rerankers with a stand-in for Triton's own module: requests of all kinds in one batch."""
+"""The encoder step of layerwise rerankers, with a stand-in for Triton's module: all kinds of requests in one batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from flagtriton.protocol.settings import LayeredSettings
+from flagtriton.protocol.settings import LayerwiseSettings
 from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
 from tests.support.steps.fake_backend import Request, answered, ids, imported_steps, responses_of, started
 
@@ -38,7 +38,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 def encoder(
     steps: SimpleNamespace, checkpoints: dict[str, Path], model_class: str = LIGHTWEIGHT, precision: str = "fp32"
 ) -> Any:
-    settings = LayeredSettings(str(checkpoints[model_class]), model_class, 32, token_budget=64, precision=precision)
+    settings = LayerwiseSettings(str(checkpoints[model_class]), model_class, 32, token_budget=64, precision=precision)
     return started(steps.layerwise_encoder, settings)
 
 

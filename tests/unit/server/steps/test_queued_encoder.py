@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from flagtriton.protocol.runtime_files import flag_path
-from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, QueueLimits
+from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings, QueueLimits
 from flagtriton_server.backend.backpressure import BackpressureFlag
 from tests.support.steps.fake_backend import Request, imported_steps
 from tests.support.steps.jobs import settable_clock
@@ -41,7 +41,7 @@ def encoder(queued_encoder: Any, run: Callable[[list[Any]], list[Any]] = list, *
 # What may wait.
 
 
-@pytest.mark.parametrize("made", [EncoderSettings("a/b", 64, 4096), LayeredSettings("a/b", "c", 64, 4096)])
+@pytest.mark.parametrize("made", [EncoderSettings("a/b", 64, 4096), LayerwiseSettings("a/b", "c", 64, 4096)])
 def test_what_may_wait_follows_from_the_token_budget_unless_it_is_said(queued_encoder: Any, made: Any) -> None:
     assert queued_encoder.queue_limits(made) == QueueLimits(128, 131_072, 60.0)
 
@@ -57,7 +57,7 @@ def test_what_may_wait_follows_from_the_token_budget_unless_it_is_said(queued_en
 )
 def test_what_may_wait_is_what_is_said(queued_encoder: Any, said: dict[str, Any], expected: QueueLimits) -> None:
     assert queued_encoder.queue_limits(EncoderSettings("a/b", 64, 4096, **said)) == expected
-    assert queued_encoder.queue_limits(LayeredSettings("a/b", "c", 64, 4096, **said)) == expected
+    assert queued_encoder.queue_limits(LayerwiseSettings("a/b", "c", 64, 4096, **said)) == expected
 
 
 @pytest.mark.parametrize(("count", "up"), [(1, True), (2, False)])
@@ -83,7 +83,7 @@ class Passes:
         self.seen: list[int] = []
         self.queued = encoder(queued_encoder, self.run)
         if pauses:
-            self.queued.pause_between_layers(Network())
+            self.queued.enable_layer_preemption(Network())
         self.queued.start()
 
     def run(self, work: list[Any]) -> list[Any]:
@@ -151,15 +151,15 @@ def test_others_may_pass_before_every_layer_and_nowhere_else(
 ) -> None:
     seen: list[str] = []
     monkeypatch.setattr(
-        "flagtriton_server.backend.scheduler.Worker.let_interactive_pass", lambda _: seen.append("pause")
+        "flagtriton_server.backend.scheduler.Worker.run_interactive_now", lambda _: seen.append("pause")
     )
     queued = encoder(queued_encoder)
     network = Network()
-    queued.pause_between_layers(network)
+    queued.enable_layer_preemption(network)
     network(seen)
     assert seen == ["pause", "layer0", "pause", "layer1", "pause", "layer2", "head", "head"]
 
 
 def test_a_network_without_layers_has_no_pauses(queued_encoder: Any) -> None:
     queued = encoder(queued_encoder)
-    queued.pause_between_layers(nn.Sequential(nn.Linear(1, 1)))
+    queued.enable_layer_preemption(nn.Sequential(nn.Linear(1, 1)))

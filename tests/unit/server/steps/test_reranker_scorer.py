@@ -23,7 +23,7 @@ from tests.support.steps.fake_backend import Request, answered, imported_steps, 
 
 ENCODER, LLM = "encoder-only-base", "decoder-only-base"
 LAYERWISE, LIGHTWEIGHT = "decoder-only-layerwise", "decoder-only-lightweight"
-LAYERED = [LAYERWISE, LIGHTWEIGHT]
+LAYERWISE_CLASSES = [LAYERWISE, LIGHTWEIGHT]
 WIDTH = 48
 MAKERS: dict[str, Callable[[Path], Path]] = {
     ENCODER: lambda folder: make_reranker(folder, make_bert),
@@ -69,7 +69,7 @@ def states(of: Tensor, options: str = "") -> Request:
 
 
 def rows(checkpoint: Path, *heads: int) -> Tensor:
-    """Return `[K, D]`, some heads of a layered reranker."""
+    """Return `[K, D]`, some heads of a layerwise reranker."""
     weights = load_file(checkpoint / "model.safetensors")
     return torch.cat([weights[f"lm_head.{head}.linear_head.weight"] for head in heads])
 
@@ -108,7 +108,7 @@ def test_a_normalised_score_is_the_sigmoid(start: Start, model_class: str) -> No
     assert_scores(normalised, torch.from_numpy(plain["score"]).sigmoid())
 
 
-@pytest.mark.parametrize("model_class", LAYERED)
+@pytest.mark.parametrize("model_class", LAYERWISE_CLASSES)
 def test_requests_with_different_options_get_what_each_gets_alone(start: Start, model_class: str) -> None:
     step = start(model_class)
     requests = [
@@ -150,7 +150,7 @@ BAD: dict[str, tuple[Request, str]] = {
 
 
 @pytest.mark.parametrize(("bad", "said"), BAD.values(), ids=BAD)
-@pytest.mark.parametrize("model_class", LAYERED)
+@pytest.mark.parametrize("model_class", LAYERWISE_CLASSES)
 def test_a_bad_request_fails_alone(start: Start, model_class: str, bad: Request, said: str) -> None:
     step, good = start(model_class), [states(vectors(2)), states(vectors(1, 2), '{"cutoff_layers": "2,4"}')]
     before, refused, behind = step.execute([good[0], bad, good[1]])

@@ -134,7 +134,7 @@ def test_others_may_pass_between_long_texts_and_use_the_tokenizer(tokenizer: Tex
         passed.append(tokenizer.bare_ids(["the lazy dog"]))
 
     expected = tokenizer.encode([TextBatch([LETTERS] * 8, 4_000)])
-    tokenizer.let_others_pass(pass_)
+    tokenizer.on_between_texts(pass_)
     answers = tokenizer.encode([TextBatch([LETTERS] * 8, 4_000)])
     assert len(passed) >= 7
     assert passed[0] == tokenizer.bare_ids(["the lazy dog"])
@@ -143,7 +143,7 @@ def test_others_may_pass_between_long_texts_and_use_the_tokenizer(tokenizer: Tex
 
 def test_others_may_pass_between_portions_of_many_short_texts(tokenizer: TextTokenizer) -> None:
     passed: list[bool] = []
-    tokenizer.let_others_pass(lambda: passed.append(True))
+    tokenizer.on_between_texts(lambda: passed.append(True))
     texts = [f"a fox {number}" for number in range(10_000)]
     assert tokenizer.bare_ids(texts)[-1] == tokenizer.bare_ids(texts[-1:])[0]
     assert len(passed) >= 2
@@ -151,7 +151,7 @@ def test_others_may_pass_between_portions_of_many_short_texts(tokenizer: TextTok
 
 def test_others_may_pass_while_a_text_that_cannot_be_cut_is_tokenised(tokenizer: TextTokenizer) -> None:
     passed: list[object] = []
-    tokenizer.let_others_pass(lambda: passed.append(tokenizer.bare_ids(["a"])))
+    tokenizer.on_between_texts(lambda: passed.append(tokenizer.bare_ids(["a"])))
     assert tokenizer.bare_ids(["x" * 200_000], 3) == [[1]]
     assert passed
 

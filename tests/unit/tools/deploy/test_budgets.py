@@ -10,7 +10,7 @@ import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from flagtriton.protocol.parameters import read_parameters
-from flagtriton.protocol.settings import EncoderSettings, LayeredSettings, TokenizerSettings
+from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings, TokenizerSettings
 from flagtriton_tools.cli.main import main
 from flagtriton_tools.deploy.budgets import TOKEN_BUDGETS, queue_settings, token_budget
 from flagtriton_tools.deploy.build import AddOptions, build
@@ -31,7 +31,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "model_type": "gemma",
         "pooling_method": None,
     },
-    "a layered reranker": {"task": "rerank", "model_class": "decoder-only-layerwise", "pooling_method": None},
+    "a layerwise reranker": {"task": "rerank", "model_class": "decoder-only-layerwise", "pooling_method": None},
 }
 each_model = pytest.mark.parametrize("known", MODELS.values(), ids=MODELS)
 
@@ -42,7 +42,7 @@ def limits(step: ModelConfig) -> tuple[int | None, int | None, float | None]:
     if "token_budget" not in told:
         cls: Any = TokenizerSettings
     else:
-        cls = LayeredSettings if "model_class" in told else EncoderSettings
+        cls = LayerwiseSettings if "model_class" in told else EncoderSettings
     settings = read_parameters(cls, told)
     return settings.queue_requests, settings.queue_tokens, settings.queue_timeout_s
 

@@ -13,7 +13,7 @@ from flagtriton.protocol.deployment import Deployment
 from flagtriton.protocol.parameters import read_parameters
 from flagtriton.protocol.settings import (
     EncoderSettings,
-    LayeredSettings,
+    LayerwiseSettings,
     RerankerHeadSettings,
     TokenizerSettings,
     read_settings,
@@ -26,8 +26,8 @@ from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight
 from tests.support.checkpoints.tiny import make_decoder
 
 BASE, LAYERWISE, LIGHTWEIGHT = "decoder-only-base", "decoder-only-layerwise", "decoder-only-lightweight"
-LAYERED = [LAYERWISE, LIGHTWEIGHT]
-CLASSES = [BASE, *LAYERED]
+LAYERWISE_CLASSES = [LAYERWISE, LIGHTWEIGHT]
+CLASSES = [BASE, *LAYERWISE_CLASSES]
 MODEL_TYPES = {BASE: "gemma", LAYERWISE: "minicpm", LIGHTWEIGHT: "cost_wise_gemma"}
 STEPS = ["ranker_tokenizer", "ranker_encoder", "ranker_scorer"]
 ASKED_TO_RERANK = {"task": "rerank"}
@@ -85,7 +85,7 @@ def test_a_pair_goes_in_and_a_score_or_one_a_layer_comes_out(model_class: str, d
 
 @pytest.mark.parametrize("model_class", CLASSES)
 def test_only_layered_steps_learn_where_a_passage_is(model_class: str) -> None:
-    parts = {"passage_start": (8, [1]), "passage_end": (8, [1])} if model_class in LAYERED else {}
+    parts = {"passage_start": (8, [1]), "passage_end": (8, [1])} if model_class in LAYERWISE_CLASSES else {}
     tokenizer, encoder = (models(model_class)[name].config for name in STEPS[:2])
     ids = {"input_ids": (8, [-1])}
     assert tensors(tokenizer.output) == {**ids, "token_count": (8, [1]), **parts}
@@ -113,12 +113,12 @@ def test_a_plain_decoder_sends_the_last_tokens_states() -> None:
     assert settings(EncoderSettings, found["ranker_encoder"]) == expected
 
 
-@pytest.mark.parametrize("model_class", LAYERED)
+@pytest.mark.parametrize("model_class", LAYERWISE_CLASSES)
 def test_a_layered_decoder_is_told_its_class(model_class: str) -> None:
     found = models(model_class, precision="fp16", max_length=600, revision="v2", token_budget=99)
     queue = {"queue_requests": 64, "queue_tokens": 32 * 99, "queue_timeout_s": 60.0}
-    expected = LayeredSettings("org/ranker", model_class, 2048, 99, "fp16", "v2", **queue)
-    assert settings(LayeredSettings, found["ranker_encoder"]) == expected
+    expected = LayerwiseSettings("org/ranker", model_class, 2048, 99, "fp16", "v2", **queue)
+    assert settings(LayerwiseSettings, found["ranker_encoder"]) == expected
 
 
 @pytest.mark.parametrize("model_class", CLASSES)
@@ -198,7 +198,7 @@ def test_an_adapter_for_an_encoder_reranker_is_refused() -> None:
         models("encoder-only-base", peft="maker/lora")
 
 
-@pytest.mark.parametrize("model_class", LAYERED)
+@pytest.mark.parametrize("model_class", LAYERWISE_CLASSES)
 def test_a_layered_reranker_is_not_spread_over_gpus(model_class: str) -> None:
     with pytest.raises(ToolError, match=f"^--shard: ranker is {model_class}, which runs on one device"):
         models(model_class, shard=True, device="gpu:0,1")
@@ -216,7 +216,9 @@ def test_on_a_gpu_the_encoder_is_there_in_bf16_and_the_scorer_beside_it_on_the_p
     kinds = {name: (each.Kind.Name(each.kind), list(each.gpus), each.count) for name, each in group.items()}
     cpu = ("KIND_CPU", [], 1)
     assert kinds == dict(zip(STEPS, [cpu, ("KIND_GPU", [1], 2), cpu], strict=True))
-    encoder = settings(LayeredSettings if model_class in LAYERED else EncoderSettings, found["ranker_encoder"])
+    encoder = settings(
+        LayerwiseSettings if model_class in LAYERWISE_CLASSES else EncoderSettings, found["ranker_encoder"]
+    )
     scorer = settings(RerankerHeadSettings, found["ranker_scorer"])
     assert (encoder.precision, encoder.token_budget) == ("bf16", TOKEN_BUDGETS["gpu"])
     assert (scorer.precision, scorer.device) == ("bf16", "gpu")
@@ -281,7 +283,7 @@ def test_a_smaller_max_length_leaves_rows_their_positions() -> None:
     smaller = models(LAYERWISE, max_length=600)
     assert settings(TokenizerSettings, smaller["ranker_tokenizer"]).max_length == 600
     assert settings(TokenizerSettings, smaller["ranker_tokenizer"]).positions == 2048
-    assert settings(LayeredSettings, smaller["ranker_encoder"]).max_length == 2048
+    assert settings(LayerwiseSettings, smaller["ranker_encoder"]).max_length == 2048
     assert settings(TokenizerSettings, models(LAYERWISE)["ranker_tokenizer"]).positions is None
 
 
