@@ -11,7 +11,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from flagtriton import BGEM3FlagModel
-from flagtriton.protocol.tensors import INPUT_IDS, PAST_END, TEXT
+from flagtriton.protocol.tensors import INPUT_IDS, NO_TOKEN, TEXT
 from flagtriton.protocol.text import text_tensor
 from tests.conftest import Served
 from tests.support.checkpoints.tiny import TEXTS
@@ -114,7 +114,7 @@ def test_token_ids_are_the_reference_tokenizers(max_length: int, served: Served)
         outputs = [triton.InferRequestedOutput(INPUT_IDS.name)]
         result = client.infer("m3_tokenizer", [tensor], outputs=outputs, parameters={"max_length": max_length})
     rows = result.as_numpy(INPUT_IDS.name)
-    assert [[int(i) for i in row if i != PAST_END] for row in rows] == expected
+    assert [[int(i) for i in row if i != NO_TOKEN] for row in rows] == expected
 
 
 @pytest.mark.parametrize("normalize", [True, False])

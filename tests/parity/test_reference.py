@@ -11,7 +11,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from flagtriton import FlagModel
-from flagtriton.protocol.tensors import INPUT_IDS, PAST_END, TEXT
+from flagtriton.protocol.tensors import INPUT_IDS, NO_TOKEN, TEXT
 from flagtriton.protocol.text import text_tensor
 from tests.conftest import Served
 from tests.support.checkpoints.tiny import TEXTS
@@ -73,7 +73,7 @@ def test_token_ids_are_the_reference_tokenizers(name: str, max_length: int, serv
     tensor.set_data_from_numpy(text_tensor(texts))
     rows = client.infer(f"{name}_tokenizer", [tensor], parameters={"max_length": max_length}).as_numpy(INPUT_IDS.name)
     client.close()
-    assert [[int(i) for i in row if i != PAST_END] for row in rows] == expected["input_ids"]
+    assert [[int(i) for i in row if i != NO_TOKEN] for row in rows] == expected["input_ids"]
 
 
 @pytest.mark.parametrize("name", TINY)

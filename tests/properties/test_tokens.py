@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_END, PASSAGE_START, TOKEN_COUNT, Tensor
+from flagtriton.protocol.tensors import INPUT_IDS, PASSAGE_END, PASSAGE_START, TOKEN_COUNT, TensorSpec
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, encode_pairs
 from flagtriton_server.tokenize.distinct_pairs import DistinctTexts
@@ -30,7 +30,7 @@ TEXT = st.lists(PIECE, max_size=5).map("".join)
 TEXTS = st.lists(TEXT, min_size=1, max_size=5)
 PAIRS = st.lists(st.tuples(st.sampled_from(["", "short", "the lazy dog 🙂"]), TEXT), min_size=1, max_size=5)
 
-Answer: TypeAlias = dict[Tensor, NDArray[np.int32]]
+Answer: TypeAlias = dict[TensorSpec, NDArray[np.int32]]
 Outcome: TypeAlias = list[list[int]] | str
 """Rows of ids, behind which stand the places that came with each; or why a request was refused."""
 

@@ -16,15 +16,15 @@ from flagtriton.protocol.tensors import (
     COLBERT_LENGTHS,
     COLBERT_VECS,
     DENSE_VECS,
+    NO_TOKEN,
     PASSAGE,
-    PAST_END,
     QUERY,
     SPARSE_IDS,
     SPARSE_WEIGHTS,
     TEXT,
     TOKEN,
     TOKEN_ID,
-    Tensor,
+    TensorSpec,
 )
 from flagtriton.remote.connection import ConnectionSettings
 from flagtriton.remote.model import ServedModel
@@ -81,7 +81,7 @@ def colbert(text: str) -> list[list[float]]:
     return [[float(byte), float(position)] for position, byte in enumerate([*text.encode(), _END_OF_TEXT])]
 
 
-def texts_of(request: Request, tensor: Tensor = TEXT) -> list[str]:
+def texts_of(request: Request, tensor: TensorSpec = TEXT) -> list[str]:
     """Return the texts that a request carried."""
     return [data.decode() for data in request.inputs[tensor.name][:, 0]]
 
@@ -120,7 +120,7 @@ def answer_as_m3(request: Request) -> InferenceReply:
 def _sparse(request: Request) -> InferenceReply:
     """Return `[B, S]` ids and weights, filled up behind each text's last."""
     rows = [sparse(text) for text in texts_of(request)]
-    ids = np.full((len(rows), max(map(len, rows))), PAST_END, dtype=np.int32)
+    ids = np.full((len(rows), max(map(len, rows))), NO_TOKEN, dtype=np.int32)
     weights = np.zeros(ids.shape, dtype=np.float32)
     for row, own in enumerate(rows):
         ids[row, : len(own)] = [int(key) for key in own]

@@ -13,11 +13,11 @@ from flagtriton.protocol.tensors import (
     COLBERT_LENGTHS,
     COLBERT_VECS,
     DENSE_VECS,
-    PAST_END,
+    NO_TOKEN,
     SCORES,
     SPARSE_IDS,
     SPARSE_WEIGHTS,
-    Tensor,
+    TensorSpec,
 )
 from flagtriton.remote.planning import RowCollector, Rows
 from flagtriton.transport.base import InferenceReply
@@ -45,7 +45,7 @@ class OutputCollector:
         self._colbert: list[ColBERTVectors] | None = [np.empty((0, 0), np.float32)] * rows if colbert else None
 
     @property
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[TensorSpec]:
         """The output tensors that a reply must have."""
         dense = [] if self._dense is None else [DENSE_VECS]
         sparse = [] if self._sparse is None else [SPARSE_IDS, SPARSE_WEIGHTS]
@@ -92,7 +92,7 @@ class ScoreCollector:
 
 def _lexical_weights(reply: InferenceReply) -> list[SparseWeights]:
     ids, weights = reply[SPARSE_IDS.name], reply[SPARSE_WEIGHTS.name]
-    counts = (ids != PAST_END).sum(axis=1).tolist()
+    counts = (ids != NO_TOKEN).sum(axis=1).tolist()
     return [
         defaultdict(int, zip(map(str, row_ids[:count]), row_weights[:count], strict=True))
         for row_ids, row_weights, count in zip(ids.tolist(), weights, counts, strict=True)

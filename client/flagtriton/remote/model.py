@@ -26,7 +26,7 @@ from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.options.score import ScoreOptions
 from flagtriton.protocol.parameters import ParameterError, read_parameters
-from flagtriton.protocol.tensors import ALL_COMPONENTS, TEXT, Tensor
+from flagtriton.protocol.tensors import ALL_COMPONENTS, TEXT, TensorSpec
 from flagtriton.protocol.text import text_sizes, text_tensor
 from flagtriton.remote.connection import ConnectionSettings
 from flagtriton.remote.deadline import Deadline
@@ -109,7 +109,7 @@ class ServedModel:
         self,
         texts: Sequence[str],
         options: EmbedOptions,
-        output: Tensor,
+        output: TensorSpec,
         *,
         max_rows: int,
         show_progress: bool | None = None,
@@ -144,8 +144,8 @@ class ServedModel:
         self,
         collector: Collector[R],
         requests: Sequence[Rows],
-        inputs: Mapping[Tensor, Sequence[str]],
-        outputs: Sequence[Tensor],
+        inputs: Mapping[TensorSpec, Sequence[str]],
+        outputs: Sequence[TensorSpec],
         options: EmbedOptions | RerankOptions | ScoreOptions,
         *,
         unit: str = "text",
@@ -162,8 +162,8 @@ class ServedModel:
     def replies(
         self,
         requests: Sequence[Rows],
-        inputs: Mapping[Tensor, Sequence[str]],
-        outputs: Sequence[Tensor],
+        inputs: Mapping[TensorSpec, Sequence[str]],
+        outputs: Sequence[TensorSpec],
         options: EmbedOptions | RerankOptions | ScoreOptions,
         *,
         unit: str = "text",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flagtriton.errors import FlagTritonError, RequestTooLargeError
 from flagtriton.protocol.error_positions import row_of, with_rows
-from flagtriton.protocol.tensors import Tensor
+from flagtriton.protocol.tensors import TensorSpec
 from flagtriton.transport.base import InferenceReply
 
 __all__ = ["Collector", "RowCollector", "Rows", "plan_pairs", "plan_requests", "renumber", "send_or_split"]
@@ -50,7 +50,7 @@ class RowCollector:
         output: the output tensor.
     """
 
-    def __init__(self, count: int, output: Tensor) -> None:
+    def __init__(self, count: int, output: TensorSpec) -> None:
         self._count = count
         self._output = output
         self._values: NDArray[np.float32] = np.empty((0, 0), np.float32)

@@ -16,7 +16,7 @@ from flagtriton.protocol.error_positions import at_position
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.options.score import ScoreOptions
-from flagtriton.protocol.tensors import Tensor as TensorSpec
+from flagtriton.protocol.tensors import TensorSpec
 from flagtriton_server.errors import RequestError
 
 __all__ = ["PbRequest", "RequestContext", "StepRequest"]

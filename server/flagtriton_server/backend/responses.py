@@ -16,7 +16,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from flagtriton.protocol.options.checks import OptionError
-from flagtriton.protocol.tensors import Tensor as TensorSpec
+from flagtriton.protocol.tensors import TensorSpec
 from flagtriton_server.backend.requests import PbRequest, RequestContext, StepRequest
 from flagtriton_server.backend.response_budget import ResponseBudget
 from flagtriton_server.backend.server_log import log_error

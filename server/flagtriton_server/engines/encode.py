@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton.protocol.tensors import PAST_END
+from flagtriton.protocol.tensors import NO_TOKEN
 from flagtriton_server.engines.base import LoadedEncoder, forward
 from flagtriton_server.engines.pooling import Pooling, cls_pool, last_token_pool
 from flagtriton_server.errors import RequestError
@@ -24,7 +24,7 @@ def check_token_ids(input_ids: NDArray[np.int32], vocab_size: int, max_length: i
     """Refuse what would make the module read outside its tables.
 
     Args:
-        input_ids: `[B, T]`, `PAST_END` behind each row's tokens.
+        input_ids: `[B, T]`, `NO_TOKEN` behind each row's tokens.
         vocab_size: ids are below it.
         max_length: T at most.
 
@@ -33,12 +33,12 @@ def check_token_ids(input_ids: NDArray[np.int32], vocab_size: int, max_length: i
     """
     if input_ids.shape[1] > max_length:
         raise RequestError(f"input_ids has {input_ids.shape[1]} tokens a row; this model takes {max_length}")
-    if ((input_ids[:, :-1] == PAST_END) & (input_ids[:, 1:] != PAST_END)).any():
-        raise RequestError(f"input_ids has {PAST_END} between tokens; it fills rows up behind their last token only")
-    if input_ids.size and not (input_ids.min() >= PAST_END and input_ids.max() < vocab_size):
+    if ((input_ids[:, :-1] == NO_TOKEN) & (input_ids[:, 1:] != NO_TOKEN)).any():
+        raise RequestError(f"input_ids has {NO_TOKEN} between tokens; it fills rows up behind their last token only")
+    if input_ids.size and not (input_ids.min() >= NO_TOKEN and input_ids.max() < vocab_size):
         raise RequestError(
             f"input_ids runs from {input_ids.min()} to {input_ids.max()}; expected 0 to {vocab_size - 1}, "
-            f"and {PAST_END} behind a row's last token"
+            f"and {NO_TOKEN} behind a row's last token"
         )
 
 
@@ -54,7 +54,7 @@ def encode(
 
     Args:
         encoder: the module and its limits.
-        requests: `[B, T]` token ids each, `PAST_END` behind a row's tokens; B and T are each request's own.
+        requests: `[B, T]` token ids each, `NO_TOKEN` behind a row's tokens; B and T are each request's own.
         token_budget: tokens of one forward pass.
     """
     texts = RaggedTexts.of(requests)

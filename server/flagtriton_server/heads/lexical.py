@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flagtriton.protocol.tensors import PAST_END
+from flagtriton.protocol.tensors import NO_TOKEN
 from flagtriton_server.engines.finite import check_finite
 from flagtriton_server.heads.linear import Head
 
@@ -35,10 +35,10 @@ class LexicalWeights:
     weights: NDArray[np.float32]
 
     def padded(self, text_count: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return ids and weights as `[B, S']`, filled up with `PAST_END` and 0; S' is at least 1."""
+        """Return ids and weights as `[B, S']`, filled up with `NO_TOKEN` and 0; S' is at least 1."""
         counts = np.bincount(self.texts, minlength=text_count)
         own = np.arange(max(1, counts.max(initial=0))) < counts[:, None]  # [B, S']
-        ids = np.full(own.shape, PAST_END, dtype=np.int32)
+        ids = np.full(own.shape, NO_TOKEN, dtype=np.int32)
         weights = np.zeros(own.shape, dtype=np.float32)
         ids[own], weights[own] = self.ids, self.weights
         return ids, weights
@@ -62,11 +62,11 @@ def lexical_weights(
     """Return every text's greatest weight of each of its token ids.
 
     Args:
-        input_ids: `[B, T]`, `PAST_END` behind a row's tokens; N tokens in all.
+        input_ids: `[B, T]`, `NO_TOKEN` behind a row's tokens; N tokens in all.
         weights: `[N]` of those tokens, text by text.
         unweighted: the ids that are left out: some special tokens'.
     """
-    texts, columns = np.nonzero(input_ids != PAST_END)  # [N] each
+    texts, columns = np.nonzero(input_ids != NO_TOKEN)  # [N] each
     ids = input_ids[texts, columns].astype(np.int64)
     kept = (weights > 0) & ~np.isin(ids, unweighted)
     texts, ids, weights = texts[kept], ids[kept], weights[kept]

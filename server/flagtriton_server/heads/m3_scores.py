@@ -19,8 +19,8 @@ from flagtriton.protocol.tensors import (
     DENSE_SCORE,
     SPARSE_DENSE_SCORE,
     SPARSE_SCORE,
+    TensorSpec,
 )
-from flagtriton.protocol.tensors import Tensor as TensorSpec
 from flagtriton_server.heads.lexical import LexicalWeights
 
 __all__ = ["EncodedSide", "five_scores"]

@@ -56,7 +56,7 @@ class LayerwiseRequest:
     """The rows of one request.
 
     Attributes:
-        input_ids: `[P, T]`, `PAST_END` behind a row's tokens.
+        input_ids: `[P, T]`, `NO_TOKEN` behind a row's tokens.
         passage_starts: `[P, 1]` where each row's passage begins.
         passage_ends: `[P, 1]` where what follows it begins.
         layers: whose vectors are wanted, K of them in ascending order.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.protocol.tensors import PAST_END
+from flagtriton.protocol.tensors import NO_TOKEN
 from flagtriton_server.packing.prefix_sharing import Segments, find_prefix_groups, plan_segments, whole_texts
 from flagtriton_server.packing.ragged import plan_micro_batches, token_indices
 
@@ -32,8 +32,8 @@ class RaggedTexts:
 
     @classmethod
     def of(cls, requests: Sequence[NDArray[np.int32]]) -> RaggedTexts:
-        """Return those of `[B, T]` token ids each, `PAST_END` behind a row's tokens."""
-        own = [ids != PAST_END for ids in requests]
+        """Return those of `[B, T]` token ids each, `NO_TOKEN` behind a row's tokens."""
+        own = [ids != NO_TOKEN for ids in requests]
         tokens = np.concatenate([ids[mask] for ids, mask in zip(requests, own, strict=True)])
         lengths = np.concatenate([mask.sum(axis=1) for mask in own])
         return cls(tokens.astype(np.int64), lengths, [len(ids) for ids in requests])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.protocol.tensors import PAST_END
+from flagtriton.protocol.tensors import NO_TOKEN
 
 __all__ = [
     "attention_length",
@@ -87,7 +87,7 @@ def lengths_before(parents: NDArray[np.int64], lengths: NDArray[np.int64]) -> ND
 
 def token_counts(input_ids: NDArray[np.int32]) -> NDArray[np.int64]:
     """Return `[B]` tokens of each row of `input_ids`, `[B, T]`."""
-    counts: NDArray[np.int64] = (input_ids != PAST_END).sum(axis=1)
+    counts: NDArray[np.int64] = (input_ids != NO_TOKEN).sum(axis=1)
     return counts
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.settings import ColbertSettings, read_settings
-from flagtriton.protocol.tensors import COLBERT_LENGTHS, COLBERT_VECS, HIDDEN_STATES, INPUT_IDS, Tensor
+from flagtriton.protocol.tensors import COLBERT_LENGTHS, COLBERT_VECS, HIDDEN_STATES, INPUT_IDS, TensorSpec
 from flagtriton_server.backend.requests import PbRequest, StepRequest
 from flagtriton_server.backend.responses import PbResponse, respond
 from flagtriton_server.errors import RequestError, one_by_one
@@ -65,10 +65,10 @@ class TritonPythonModel:
         return _ColbertRequest(states, counts, request.embed_options())
 
     @torch.inference_mode()
-    def _run(self, work: list[_ColbertRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+    def _run(self, work: list[_ColbertRequest]) -> list[dict[TensorSpec, NDArray[Any]] | RequestError]:
         return one_by_one(self._answer, work, self._precision.name)
 
-    def _answer(self, work: _ColbertRequest) -> dict[Tensor, NDArray[Any]] | RequestError:
+    def _answer(self, work: _ColbertRequest) -> dict[TensorSpec, NDArray[Any]] | RequestError:
         lengths = colbert_lengths(work.token_counts)
         vectors = colbert_vectors(work.states, work.token_counts, self._head, work.options).cpu().numpy()
         try:

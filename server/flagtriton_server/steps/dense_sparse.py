@@ -23,7 +23,7 @@ from flagtriton.protocol.tensors import (
     SPARSE_IDS,
     SPARSE_WEIGHTS,
     UNWEIGHTED_IDS,
-    Tensor,
+    TensorSpec,
 )
 from flagtriton_server.backend.requests import PbRequest, StepRequest
 from flagtriton_server.backend.responses import PbResponse, done, respond
@@ -73,10 +73,10 @@ class TritonPythonModel:
         return _DenseSparseRequest(input_ids, states, request.array(UNWEIGHTED_IDS)[0], options)
 
     @torch.inference_mode()
-    def _run(self, work: list[_DenseSparseRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+    def _run(self, work: list[_DenseSparseRequest]) -> list[dict[TensorSpec, NDArray[Any]] | RequestError]:
         return one_by_one(self._answer, work, self._precision.name)
 
-    def _answer(self, work: _DenseSparseRequest) -> dict[Tensor, NDArray[Any]]:
+    def _answer(self, work: _DenseSparseRequest) -> dict[TensorSpec, NDArray[Any]]:
         vectors = self._pool(work.states, torch.from_numpy(token_counts(work.input_ids)), None)
         weights = token_weights(work.states, self._head)
         ids, greatest = lexical_weights(work.input_ids, weights, work.unweighted).padded(len(work.input_ids))

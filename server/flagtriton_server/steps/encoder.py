@@ -20,7 +20,7 @@ from flagtriton.protocol.tensors import (
     PASSAGE_START,
     PASSAGE_STATES,
     PROMPT_LENGTH,
-    Tensor,
+    TensorSpec,
 )
 from flagtriton_server.backend.process_tuning import keep_freed_memory, lower_priority
 from flagtriton_server.backend.requests import PbRequest, StepRequest
@@ -51,7 +51,7 @@ class _EncodeRequest:
     passage_ids: NDArray[np.int32] | None = None  # [B, T'] texts of their own, where `input_ids` are those of queries
 
     @property
-    def texts(self) -> dict[Tensor, NDArray[np.int32]]:
+    def texts(self) -> dict[TensorSpec, NDArray[np.int32]]:
         """The token ids by what their hidden states are sent as."""
         passages = {} if self.passage_ids is None else {PASSAGE_STATES: self.passage_ids}
         return {HIDDEN_STATES: self.input_ids, **passages}
@@ -68,7 +68,7 @@ class _EncodeRequest:
 _RAISED_BY_MODELS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """What code that comes with a checkpoint raises for a domain that it does not know."""
 
-_Answer: TypeAlias = "dict[Tensor, NDArray[Any]] | RequestError"
+_Answer: TypeAlias = "dict[TensorSpec, NDArray[Any]] | RequestError"
 
 
 class TritonPythonModel:

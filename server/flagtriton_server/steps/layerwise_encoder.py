@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.protocol.settings import LayerwiseSettings, instance_count, read_settings
-from flagtriton.protocol.tensors import HIDDEN_STATES, INPUT_IDS, PASSAGE_END, PASSAGE_START, Tensor
+from flagtriton.protocol.tensors import HIDDEN_STATES, INPUT_IDS, PASSAGE_END, PASSAGE_START, TensorSpec
 from flagtriton_server.backend.process_tuning import keep_freed_memory, lower_priority
 from flagtriton_server.backend.requests import PbRequest, StepRequest
 from flagtriton_server.backend.responses import PbResponse
@@ -69,6 +69,6 @@ class TritonPythonModel:
         options = request.rerank_options(self._settings.model_class)
         return LayerwiseRequest.of(spec, input_ids, starts, ends, options)
 
-    def _run(self, work: list[LayerwiseRequest]) -> list[dict[Tensor, NDArray[np.uint8]]]:
+    def _run(self, work: list[LayerwiseRequest]) -> list[dict[TensorSpec, NDArray[np.uint8]]]:
         vectors = encode_layers(self._decoder, work, self._queued.pass_budget())
         return [{HIDDEN_STATES: to_bytes(of_request)} for of_request in vectors]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.settings import PoolerSettings, read_settings
-from flagtriton.protocol.tensors import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, PROMPT_LENGTH, Tensor
+from flagtriton.protocol.tensors import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, PROMPT_LENGTH, TensorSpec
 from flagtriton_server.backend.requests import PbRequest, StepRequest
 from flagtriton_server.backend.responses import PbResponse, respond
 from flagtriton_server.engines.pooling import pooling_named, to_embedding
@@ -65,10 +65,10 @@ class TritonPythonModel:
         return _PoolRequest(states, lengths, options, prompt_lengths)
 
     @torch.inference_mode()
-    def _run(self, work: list[_PoolRequest]) -> list[dict[Tensor, NDArray[np.float32]] | RequestError]:
+    def _run(self, work: list[_PoolRequest]) -> list[dict[TensorSpec, NDArray[np.float32]] | RequestError]:
         return one_by_one(self._answer, work, self._precision.name)
 
-    def _answer(self, work: _PoolRequest) -> dict[Tensor, NDArray[np.float32]]:
+    def _answer(self, work: _PoolRequest) -> dict[TensorSpec, NDArray[np.float32]]:
         skipped = None if work.prompt_lengths is None else torch.from_numpy(work.prompt_lengths)
         vectors = self._pool(work.states, torch.from_numpy(work.lengths), skipped)
         return {DENSE_VECS: to_embedding(self._chain(vectors), work.options, pseudo_moe=self._pseudo_moe)}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.settings import RerankerHeadSettings, read_settings
-from flagtriton.protocol.tensors import HIDDEN_STATES, SCORE, Tensor
+from flagtriton.protocol.tensors import HIDDEN_STATES, SCORE, TensorSpec
 from flagtriton_server.backend.requests import PbRequest, StepRequest
 from flagtriton_server.backend.responses import PbResponse, respond
 from flagtriton_server.engines.finite import check_finite
@@ -50,10 +50,12 @@ class TritonPythonModel:
         return vectors, request.rerank_options(self._settings.model_class)
 
     @torch.inference_mode()
-    def _run(self, work: list[tuple[torch.Tensor, RerankOptions]]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+    def _run(
+        self, work: list[tuple[torch.Tensor, RerankOptions]]
+    ) -> list[dict[TensorSpec, NDArray[Any]] | RequestError]:
         return one_by_one(lambda item: self._scores(*item), work, self._precision.name)
 
-    def _scores(self, vectors: torch.Tensor, options: RerankOptions) -> dict[Tensor, NDArray[Any]] | RequestError:
+    def _scores(self, vectors: torch.Tensor, options: RerankOptions) -> dict[TensorSpec, NDArray[Any]] | RequestError:
         try:
             logits = self._logits(vectors, options).cpu()
         except RequestError as error:

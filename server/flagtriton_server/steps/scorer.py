@@ -21,7 +21,7 @@ from flagtriton.protocol.tensors import (
     QUERY_ROWS,
     QUERY_STATES,
     UNWEIGHTED_IDS,
-    Tensor,
+    TensorSpec,
 )
 from flagtriton_server.backend.requests import PbRequest, StepRequest
 from flagtriton_server.backend.responses import PbResponse, respond
@@ -87,7 +87,7 @@ class TritonPythonModel:
             options,
         )
 
-    def _read_side(self, request: StepRequest, ids: Tensor, rows: Tensor, states: Tensor) -> _Side:
+    def _read_side(self, request: StepRequest, ids: TensorSpec, rows: TensorSpec, states: TensorSpec) -> _Side:
         input_ids, first_rows = request.array(ids), request.array(rows).reshape(-1)
         distinct, texts = np.unique(first_rows, return_inverse=True)
         counts = token_counts(input_ids)
@@ -100,10 +100,10 @@ class TritonPythonModel:
         return _Side(input_ids[distinct], vectors, texts)
 
     @torch.inference_mode()
-    def _run(self, work: list[_ScoreRequest]) -> list[dict[Tensor, NDArray[Any]] | RequestError]:
+    def _run(self, work: list[_ScoreRequest]) -> list[dict[TensorSpec, NDArray[Any]] | RequestError]:
         return one_by_one(self._scores, work, self._precision.name)
 
-    def _scores(self, work: _ScoreRequest) -> dict[Tensor, NDArray[Any]]:
+    def _scores(self, work: _ScoreRequest) -> dict[TensorSpec, NDArray[Any]]:
         options = EmbedOptions(normalize=work.options.normalize)
         queries, passages = (self._encoded(side, work.unweighted, options) for side in (work.queries, work.passages))
         scores = five_scores(queries, passages, work.options.weights)

@@ -27,7 +27,7 @@ from flagtriton.protocol.tensors import (
     TOKEN,
     TOKEN_ID,
     UNWEIGHTED_IDS,
-    Tensor,
+    TensorSpec,
 )
 from flagtriton.protocol.text import text_tensor
 from flagtriton_server.backend.backpressure import BackpressureFlag
@@ -51,7 +51,7 @@ __all__ = ["TritonPythonModel"]
 _Work: TypeAlias = TextBatch | QueryBatch | PairBatch | RerankBatch | list[int]
 """What one request brings: texts, queries with examples, pairs to embed or to read together, or token ids."""
 
-_Answer: TypeAlias = "dict[Tensor, NDArray[Any]] | RequestError"
+_Answer: TypeAlias = "dict[TensorSpec, NDArray[Any]] | RequestError"
 
 _KINDS = {INPUT_IDS: "text", QUERY_IDS: "query", PASSAGE_IDS: "passage"}
 """What messages call one row of token ids."""
@@ -164,7 +164,7 @@ class TritonPythonModel:
         prompt = prompt_before(options, self._settings) if self._settings.send_prompt_length else ""
         return TextBatch(texts, max_length, refuse_longer, prompt=prompt, size=size)
 
-    def _texts(self, request: StepRequest, spec: Tensor) -> list[str]:
+    def _texts(self, request: StepRequest, spec: TensorSpec) -> list[str]:
         return request.texts(spec, max_total_bytes=self._settings.max_request_bytes)
 
     def _size(self, instruction: str = "") -> TextSize:
@@ -223,7 +223,7 @@ class TritonPythonModel:
         self._truncated_told = truncated
         return answers
 
-    def _answer(self, work: _Work, encoded: list[dict[Tensor, NDArray[np.int32]] | RequestError]) -> _Answer:
+    def _answer(self, work: _Work, encoded: list[dict[TensorSpec, NDArray[np.int32]] | RequestError]) -> _Answer:
         accepted = []
         for side, answer in enumerate(encoded):
             if isinstance(answer, RequestError):

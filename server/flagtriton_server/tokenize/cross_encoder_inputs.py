@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.protocol.tensors import PASSAGE_START, Tensor
+from flagtriton.protocol.tensors import PASSAGE_START, TensorSpec
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer, ragged
 from flagtriton_server.tokenize.truncation import UNBOUNDED, TextSize, TextTooLongError, window
@@ -42,7 +42,7 @@ class RerankBatch:
     passage_size: TextSize = field(default=UNBOUNDED, kw_only=True)
 
 
-def encode_pairs(tokenizer: TextTokenizer, batch: RerankBatch) -> dict[Tensor, NDArray[np.int32]]:
+def encode_pairs(tokenizer: TextTokenizer, batch: RerankBatch) -> dict[TensorSpec, NDArray[np.int32]]:
     """Return `input_ids` `[P, T]`, `token_count` `[P, 1]` and `passage_start` `[P, 1]`, int32.
 
     A query that repeats is tokenised once.

@@ -18,12 +18,12 @@ from flagtriton.protocol.error_positions import with_rows
 from flagtriton.protocol.options.score import ScoreOptions
 from flagtriton.protocol.tensors import (
     INPUT_IDS,
+    NO_TOKEN,
     PASSAGE_IDS,
     PASSAGE_ROWS,
-    PAST_END,
     QUERY_IDS,
     QUERY_ROWS,
-    Tensor,
+    TensorSpec,
 )
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenize.text_tokenizer import TextBatch
@@ -55,7 +55,7 @@ class DistinctTexts:
 
     def spread(self, input_ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return `[P, T]` token ids, for those of the distinct texts, `[U, T]`; repeated texts have none."""
-        spread = np.full((len(self.rows), input_ids.shape[1]), PAST_END, dtype=np.int32)
+        spread = np.full((len(self.rows), input_ids.shape[1]), NO_TOKEN, dtype=np.int32)
         spread[self.first_rows] = input_ids
         return spread
 
@@ -86,7 +86,9 @@ class PairBatch:
         distinct = (self.queries, self.passages)[side]
         return RequestError(with_rows(str(error), distinct.first_rows), error.code)
 
-    def answer(self, queries: dict[Tensor, NDArray[Any]], passages: dict[Tensor, NDArray[Any]]) -> dict[Tensor, Any]:
+    def answer(
+        self, queries: dict[TensorSpec, NDArray[Any]], passages: dict[TensorSpec, NDArray[Any]]
+    ) -> dict[TensorSpec, Any]:
         """Return the ids of both sides, and the row where each pair's are, for what `text_batches` became."""
         return {
             QUERY_IDS: self.queries.spread(queries[INPUT_IDS]),

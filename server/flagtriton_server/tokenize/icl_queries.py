@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.protocol.tensors import Tensor
+from flagtriton.protocol.tensors import TensorSpec
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer, ragged
 from flagtriton_server.tokenize.truncation import UNBOUNDED, TextSize, TextTooLongError
@@ -43,7 +43,7 @@ class QueryBatch:
     size: TextSize = UNBOUNDED
 
 
-def encode_queries(tokenizer: TextTokenizer, batch: QueryBatch) -> dict[Tensor, NDArray[np.int32]]:
+def encode_queries(tokenizer: TextTokenizer, batch: QueryBatch) -> dict[TensorSpec, NDArray[np.int32]]:
     """Return `input_ids` `[B, T]` and `token_count` `[B, 1]`, int32.
 
     Raises:

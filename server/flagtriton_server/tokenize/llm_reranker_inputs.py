@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.protocol.model_classes import RerankerModelClass
-from flagtriton.protocol.tensors import PASSAGE_END, PASSAGE_START, Tensor
+from flagtriton.protocol.tensors import PASSAGE_END, PASSAGE_START, TensorSpec
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenize.cross_encoder_inputs import RerankBatch, ids_of_both, told
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer, ragged
@@ -54,7 +54,7 @@ def first_ids(tokenizer: TextTokenizer, model_class: str, checkpoint: str) -> tu
     return (bos,)
 
 
-def encode_prompted_pairs(tokenizer: TextTokenizer, batch: PromptedBatch) -> dict[Tensor, NDArray[np.int32]]:
+def encode_prompted_pairs(tokenizer: TextTokenizer, batch: PromptedBatch) -> dict[TensorSpec, NDArray[np.int32]]:
     """Return `input_ids` `[P, T]`, and `token_count`, `passage_start` and `passage_end`, `[P, 1]` each, int32.
 
     A query that repeats is tokenised once.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import BPE
 
-from flagtriton.protocol.tensors import INPUT_IDS, PAST_END, TOKEN_COUNT, Tensor
+from flagtriton.protocol.tensors import INPUT_IDS, NO_TOKEN, TOKEN_COUNT, TensorSpec
 from flagtriton_server.checkpoint.files import check_tokenizer
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenize.truncation import UNBOUNDED, TextCutter, TextSize, TextTooLongError
@@ -88,7 +88,7 @@ class TextTokenizer:
         self._backend.no_padding()
         self._backend.no_truncation()
         self.special_count: int = backend.num_special_tokens_to_add(False)
-        self.unweighted_ids = np.array([*unweighted_ids] or [PAST_END], dtype=np.int32)
+        self.unweighted_ids = np.array([*unweighted_ids] or [NO_TOKEN], dtype=np.int32)
         self.bos_id, self.pad_id, self.unk_id = bos_id, pad_id, unk_id
         self.unembedded = unembedded
         self.truncated_count = 0
@@ -132,11 +132,11 @@ class TextTokenizer:
         """Return how many characters of texts are tokenised, about, where so many tokens of each are kept."""
         return self._cutter.characters(texts, at_most)
 
-    def encode(self, batches: Sequence[TextBatch]) -> list[dict[Tensor, NDArray[np.int32]] | RequestError]:
+    def encode(self, batches: Sequence[TextBatch]) -> list[dict[TensorSpec, NDArray[np.int32]] | RequestError]:
         """Return `input_ids` `[B, T]` and `token_count` `[B, 1]`, int32, for the texts of each request.
 
         The texts of several requests go through the tokenizer together. T is the longest text of its request; shorter
-        rows are filled up with `PAST_END`.
+        rows are filled up with `NO_TOKEN`.
         """
         long = [self._cutter.long_ones(b.texts, b.max_length - self.special_count, b.size) for b in batches]
         together = [text for b, some in zip(batches, long, strict=True) for text in _without(b.texts, some)]
@@ -236,7 +236,7 @@ class TextTokenizer:
 
     def _answer(
         self, batch: TextBatch, long: list[int], whole: list[list[int]]
-    ) -> dict[Tensor, NDArray[np.int32]] | RequestError:
+    ) -> dict[TensorSpec, NDArray[np.int32]] | RequestError:
         """Return the answer for a request, given which of its texts are long, and the whole rows of all others."""
         before, after = self._marks
         room = batch.max_length - self.special_count
@@ -307,10 +307,10 @@ def _borders(backend: Tokenizer) -> dict[int, str]:
     }
 
 
-def ragged(rows: Sequence[Sequence[int]]) -> dict[Tensor, NDArray[np.int32]]:
-    """Return rows of token ids as `input_ids` `[B, T]` filled up with `PAST_END`, and `token_count` `[B, 1]`."""
+def ragged(rows: Sequence[Sequence[int]]) -> dict[TensorSpec, NDArray[np.int32]]:
+    """Return rows of token ids as `input_ids` `[B, T]` filled up with `NO_TOKEN`, and `token_count` `[B, 1]`."""
     counts = np.fromiter(map(len, rows), np.int32, len(rows))
-    input_ids = np.full((len(rows), max(1, int(counts.max()))), PAST_END, dtype=np.int32)
+    input_ids = np.full((len(rows), max(1, int(counts.max()))), NO_TOKEN, dtype=np.int32)
     for row, ids in zip(input_ids, rows, strict=True):
         row[: len(ids)] = ids
     return {INPUT_IDS: input_ids, TOKEN_COUNT: counts[:, None]}

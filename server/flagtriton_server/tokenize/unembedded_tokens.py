@@ -56,7 +56,7 @@ class Unembedded:
         """Raise where a row of `[B, T]` token ids has such a token.
 
         Args:
-            input_ids: `PAST_END`, which is negative, behind a row's tokens.
+            input_ids: `NO_TOKEN`, which is negative, behind a row's tokens.
             kind: what messages call one row: `text`, `query`, `passage` or `pair`.
 
         Raises:

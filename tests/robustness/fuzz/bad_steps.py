@@ -156,7 +156,7 @@ def _several(request: Infer, rng: Random) -> Infer:
 STEP_KINDS: dict[str, Callable[[Infer, Random], Infer]] = {
     "step: as it is": lambda request, rng: request,
     "step: ids out of range": _ids_out_of_range,
-    "step: PAST_END between ids": _gap,
+    "step: NO_TOKEN between ids": _gap,
     "step: ids of odd width": _ids_of_odd_width,
     "step: states of odd shape": _states_of_odd_shape,
     "step: other numbers": _other_numbers,

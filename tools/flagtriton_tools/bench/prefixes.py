@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 
 from flagtriton.protocol.settings import EncoderSettings
-from flagtriton.protocol.tensors import PAST_END
+from flagtriton.protocol.tensors import NO_TOKEN
 from flagtriton_server.backend.process_tuning import keep_freed_memory
 from flagtriton_server.engines.base import LoadedEncoder
 from flagtriton_server.engines.encode import encode_pooled
@@ -119,7 +119,7 @@ def _texts(case: Case, vocab_size: int) -> NDArray[np.int32]:
     """Return `[B, T]` random token ids that begin with the same prefix."""
     random = np.random.default_rng(0)
     lengths = random.integers(*case.own, case.texts)
-    input_ids = np.full((case.texts, case.prefix + int(lengths.max())), PAST_END, dtype=np.int32)
+    input_ids = np.full((case.texts, case.prefix + int(lengths.max())), NO_TOKEN, dtype=np.int32)
     input_ids[:, : case.prefix] = random.integers(0, vocab_size, case.prefix)
     for row, length in zip(input_ids, lengths, strict=True):
         row[case.prefix : case.prefix + length] = random.integers(0, vocab_size, length)

@@ -34,7 +34,7 @@ from flagtriton.protocol.tensors import (
     TEXT,
     TOKEN_COUNT,
     UNWEIGHTED_IDS,
-    Tensor,
+    TensorSpec,
 )
 from flagtriton_tools.deploy.options import AddOptions, Model
 from flagtriton_tools.deploy.pbtxt import EnsembleStep, ensemble_config
@@ -196,7 +196,7 @@ def _refuse_colbert_options(name: str, options: AddOptions) -> None:
             raise ToolError(f"{flag} is {value}, but {name} has no ColBERT vectors; encoder-only-m3 has")
 
 
-def _same(*tensors: Tensor) -> dict[str, str]:
+def _same(*tensors: TensorSpec) -> dict[str, str]:
     return {tensor.name: tensor.name for tensor in tensors}
 
 

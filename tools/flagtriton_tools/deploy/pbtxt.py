@@ -15,7 +15,7 @@ from tritonclient.grpc.model_config_pb2 import (
     ModelInstanceGroup,
 )
 
-from flagtriton.protocol.tensors import Tensor
+from flagtriton.protocol.tensors import TensorSpec
 from flagtriton_tools.errors import ToolError
 
 __all__ = [
@@ -68,13 +68,13 @@ class EnsembleStep:
 
 def step_config(
     *,
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
     max_batch_size: int,
     device: Device,
     parameters: Mapping[str, str],
     warmup_tokens: Sequence[int] = (),
-    optional_inputs: Sequence[Tensor] = (),
+    optional_inputs: Sequence[TensorSpec] = (),
 ) -> ModelConfig:
     """Return the configuration of a Python-backend model with dynamic batching, all of whose versions are served.
 
@@ -113,8 +113,8 @@ def step_config(
 
 def ensemble_config(
     *,
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
     max_batch_size: int,
     steps: Sequence[EnsembleStep],
     parameters: Mapping[str, str],
@@ -201,7 +201,7 @@ def _beside_versions(config: ModelConfig) -> ModelConfig:
     return part
 
 
-def _type(tensor: Tensor) -> int:
+def _type(tensor: TensorSpec) -> int:
     name = "TYPE_STRING" if tensor.datatype == "BYTES" else f"TYPE_{tensor.datatype}"
     return DataType.Value(name)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from flagtriton.protocol.deployment import Deployment
-from flagtriton.protocol.tensors import PROMPT_LENGTH, Tensor
+from flagtriton.protocol.tensors import PROMPT_LENGTH, TensorSpec
 
 __all__ = ["finishing", "finishing_said", "prompt_tensors", "skips_prompts"]
 
@@ -39,7 +39,7 @@ def finishing_said(served: Deployment) -> str:
     return "".join(f"{part}, " for part, holds in parts.items() if holds)
 
 
-def prompt_tensors(served: Deployment) -> list[Tensor]:
+def prompt_tensors(served: Deployment) -> list[TensorSpec]:
     """Return the tensor that tells pooling which tokens are a prompt's, where they are left out."""
     return [PROMPT_LENGTH] if skips_prompts(served) else []
 

@@ -48,7 +48,7 @@ from flagtriton.protocol.tensors import (
     TOKEN_COUNT,
     TOKEN_ID,
     UNWEIGHTED_IDS,
-    Tensor,
+    TensorSpec,
 )
 from flagtriton_tools.deploy.budgets import queue_settings, token_budget
 from flagtriton_tools.deploy.options import AddOptions, Model
@@ -216,7 +216,7 @@ def scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
     )
 
 
-def part_tensors(served: Deployment) -> list[Tensor]:
+def part_tensors(served: Deployment) -> list[TensorSpec]:
     """Return the tensors that tell a reranker's encoder which of a row's tokens are the passage's, if it asks."""
     if served.row.layerwise:
         return [PASSAGE_START, PASSAGE_END]
@@ -231,12 +231,12 @@ def _scored_in_encoder(served: Deployment) -> bool:
 def _encoder(
     name: str,
     step: str,
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
     settings: EncoderSettings | LayerwiseSettings,
     options: AddOptions,
     device: Device,
-    optional_inputs: Sequence[Tensor] = (),
+    optional_inputs: Sequence[TensorSpec] = (),
 ) -> Model:
     config = step_config(
         inputs=inputs,
@@ -253,8 +253,8 @@ def _encoder(
 def _behind_encoder(
     name: str,
     step: str,
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
     settings: Any,  # noqa: ANN401 - the step's own dataclass
     options: AddOptions,
     device: Device,

@@ -20,15 +20,15 @@ from flagtriton.protocol.tensors import (
     COLBERT_VECS,
     DENSE_VECS,
     INPUT_IDS,
+    NO_TOKEN,
     PASSAGE,
-    PAST_END,
     QUERY,
     SCORE,
     SPARSE_IDS,
     SPARSE_WEIGHTS,
     TEXT,
     TOKEN_COUNT,
-    Tensor,
+    TensorSpec,
 )
 from flagtriton.protocol.text import text_tensor
 from flagtriton.remote.model import ServedModel
@@ -90,7 +90,7 @@ class ServedDeployment:
         """Return each text's lexical weights by token id."""
         parts = _ask(self.model, {TEXT: texts}, [SPARSE_IDS, SPARSE_WEIGHTS], self._parameters(options))
         return [
-            {int(token): float(weight) for token, weight in zip(ids, weights, strict=True) if token != PAST_END}
+            {int(token): float(weight) for token, weight in zip(ids, weights, strict=True) if token != NO_TOKEN}
             for part in zip(*parts, strict=True)
             for ids, weights in zip(*part, strict=True)
         ]
@@ -110,12 +110,15 @@ class ServedDeployment:
         return np.concatenate([part.reshape(len(part), -1)[:, -1] for part in scores])
 
 
-def _sides(pairs: Sequence[tuple[str, str]]) -> dict[Tensor, Sequence[str]]:
+def _sides(pairs: Sequence[tuple[str, str]]) -> dict[TensorSpec, Sequence[str]]:
     return {QUERY: [query for query, _ in pairs], PASSAGE: [passage for _, passage in pairs]}
 
 
 def _ask(
-    model: ServedModel, inputs: Mapping[Tensor, Sequence[str]], outputs: Sequence[Tensor], parameters: Mapping[str, Any]
+    model: ServedModel,
+    inputs: Mapping[TensorSpec, Sequence[str]],
+    outputs: Sequence[TensorSpec],
+    parameters: Mapping[str, Any],
 ) -> list[list[NDArray[Any]]]:
     """Return each output's arrays, one a request."""
     count = len(next(iter(inputs.values())))
@@ -132,4 +135,4 @@ def _ask(
 
 
 def _without_filling(parts: Sequence[NDArray[Any]]) -> list[list[int]]:
-    return [[token for token in row if token != PAST_END] for part in parts for row in part.tolist()]
+    return [[token for token in row if token != NO_TOKEN] for part in parts for row in part.tolist()]

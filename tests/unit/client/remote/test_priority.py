@@ -14,7 +14,7 @@ from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.options.score import ScoreOptions
 from flagtriton.protocol.parameters import write_parameters
-from flagtriton.protocol.tensors import DENSE_VECS, PASSAGE, QUERY, TEXT, Tensor
+from flagtriton.protocol.tensors import DENSE_VECS, PASSAGE, QUERY, TEXT, TensorSpec
 from flagtriton.transport.base import InferenceReply, ModelConfig
 from flagtriton.transport.fake import FakeTransport, Request
 from tests.support.fake_models import answer_as_m3, embedder, fake_m3, fake_server, find, m3, pairs_of
@@ -31,7 +31,7 @@ CASES = [
 ]
 """A priority, how many requests a call has, and whether they are sent as bulk."""
 
-OPTIONS: dict[str, tuple[Any, dict[Tensor, list[str]]]] = {
+OPTIONS: dict[str, tuple[Any, dict[TensorSpec, list[str]]]] = {
     "texts": (EmbedOptions(max_length=7), {TEXT: TEXTS}),
     "scores": (ScoreOptions(query_max_length=7), {QUERY: TEXTS, PASSAGE: TEXTS}),
     "pairs": (RerankOptions(max_length=7), {QUERY: TEXTS, PASSAGE: TEXTS}),

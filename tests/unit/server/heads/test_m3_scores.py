@@ -14,7 +14,7 @@ from flagtriton.protocol.tensors import (
     DENSE_SCORE,
     SPARSE_DENSE_SCORE,
     SPARSE_SCORE,
-    Tensor,
+    TensorSpec,
 )
 from flagtriton_server.heads.lexical import LexicalWeights
 from flagtriton_server.heads.m3_scores import EncodedSide, five_scores
@@ -50,7 +50,9 @@ def one(
     return side([0], [list(dense)], [lexical or {}], [[[0.0, 0]] if colbert is None else colbert])
 
 
-def score(spec: Tensor, queries: EncodedSide, passages: EncodedSide, weights: tuple[float, ...] = ONES) -> list[float]:
+def score(
+    spec: TensorSpec, queries: EncodedSide, passages: EncodedSide, weights: tuple[float, ...] = ONES
+) -> list[float]:
     dense, sparse, colbert = weights
     return five_scores(queries, passages, (dense, sparse, colbert))[spec].tolist()
 

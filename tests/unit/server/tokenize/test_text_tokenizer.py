@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from flagtriton.protocol.tensors import INPUT_IDS, PAST_END, TOKEN_COUNT
+from flagtriton.protocol.tensors import INPUT_IDS, NO_TOKEN, TOKEN_COUNT
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer, ragged
 from tests.support.checkpoints.tiny import make_bert, make_decoder, make_xlm_roberta
@@ -175,7 +175,7 @@ def test_berts_separator_bears_weight(tmp_path: Path) -> None:
 
 
 def test_without_special_tokens_there_is_an_id_that_no_token_has(tokenizer: TextTokenizer) -> None:
-    assert tokenizer.unweighted_ids.tolist() == [PAST_END]
+    assert tokenizer.unweighted_ids.tolist() == [NO_TOKEN]
 
 
 def test_bare_ids_have_no_special_tokens_and_are_never_cut(tokenizer: TextTokenizer) -> None:

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from flagtriton.checkpoints import EMBEDDERS, RERANKERS
-from flagtriton.protocol.tensors import INPUT_IDS, PAST_END
+from flagtriton.protocol.tensors import INPUT_IDS, NO_TOKEN
 from flagtriton_server.errors import RequestError
 from flagtriton_server.tokenize.text_tokenizer import TextBatch, TextTokenizer
 from flagtriton_server.tokenizer_loading.classes import CLASSES
@@ -26,7 +26,7 @@ GOLDEN: dict[str, Any] = json.loads((GOLDEN / "tokenizer_ids.json").read_text(en
 def encoded(tokenizer: TextTokenizer, texts: list[str]) -> list[list[int]]:
     (answer,) = tokenizer.encode([TextBatch(texts, 512)])
     assert not isinstance(answer, RequestError)
-    return [[token for token in row if token != PAST_END] for row in answer[INPUT_IDS].tolist()]
+    return [[token for token in row if token != NO_TOKEN] for row in answer[INPUT_IDS].tolist()]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

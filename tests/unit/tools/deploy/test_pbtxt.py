@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
-from flagtriton.protocol.tensors import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, TEXT, TOKEN_COUNT, Tensor
+from flagtriton.protocol.tensors import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, TEXT, TOKEN_COUNT, TensorSpec
 from flagtriton_tools.deploy.pbtxt import (
     Device,
     EnsembleStep,
@@ -111,12 +111,12 @@ def test_an_ensembles_steps_map_their_tensors_to_the_ensembles() -> None:
 
 
 @pytest.mark.parametrize("tensor", [INPUT_IDS, HIDDEN_STATES])
-def test_an_input_of_varying_length_may_be_ragged(tensor: Tensor) -> None:
+def test_an_input_of_varying_length_may_be_ragged(tensor: TensorSpec) -> None:
     assert step(inputs=[tensor]).input[0].allow_ragged_batch
 
 
 @pytest.mark.parametrize("tensor", [TEXT, TOKEN_COUNT])
-def test_an_input_of_fixed_length_is_not_ragged(tensor: Tensor) -> None:
+def test_an_input_of_fixed_length_is_not_ragged(tensor: TensorSpec) -> None:
     assert not step(inputs=[tensor]).input[0].allow_ragged_batch
 
 
@@ -128,7 +128,7 @@ def test_an_input_of_fixed_length_is_not_ragged(tensor: Tensor) -> None:
         (HIDDEN_STATES, DataType.TYPE_UINT8, [-1, -1]),
     ],
 )
-def test_tensors_keep_their_type_and_dimensions(tensor: Tensor, data_type: int, dims: list[int]) -> None:
+def test_tensors_keep_their_type_and_dimensions(tensor: TensorSpec, data_type: int, dims: list[int]) -> None:
     config = step(inputs=[tensor], outputs=[tensor])
     for written in (config.input[0], config.output[0]):
         assert (written.name, written.data_type, list(written.dims)) == (tensor.name, data_type, dims)
