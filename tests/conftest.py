@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from flagtriton_tools.demo import minilm_checkpoint
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.options import ServeOptions, free_ports

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from flagtriton import FlagModel
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.repository.store import add_models
 from tests.robustness.faults.serving import TINY, Serving, serving
 from tests.support.waiting import told_scrape, wait_for

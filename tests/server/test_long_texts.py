@@ -20,8 +20,9 @@ import tritonclient.grpc as triton
 
 from flagtriton.protocol.text import text_tensor
 from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.process import RunningServer

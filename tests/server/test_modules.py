@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from flagtriton import FlagAutoModel, FlagModel
 from flagtriton.protocol.tensors import DENSE_VECS, TEXT
 from flagtriton.protocol.text import text_tensor
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.repository.bundle import with_copies
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server

@@ -30,7 +30,7 @@ from tritonclient.http import InferenceServerClient, InferInput
 from flagtriton.protocol.text import text_tensor
 from flagtriton_tools.cli.main import main
 from flagtriton_tools.repository.environment import environment_members, write_environment
-from flagtriton_tools.serve.supervision import steps_of
+from flagtriton_tools.serve.watched import steps_of
 from flagtriton_tools.tritonserver.embedded import find_tritonserver
 from flagtriton_tools.tritonserver.options import free_ports
 from tests.support.checkpoints.tiny import TEXTS, make_bert

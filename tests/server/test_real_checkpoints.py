@@ -18,8 +18,9 @@ from tokenizers import Tokenizer
 
 from flagtriton import BGEM3FlagModel, DeploymentMismatchError, FlagAutoModel, FlagICLModel, FlagLLMModel, ServerError
 from flagtriton_tools.cli.main import main
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.process import RunningServer

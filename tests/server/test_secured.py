@@ -19,8 +19,9 @@ import trustme
 from tritonclient.utils import InferenceServerException
 
 from flagtriton import TLS, FlagModel, FlagTritonError, InvalidRequestError, ServerUnavailableError
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.admin import SECRET_HEADER, Admin

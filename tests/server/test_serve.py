@@ -19,8 +19,9 @@ from tritonclient.utils import InferenceServerException
 
 from flagtriton import BGEM3FlagModel, FlagModel
 from flagtriton.protocol.text import text_tensor
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.options import ServeOptions, free_ports

@@ -15,8 +15,9 @@ import pytest
 import tritonclient.http as triton
 
 from flagtriton import FlagModel
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from tests.conftest import serve_options

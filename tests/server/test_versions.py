@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from flagtriton import FlagModel
 from flagtriton.protocol.text import text_tensor
-from flagtriton_tools.deploy.build import AddOptions, Model, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions, Model
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.repository.versions import add_version, remove_version, switch_version

@@ -14,7 +14,8 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.tritonserver.admin import Admin, ModelState, Reply
 from flagtriton_tools.tritonserver.stubs import instances
 from tests.support.folders import facts

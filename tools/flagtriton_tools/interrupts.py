@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Signalled", "exit_code_of", "stopped_in_order"]
+__all__ = ["exit_code_of", "stopped_in_order"]
 
 
 class Signalled(KeyboardInterrupt):

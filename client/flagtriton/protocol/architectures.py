@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["ARCHITECTURES", "Architecture", "architecture_of", "attention_path", "position_capacity"]
+__all__ = ["ARCHITECTURES", "architecture_of", "attention_path", "position_capacity"]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flagtriton.protocol.model_classes import MODEL_CLASSES, ModelClass, model_class_row
 
-__all__ = ["DEPLOYMENT_KEYS", "Deployment", "best_cpu_precision", "resolve_precision", "score_model_name"]
+__all__ = ["DEPLOYMENT_KEYS", "Deployment", "resolve_precision", "score_model_name"]
 
 DEPLOYMENT_KEYS = frozenset({"task", "model_class", "checkpoint"})
 """What tells a public ensemble's parameters from those of a step and of other people's models."""

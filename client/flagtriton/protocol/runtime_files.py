@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final
 
 __all__ = [
-    "FLAG_FOLDER",
     "REQUEST_LOG",
     "TEMPORARY",
     "flag_path",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 __all__ = [
+    "AFTER",
     "ALL_COMPONENTS",
     "COLBERT_LENGTHS",
     "COLBERT_SCORE",
@@ -17,6 +18,7 @@ __all__ = [
     "DEFAULT_MAX_LENGTH",
     "DENSE_SCORE",
     "DENSE_VECS",
+    "DONE",
     "HIDDEN_STATES",
     "INPUT_IDS",
     "LAYER_SCORES",

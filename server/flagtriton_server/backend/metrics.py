@@ -37,7 +37,7 @@ from flagtriton_server.backend.requests import RequestContext
 from flagtriton_server.backend.scheduler import StepObserver
 from flagtriton_server.backend.server_log import log_error, open_series
 
-__all__ = ["StepMetrics", "priority_name"]
+__all__ = ["StepMetrics"]
 
 _OK = "ok"
 _BOUNDS_S = {**{bound: f"{bound:g}" for bound in DURATION_BOUNDS_S}, math.inf: "+Inf"}

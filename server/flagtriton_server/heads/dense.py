@@ -21,7 +21,7 @@ from flagtriton_server.engines.finite import check_loaded
 from flagtriton_server.sentence_transformers.activations import OVER_COMPONENTS
 from flagtriton_server.sentence_transformers.definition import NORMALIZE, DenseModule, dense_module
 
-__all__ = ["DenseLayer", "ModuleChain", "load_chain"]
+__all__ = ["load_chain"]
 
 _Step: TypeAlias = Callable[[Tensor], Tensor]
 

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PretrainedConfig, PreTrainedModel
 
-from flagtriton_server.engines.torch_packed.attention import AttentionSpec, PackedTexts, packed_attention
+from flagtriton_server.engines.torch_packed.attention import PackedTexts, packed_attention
+from flagtriton_server.engines.torch_packed.prefix_attention import AttentionSpec
 from flagtriton_server.layerwise.spec import LayerwiseSpec
 
-__all__ = ["LayerHeads", "LayerwiseDecoder", "Rotation", "rotation"]
+__all__ = ["LayerHeads", "LayerwiseDecoder", "rotation"]
 
 Rotation: TypeAlias = tuple[Tensor, Tensor]
 """Cosines and sines of the rotary angles, `[N, 1, d / 2]` float32 each."""

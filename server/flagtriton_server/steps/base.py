@@ -21,7 +21,7 @@ from flagtriton_server.backend.scheduler import Worker
 from flagtriton_server.backend.server_log import log_error
 from flagtriton_server.errors import RequestError
 
-__all__ = ["QueuedStep"]
+__all__ = ["QueuedStep", "T"]
 
 
 class _Work(Protocol):

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flagtriton_server.checkpoint.lookup import FileFinder, FilesUnavailableError, file_finder
 
-__all__ = ["TOKENIZER_JSON", "VOCABULARY_FILES", "TokenizerFiles"]
+__all__ = ["TOKENIZER_JSON", "TokenizerFiles"]
 
 TOKENIZER_JSON: Final = "tokenizer.json"
 VOCABULARY_FILES: Final = (

@@ -16,7 +16,7 @@ from typing import Any, Final
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-__all__ = ["BPE", "CONTROL", "UNIGRAM", "USER_DEFINED", "Piece", "SentencePieceModel", "model_message"]
+__all__ = ["BPE", "CONTROL", "UNIGRAM", "USER_DEFINED", "SentencePieceModel", "model_message"]
 
 UNIGRAM: Final = 1
 BPE: Final = 2

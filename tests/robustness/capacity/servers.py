@@ -11,8 +11,9 @@ from pathlib import Path
 import psutil
 
 from flagtriton_tools.demo import minilm_checkpoint
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.repository.store import add_models
 from tests.robustness.faults.serving import Serving, serving
 

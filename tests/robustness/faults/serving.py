@@ -19,8 +19,9 @@ from typing import Any
 import psutil
 
 from flagtriton_tools.demo import minilm_checkpoint
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.tritonserver.options import free_ports
 from tests.conftest import obey_ctrl_c

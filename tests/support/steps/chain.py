@@ -15,8 +15,9 @@ from flagtriton.protocol.parameters import read_parameters
 from flagtriton.protocol.settings import EncoderSettings, PoolerSettings, TokenizerSettings
 from flagtriton.protocol.tensors import DENSE_VECS, TEXT
 from flagtriton.protocol.text import text_tensor
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.deploy.pbtxt import string_parameters
 from tests.support.steps.fake_backend import Request, responses_of, started
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 import flagtriton
-from tests.support.paths import ROOT
 
 FOUND = pkgutil.walk_packages(flagtriton.__path__, "flagtriton.")
 MODULES = ["flagtriton", *(module.name for module in FOUND if not module.ispkg)]
@@ -83,14 +82,6 @@ LAYERS = [
 ]
 """The packages and modules of the SDK from the top; one imports from itself and from lower layers alone."""
 
-PUBLIC = {"flagtriton", "flagtriton.types"} | {name for name in MODULES if name.startswith("flagtriton.integrations.")}
-"""Modules whose names users import."""
-
-CHECKED = [name for name in MODULES if not name.startswith("flagtriton.protocol.")]
-"""Modules whose `__all__` is exact; the contract's modules declare more."""
-
-IMPORTERS = ("client", "server", "tools", "tests", "docker", "docs")
-
 
 @functools.cache
 def tree_of(path: Path) -> ast.Module:
@@ -113,37 +104,10 @@ def path_of(name: str) -> Path:
     return Path(module.__file__)
 
 
-@functools.cache
-def imported_names() -> dict[str, set[str]]:
-    """Return the names that other files of the repository import, by module."""
-    found: dict[str, set[str]] = {name: set() for name in MODULES}
-    for folder in IMPORTERS:
-        for path in (ROOT / folder).rglob("*.py"):
-            for module, name in imports_of(path):
-                if module in found:
-                    found[module].add(name)
-    return found
-
-
-def declared_names(name: str) -> set[str]:
-    return set(importlib.import_module(name).__all__)
-
-
 def layer_of(module: str) -> int | None:
     """Return the layer's index; None for the package itself, whose names are those of all layers."""
     parts = module.split(".")
     return None if len(parts) == 1 else next(i for i, layer in enumerate(LAYERS) if parts[1] in layer)
-
-
-@pytest.mark.parametrize("name", [name for name in CHECKED if name not in PUBLIC])
-def test_every_declared_name_is_imported_somewhere(name: str) -> None:
-    assert sorted(declared_names(name) - imported_names()[name]) == []
-
-
-@pytest.mark.parametrize("name", [name for name in CHECKED if name != "flagtriton"])
-def test_every_imported_name_is_declared(name: str) -> None:
-    private = {imported for imported in imported_names()[name] if imported.startswith("_")}
-    assert sorted(imported_names()[name] - declared_names(name) - private) == []
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "flagtriton"])

@@ -13,7 +13,7 @@ from flagtriton_tools.bench.peers.deployment_under_test import Ours, Place
 from flagtriton_tools.pictures import saved_axes
 from flagtriton_tools.workload import Workload, make_texts
 
-__all__ = ["Point", "draw_growth", "measure_growth", "to_json"]
+__all__ = ["draw_growth", "measure_growth", "to_json"]
 
 _COUNTS = (1, 4, 16, 64, 256, 1024, 4096)
 _WORDS = (4, 8, 16, 32, 64, 128, 256)

@@ -10,7 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from flagtriton.protocol.deployment import Deployment
-from flagtriton_tools.deploy.build import TOKEN_BUDGETS, AddOptions
+from flagtriton_tools.deploy.budgets import TOKEN_BUDGETS
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.workload import Workload, make_examples
 
 __all__ = ["BenchOptions", "BenchTask"]

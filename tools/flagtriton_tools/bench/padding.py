@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flagtriton_server.packing.ragged import packed_length, plan_micro_batches
 
-__all__ = ["PaddingWaste", "padding_waste"]
+__all__ = ["padding_waste"]
 
 _BATCH = 256
 

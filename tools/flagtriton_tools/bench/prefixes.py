@@ -25,7 +25,7 @@ from flagtriton_server.loading.placement import limit_threads
 from flagtriton_tools.bench.peers.callers import seconds_of
 from flagtriton_tools.errors import ToolError
 
-__all__ = ["CASES", "Case", "PrefixResult", "measure_prefixes", "prefix_table"]
+__all__ = ["Case", "PrefixResult", "measure_prefixes", "prefix_table"]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from flagtriton_tools.bench.peers.deployment_under_test import Place
 from flagtriton_tools.bench.peers.measure import compare
 from flagtriton_tools.bench.peers.memory import PeakMemory
 
-__all__ = ["OurTasks", "TaskContestant", "TaskResult", "encoder_clock_s", "measure_tasks", "task_table"]
+__all__ = ["OurTasks", "TaskResult", "measure_tasks", "task_table"]
 
 
 class TaskContestant(Protocol):

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 
 from flagtriton.protocol.model_classes import EmbedderModelClass
-from flagtriton_tools.deploy.build import AddOptions
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.shapes import SHAPES
 from flagtriton_tools.workload import Workload

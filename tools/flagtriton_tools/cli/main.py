@@ -24,8 +24,9 @@ from flagtriton_tools.cli.plan import plan_command
 from flagtriton_tools.cli.serve import load_command, serve_command, unload_command
 from flagtriton_tools.cli.top import top_command
 from flagtriton_tools.cli.verify import verify_command, verify_repository
-from flagtriton_tools.deploy.build import AddOptions, build, describe
+from flagtriton_tools.deploy.build import build, describe
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.deploy.pooling_options import finishing_said
 from flagtriton_tools.deploy.sentence_transformers_overlay import with_reading
 from flagtriton_tools.errors import ToolError
@@ -35,7 +36,7 @@ from flagtriton_tools.repository.store import add_models, entries, remove_deploy
 from flagtriton_tools.repository.versions import add_version, remove_version, switch_version
 from flagtriton_tools.serve.running import how_to_load, how_to_serve, still_served
 
-__all__ = ["main"]
+__all__ = ["cli", "main"]
 
 _MESSAGES = Console(stderr=True, soft_wrap=True, highlight=False)
 _RESULTS = Console(highlight=False, width=None if sys.stdout.isatty() else 200)

@@ -29,7 +29,7 @@ from flagtriton_tools.verify.texts import DIFFICULT_TEXTS, read_texts
 if TYPE_CHECKING:
     from flagtriton.protocol.deployment import Deployment
 
-__all__ = ["MISMATCH", "verify_command", "verify_deployment", "verify_repository"]
+__all__ = ["verify_command", "verify_repository"]
 
 MISMATCH = 1
 """The exit code where something differs."""

@@ -16,8 +16,7 @@ from flagtriton.protocol.instructions import check_instruction_format
 from flagtriton.protocol.model_classes import POOLINGS, EmbedderModelClass, ModelClass, check_pooling, model_class_row
 from flagtriton.protocol.settings import MODEL_DIRECTORY
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
-from flagtriton_tools.deploy.budgets import TOKEN_BUDGETS
-from flagtriton_tools.deploy.ensembles import PART_OF, builder_of
+from flagtriton_tools.deploy.ensembles import builder_of
 from flagtriton_tools.deploy.facts import CheckpointFacts, adapter_source
 from flagtriton_tools.deploy.options import AddOptions, Model
 from flagtriton_tools.deploy.pbtxt import Device
@@ -25,7 +24,7 @@ from flagtriton_tools.deploy.sentence_transformers_overlay import defined_settin
 from flagtriton_tools.deploy.stub_paths import EXECUTION_ENV, is_one_word
 from flagtriton_tools.errors import ToolError
 
-__all__ = ["EXECUTION_ENV", "PART_OF", "TOKEN_BUDGETS", "AddOptions", "Model", "build", "describe"]
+__all__ = ["build", "describe"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DEFAULT_POOLING = "cls"

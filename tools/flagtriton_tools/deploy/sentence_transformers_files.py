@@ -18,7 +18,7 @@ from flagtriton_server.sentence_transformers.summary import summary_of
 from flagtriton_server.sentence_transformers.transformer_settings import embedder_definition, with_prompts
 from flagtriton_tools.errors import ToolError
 
-__all__ = ["UNAVAILABLE", "Reading", "check_transformer_place", "module_folders", "read_files"]
+__all__ = ["Reading", "check_transformer_place", "module_folders", "read_files"]
 
 
 @dataclass(frozen=True)

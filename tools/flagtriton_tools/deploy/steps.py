@@ -61,6 +61,7 @@ __all__ = [
     "dense_sparse_step",
     "encoder_step",
     "layerwise_encoder_step",
+    "part_tensors",
     "pooler_step",
     "reranker_scorer_step",
     "scorer_step",

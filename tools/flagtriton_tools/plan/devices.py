@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["EFFICIENCY", "GPUS", "MEASURED", "Gpu", "Measured"]
+__all__ = ["EFFICIENCY", "GPUS", "MEASURED"]
 
 
 @dataclass(frozen=True)

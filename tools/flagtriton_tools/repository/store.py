@@ -15,7 +15,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from flagtriton.protocol.deployment import Deployment
 from flagtriton.protocol.parameters import ParameterError, read_parameters
 from flagtriton.protocol.settings import VERSION_PARAMETERS
-from flagtriton_tools.deploy.build import PART_OF, Model
+from flagtriton_tools.deploy.ensembles import PART_OF
+from flagtriton_tools.deploy.options import Model
 from flagtriton_tools.deploy.pbtxt import read_config, serving, string_parameters, to_pbtxt
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository.atomic_moves import move_all, staging

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flagtriton.protocol.parameters import ParameterError
 from flagtriton.protocol.settings import VERSION_PARAMETERS, version_parameters
-from flagtriton_tools.deploy.build import Model
+from flagtriton_tools.deploy.options import Model
 from flagtriton_tools.deploy.pbtxt import different_fields, read_config, serving, to_pbtxt
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository.atomic_moves import move_all, staging

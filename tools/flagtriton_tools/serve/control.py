@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from flagtriton.protocol.deployment import score_model_name
 from flagtriton_tools.errors import ToolError
-from flagtriton_tools.serve.supervision import public_ensembles, steps_of
+from flagtriton_tools.serve.watched import public_ensembles, steps_of
 from flagtriton_tools.tritonserver.admin import Admin, ModelState
 
 __all__ = ["load_deployment", "progress", "unload_deployment"]

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.serve.health_metrics import CONTENT_TYPE, exposition
 
-__all__ = ["Health", "served_health"]
+__all__ = ["READY", "Health", "served_health"]
 
 READY = "ready"
 

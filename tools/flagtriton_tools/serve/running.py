@@ -16,7 +16,7 @@ from flagtriton_tools.tritonserver.admin import Admin
 from flagtriton_tools.tritonserver.admin_secret import find_secret, state_folder
 from flagtriton_tools.tritonserver.options import ServeOptions
 
-__all__ = ["announced", "how_to_load", "how_to_serve", "servers_of", "serving_name", "still_served", "with_url"]
+__all__ = ["announced", "how_to_load", "how_to_serve", "servers_of", "still_served", "with_url"]
 
 _DEFAULT_URL = "http://localhost:8000"
 _ANSWERS_WITHIN_S = 2.0

@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.serve.changes import Changes
 from flagtriton_tools.serve.health import READY, Health
-from flagtriton_tools.serve.watched import Watched, public_ensembles, steps_of, watched_deployment
+from flagtriton_tools.serve.watched import Watched, watched_deployment
 from flagtriton_tools.tritonserver.admin import Admin, ModelState
 from flagtriton_tools.tritonserver.process import RunningServer
 from flagtriton_tools.tritonserver.stubs import live_stubs, stub_processes, unhealthy_model
 
-__all__ = ["Supervisor", "Watched", "public_ensembles", "steps_of"]
+__all__ = ["Supervisor"]
 
 _TICK_S = 0.5
 _ROUND_S = 1.0

@@ -21,7 +21,7 @@ from flagtriton_tools.verify.checks import Check, Limits, compare_vectors, skipp
 from flagtriton_tools.verify.plain import PlainModel
 from flagtriton_tools.verify.served import ServedDeployment
 
-__all__ = ["LIBRARIES", "library_checks"]
+__all__ = ["library_checks"]
 
 LIBRARIES: Final = {"sentence-transformers": "sentence_transformers", "flagembedding": "FlagEmbedding"}
 """Their names, and the modules by which they are found."""

@@ -34,7 +34,7 @@ from flagtriton.protocol.options.checks import (
 )
 from flagtriton.protocol.text import check_encodable
 
-__all__ = ["EmbedOptions", "OptionError", "OptionValue"]
+__all__ = ["EmbedOptions"]
 
 
 def _a_format(check_format: Callable[[str, str], None]) -> Check:

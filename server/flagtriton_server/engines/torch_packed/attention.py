@@ -22,7 +22,7 @@ from torch.nn import functional
 from flagtriton_server.engines.torch_packed.prefix_attention import AttentionSpec, attention_behind
 from flagtriton_server.packing.ragged import attention_length, lengths_before, token_indices
 
-__all__ = ["ATTENTION_NAME", "AttentionSpec", "PackedTexts", "packed_attention", "register_attention"]
+__all__ = ["ATTENTION_NAME", "PackedTexts", "packed_attention", "register_attention"]
 
 ATTENTION_NAME = "flagtriton_packed"
 """What the function is called among transformers' attention implementations."""

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flagtriton_server.engines.torch_packed.attention import AttentionSpec, PackedTexts, packed_attention
+from flagtriton_server.engines.torch_packed.attention import PackedTexts, packed_attention
+from flagtriton_server.engines.torch_packed.prefix_attention import AttentionSpec
 
 __all__ = ["BertBlock", "FusedLinear", "fuse_bert_layers"]
 

@@ -11,8 +11,9 @@ import pytest
 
 from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.sentence_transformers.check import check_definition, unread
-from flagtriton_tools.deploy.build import AddOptions, describe
+from flagtriton_tools.deploy.build import describe
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from tests.support.checkpoints.sentence_transformers import dense, make_sentence_transformer, write
 from tests.support.checkpoints.tiny import make_bert
 from tests.support.steps.fake_backend import imported_steps, started

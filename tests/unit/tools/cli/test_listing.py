@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console
 
 from flagtriton_tools.cli.listing import list_table
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.repository.store import Entry, add_models, entries
 from tests.support.checkpoints.tiny import make_bert
 

@@ -13,7 +13,8 @@ from flagtriton.protocol.parameters import read_parameters
 from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings, TokenizerSettings
 from flagtriton_tools.cli.main import main
 from flagtriton_tools.deploy.budgets import TOKEN_BUDGETS, queue_settings, token_budget
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.deploy.pbtxt import Device, read_config
 from tests.support.folders import facts, write_checkpoint
 

@@ -11,7 +11,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from flagtriton.protocol.deployment import Deployment
 from flagtriton.protocol.parameters import read_parameters
 from flagtriton.protocol.settings import EncoderSettings, PoolerSettings, TokenizerSettings
-from flagtriton_tools.deploy.build import AddOptions, build, describe
+from flagtriton_tools.deploy.build import build, describe
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.errors import ToolError
 from tests.support.folders import facts
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from flagtriton_tools.deploy.build import AddOptions, build, describe
+from flagtriton_tools.deploy.build import build, describe
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.errors import ToolError
 from tests.support.folders import facts
 

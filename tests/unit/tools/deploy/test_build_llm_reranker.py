@@ -18,8 +18,10 @@ from flagtriton.protocol.settings import (
     TokenizerSettings,
     read_settings,
 )
-from flagtriton_tools.deploy.build import TOKEN_BUDGETS, AddOptions, Model, build
+from flagtriton_tools.deploy.budgets import TOKEN_BUDGETS
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import CheckpointFacts, inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions, Model
 from flagtriton_tools.errors import ToolError
 from tests.support import folders
 from tests.support.checkpoints.layerwise import make_layerwise, make_lightweight

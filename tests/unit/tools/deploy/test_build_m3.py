@@ -18,7 +18,9 @@ from flagtriton.protocol.settings import (
     ScorerSettings,
     TokenizerSettings,
 )
-from flagtriton_tools.deploy.build import PART_OF, AddOptions, build, describe
+from flagtriton_tools.deploy.build import build, describe
+from flagtriton_tools.deploy.ensembles import PART_OF
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.errors import ToolError
 from tests.support.folders import facts
 

@@ -12,8 +12,9 @@ import pytest
 from google.protobuf import json_format
 
 from flagtriton.protocol.settings import EncoderSettings, RerankerHeadSettings, TokenizerSettings, read_settings
-from flagtriton_tools.deploy.build import AddOptions, Model, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import CheckpointFacts, inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions, Model
 from flagtriton_tools.errors import ToolError
 from tests.support.checkpoints.tiny import make_bert, make_reranker
 

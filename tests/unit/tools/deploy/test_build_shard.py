@@ -13,7 +13,8 @@ from flagtriton.protocol.deployment import Deployment
 from flagtriton.protocol.parameters import read_parameters
 from flagtriton.protocol.settings import EncoderSettings, PoolerSettings
 from flagtriton_tools.cli.main import main
-from flagtriton_tools.deploy.build import AddOptions, build, describe
+from flagtriton_tools.deploy.build import build, describe
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository.store import add_models
 from tests.support.folders import facts

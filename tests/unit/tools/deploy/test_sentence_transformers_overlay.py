@@ -12,8 +12,9 @@ import pytest
 
 from flagtriton.protocol.deployment import Deployment
 from flagtriton_tools.cli.main import main
-from flagtriton_tools.deploy.build import AddOptions, build, describe
+from flagtriton_tools.deploy.build import build, describe
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.deploy.pooling_options import finishing_said
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository.store import entries

@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from flagtriton.protocol.settings import EncoderSettings, read_settings
 from flagtriton_server.loading.encoder import load_encoder
-from flagtriton_tools.deploy.build import AddOptions, Model, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions, Model
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository.bundle import bytes_of, with_copies
 from flagtriton_tools.repository.store import add_models, entry_named

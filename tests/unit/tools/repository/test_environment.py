@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from flagtriton_tools.cli.main import main
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository import environment as execution_env
 from flagtriton_tools.repository.environment import Members, environment_members, write_environment

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_tools.deploy.build import AddOptions, Model, build
+from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions, Model
 from flagtriton_tools.deploy.pbtxt import EnsembleStep, ensemble_config, to_pbtxt
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository.store import add_models, entries, model_names, remove_deployment

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.settings import EncoderSettings, TokenizerSettings, read_settings
-from flagtriton_tools.deploy.build import AddOptions, Model, build
+from flagtriton_tools.deploy.build import build
+from flagtriton_tools.deploy.options import AddOptions, Model
 from flagtriton_tools.deploy.pbtxt import read_config, to_pbtxt
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository.bytecode import compile_steps

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flagtriton_tools.deploy.build import AddOptions, build
+from flagtriton_tools.deploy.build import build
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.repository.store import add_models
 from flagtriton_tools.serve.launcher import ServerStoppedError, prepared, running_server

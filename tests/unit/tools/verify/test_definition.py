@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.deployment import Deployment
-from flagtriton_tools.deploy.build import AddOptions, describe
+from flagtriton_tools.deploy.build import describe
 from flagtriton_tools.deploy.facts import inspect_checkpoint
+from flagtriton_tools.deploy.options import AddOptions
 from flagtriton_tools.verify.checks import Check
 from flagtriton_tools.verify.run import definition_checks
 from tests.support.checkpoints.sentence_transformers import make_sentence_transformer, write

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+__all__: list[str] = []
+
 BATCH_SIZES = (8, 16, 32, 64, 128)
 SWEEP_TEXTS = 256
 

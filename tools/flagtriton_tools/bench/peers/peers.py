@@ -20,7 +20,7 @@ from flagtriton_tools.bench.peers.memory import tree_peaks_mb
 from flagtriton_tools.errors import ToolError
 from flagtriton_tools.tritonserver.options import free_ports
 
-__all__ = ["Contestant", "InfinityServer", "Library", "infinity_server", "library", "peer_python"]
+__all__ = ["Contestant", "infinity_server", "library", "peer_python"]
 
 _PEER_WORKER = Path(__file__).with_name("peer_worker.py")
 _INFINITY_BATCH = 64

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flagtriton_server.engines.torch_packed.attention import AttentionSpec, PackedTexts, packed_attention
+from flagtriton_server.engines.torch_packed.attention import PackedTexts, packed_attention
+from flagtriton_server.engines.torch_packed.prefix_attention import AttentionSpec
 
 CPU = torch.device("cpu")
 LENGTHS = [130, 17, 16, 16, 15, 1]

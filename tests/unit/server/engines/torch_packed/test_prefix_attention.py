@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flagtriton_server.engines.torch_packed.attention import AttentionSpec, PackedTexts, _varlen, packed_attention
-from flagtriton_server.engines.torch_packed.prefix_attention import attention_behind
+from flagtriton_server.engines.torch_packed.attention import PackedTexts, _varlen, packed_attention
+from flagtriton_server.engines.torch_packed.prefix_attention import AttentionSpec, attention_behind
 from flagtriton_server.packing.ragged import token_indices
 from tests.unit.server.engines.torch_packed.test_attention import CPU, SPECS, Heads, assert_close, heads, plain
 
