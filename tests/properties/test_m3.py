@@ -42,7 +42,7 @@ TOKEN_IDS = st.lists(st.dictionaries(st.integers(32, 80).map(str), st.just(1.0))
 @pytest.fixture(scope="module", autouse=True)
 def no_waits() -> Iterator[None]:
     """Try again at once."""
-    with mock.patch("tenacity.sleep_using_event", lambda event: lambda seconds: None):
+    with mock.patch("tenacity.sleep_using_event", return_value=lambda seconds: None):
         yield
 
 

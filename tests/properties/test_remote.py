@@ -123,7 +123,7 @@ def in_trouble(quiet: FakeTransport, trouble: Trouble) -> tuple[FakeTransport, U
 @pytest.fixture(scope="module", autouse=True)
 def no_waits() -> Iterator[None]:
     """Try again at once."""
-    with mock.patch("tenacity.sleep_using_event", lambda event: lambda seconds: None):
+    with mock.patch("tenacity.sleep_using_event", return_value=lambda seconds: None):
         yield
 
 

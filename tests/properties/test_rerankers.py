@@ -29,7 +29,7 @@ METHODS = ["compute_score", "compute_score_single_gpu", "encode_multi_process"]
 @pytest.fixture(scope="module", autouse=True)
 def no_waits() -> Iterator[None]:
     """Try again at once."""
-    with mock.patch("tenacity.sleep_using_event", lambda event: lambda seconds: None):
+    with mock.patch("tenacity.sleep_using_event", return_value=lambda seconds: None):
         yield
 
 

@@ -147,7 +147,7 @@ def test_short_queries_overtake_texts_of_a_mebibyte(served: Deployments, name: s
                 np.testing.assert_allclose(got, expected, atol=1e-5)
     p50, p99 = np.percentile(times, [50, 99])
     growth = (most - before) / MEBIBYTE
-    logging.info(
+    logging.getLogger(__name__).info(
         "%s, %s: p50 %.0f ms, p99 %.0f ms, memory %+.0f MiB, %d requests",
         name,
         load,

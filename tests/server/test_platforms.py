@@ -90,7 +90,7 @@ def python_of_its_own() -> str:
 
 
 @pytest.fixture(scope="module")
-def staged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, bytes], Any, Path]]:
+def staged(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], Any, Path]:
     """Add a deployment as a user would who wants it in a bucket; then its checkpoint and staging folder are gone."""
     folder = tmp_path_factory.mktemp("platforms")
     checkpoint = make_bert(folder / "checkpoint")
@@ -102,7 +102,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str,
     objects = uploaded(staging)
     shutil.rmtree(staging)
     shutil.rmtree(checkpoint)
-    yield objects, vectors, folder
+    return objects, vectors, folder
 
 
 @pytest.fixture(scope="module")

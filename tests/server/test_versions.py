@@ -79,7 +79,8 @@ class Traffic:
     def _wait(self, version: str, more: int) -> None:
         wanted, deadline = self.answered.get(version, 0) + more, time.monotonic() + 60
         while self.answered.get(version, 0) < wanted:
-            assert time.monotonic() < deadline and not self.failed, self.failed
+            assert not self.failed
+            assert time.monotonic() < deadline
             time.sleep(0.02)
 
     def _call(self) -> None:

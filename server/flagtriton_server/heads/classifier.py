@@ -56,7 +56,7 @@ def classification_head(settings: RerankerHeadSettings, precision: Precision, de
     return score
 
 
-class _BertHead(nn.Module):  # type: ignore[misc]
+class _BertHead(nn.Module):
     """BERT's pooler and the linear layer behind it; RoBERTa's head has both in one."""
 
     def __init__(self, pooler: nn.Module, classifier: nn.Module) -> None:
@@ -89,7 +89,7 @@ def vocabulary_head(settings: RerankerHeadSettings, precision: Precision, device
     return score
 
 
-class _PassedThrough(nn.Module):  # type: ignore[misc]
+class _PassedThrough(nn.Module):
     """Stands where a model's layers were, whose work is done already."""
 
     def forward(self, inputs_embeds: Tensor, **_: object) -> Any:  # noqa: ANN401 - transformers' own

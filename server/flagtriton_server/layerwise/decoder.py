@@ -98,13 +98,13 @@ def rotation(positions: Tensor, spec: LayerwiseSpec) -> Rotation:
     return angles.cos().float(), angles.sin().float()
 
 
-class _Head(nn.Module):  # type: ignore[misc]
+class _Head(nn.Module):
     def __init__(self, spec: LayerwiseSpec) -> None:
         super().__init__()
         self.linear_head = nn.Linear(spec.hidden_size, 1, bias=False)
 
 
-class _RMSNorm(nn.Module):  # type: ignore[misc]
+class _RMSNorm(nn.Module):
     """Root-mean-square normalisation in float32."""
 
     def __init__(self, spec: LayerwiseSpec) -> None:
@@ -126,7 +126,7 @@ def _mean_of_squares(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / x.shape[-1]
 
 
-class _Attention(nn.Module):  # type: ignore[misc]
+class _Attention(nn.Module):
     def __init__(self, spec: LayerwiseSpec, index: int) -> None:
         super().__init__()
         linear = partial(nn.Linear, bias=spec.projection_bias)
@@ -146,7 +146,7 @@ class _Attention(nn.Module):  # type: ignore[misc]
         return self.o_proj(packed_attention(query, key, value, texts, self.kind).flatten(1))
 
 
-class _FeedForward(nn.Module):  # type: ignore[misc]
+class _FeedForward(nn.Module):
     """The gated kind (Shazeer, "GLU Variants Improve Transformer", 2020)."""
 
     def __init__(self, spec: LayerwiseSpec) -> None:
@@ -160,7 +160,7 @@ class _FeedForward(nn.Module):  # type: ignore[misc]
         return self.down_proj(self.activation(self.gate_proj(x)).mul_(self.up_proj(x)))
 
 
-class _Layer(nn.Module):  # type: ignore[misc]
+class _Layer(nn.Module):
     def __init__(self, spec: LayerwiseSpec, index: int) -> None:
         super().__init__()
         self.self_attn = _Attention(spec, index)

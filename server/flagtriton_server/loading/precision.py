@@ -19,7 +19,7 @@ _FIXED_FREQUENCIES = frozenset(["default", "linear", "llama3", "yarn", "proporti
 """Kinds of rotary embeddings whose frequencies do not change with a text's length."""
 
 
-class ExactRotary(nn.Module):  # type: ignore[misc]
+class ExactRotary(nn.Module):
     """Rotary embeddings (Su et al., "RoFormer", 2021) in the place of transformers' own, with angles in float64.
 
     Args:

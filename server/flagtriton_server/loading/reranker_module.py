@@ -11,7 +11,7 @@ from torch import Tensor, nn
 __all__ = ["ScoreAsHiddenState"]
 
 
-class ScoreAsHiddenState(nn.Module):  # type: ignore[misc]
+class ScoreAsHiddenState(nn.Module):
     """A sequence classifier that answers as an encoder with one component a token does.
 
     Args:

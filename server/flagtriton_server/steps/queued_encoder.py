@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -82,6 +82,7 @@ class QueuedEncoder(QueuedStep[T]):
         return max(1, self._token_budget // _SHORTER_PASSES) if shorter else self._token_budget
 
 
-def _layers(module: nn.Module) -> Sequence[nn.Module]:
+def _layers(module: nn.Module) -> Iterable[nn.Module]:
     """Return a network's layers: the longest list of modules in it."""
-    return max((m for m in module.modules() if isinstance(m, nn.ModuleList)), key=len, default=())
+    lists = [child for child in module.modules() if isinstance(child, nn.ModuleList)]
+    return max(lists, key=len, default=nn.ModuleList())

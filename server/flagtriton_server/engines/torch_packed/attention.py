@@ -168,7 +168,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, texts: PackedTexts, spec:
         tokens, seen, most_seen = texts.seen
         key, value = key.index_select(0, tokens), value.index_select(0, tokens)
     result = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
-    result[:n] = varlen_attn(
+    mixed = varlen_attn(
         query[:n],
         key,
         value,
@@ -180,6 +180,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, texts: PackedTexts, spec:
         window_size=(back, 0 if spec.causal else back),
         enable_gqa=key.shape[1] != query.shape[1],
     )
+    assert isinstance(mixed, Tensor)  # a pair only where the log-sum-exp is asked for
+    result[:n] = mixed
     return result
 
 

@@ -9,6 +9,7 @@ while a result is still in cache.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from flagtriton_server.engines.torch_packed.prefix_attention import AttentionSpe
 __all__ = ["BertBlock", "FusedLinear", "fuse_bert_layers"]
 
 
-class FusedLinear(nn.Module):  # type: ignore[misc]
+class FusedLinear(nn.Module):
     """`x @ weight.T + bias`, with what follows it in the same kernel where the device has one.
 
     Args:
@@ -53,14 +54,14 @@ class FusedLinear(nn.Module):  # type: ignore[misc]
         return functional.gelu(functional.linear(x, self.weight, self.bias))
 
 
-class BertBlock(nn.Module):  # type: ignore[misc]
+class BertBlock(nn.Module):
     """One layer, called as transformers calls the layer it stands for, on packed tokens only.
 
     Args:
         layer: a `BertLayer`, `RobertaLayer`, `XLMRobertaLayer` or `CamembertLayer`.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:  # noqa: ANN401 - a transformers layer
         super().__init__()
         attention = layer.attention
         self.query_key_value = FusedLinear([attention.self.query, attention.self.key, attention.self.value])
@@ -105,7 +106,7 @@ def _has_kernels(dtype: torch.dtype) -> bool:
     return True
 
 
-def fuse_bert_layers(module: nn.Module) -> bool:
+def fuse_bert_layers(module: Any) -> bool:  # noqa: ANN401 - a transformers model
     """Replace the layers of an architecture that is `fused` by `BertBlock`s; return whether they were replaced.
 
     They are not where a layer is a decoder's, or has another activation than the exact GELU.
@@ -119,7 +120,7 @@ def fuse_bert_layers(module: nn.Module) -> bool:
     return True
 
 
-def _is_plain(layer: nn.Module) -> bool:
+def _is_plain(layer: Any) -> bool:  # noqa: ANN401 - a transformers layer
     """Return whether a layer of these architectures is an encoder's, with the exact GELU."""
     return not layer.is_decoder and _is_exact_gelu(layer.intermediate.intermediate_act_fn)
 

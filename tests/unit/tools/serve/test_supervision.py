@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from flagtriton_tools.serve.health import READY
@@ -140,10 +138,10 @@ def test_a_server_that_hangs_has_unloaded_nothing(world: World) -> None:
 
 
 @pytest.fixture
-def beats(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+def beats(world: World, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     times: list[float] = []
     monkeypatch.setattr(world.health, "beat", lambda: times.append(world.clock.now - 1000))
-    yield times
+    return times
 
 
 def test_the_health_file_is_written_anew_twice_a_second(world: World, beats: list[float]) -> None:
