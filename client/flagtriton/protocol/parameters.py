@@ -1,23 +1,48 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frozen dataclasses to and from the string parameters of a `config.pbtxt`.
 
-Triton keeps a model's parameters as strings. Here they become typed values once, at the edge: booleans are
-`true` or `false`, None is an absent key, an unknown key is an error. Knows nothing of what the values mean.
+Triton keeps the parameters of a model as strings. They become typed values once, when a step or a client reads them:
+booleans are `true` or `false`, None is an absent key, an unknown key is an error.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import typing
 from collections.abc import Mapping
+from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-__all__ = ["ParameterError", "read_parameters", "write_parameters"]
+from flagtriton.protocol.runtime_files import readable_path
+
+__all__ = [
+    "MODEL_DIRECTORY",
+    "VERSION_PARAMETERS",
+    "ParameterError",
+    "all_instances",
+    "instance_count",
+    "read_parameters",
+    "read_settings",
+    "version_parameters",
+    "write_parameters",
+]
 
 T = TypeVar("T")
 
 _BOOLEANS = {"true": True, "false": False}
+
+VERSION_PARAMETERS: Final = "parameters.json"
+"""In a version's folder: its parameters, as `config.pbtxt` is one for all versions of a model."""
+
+
+MODEL_DIRECTORY: Final = "$$TRITON_MODEL_DIRECTORY"
+"""In a parameter: where the model's folder lies on the server, to which a bucket's is copied. The name is Triton's."""
+
+
+_PATHS = ("checkpoint", "peft")
+"""Parameters that name a folder, if not a hub's model."""
 
 
 class ParameterError(ValueError):
@@ -68,3 +93,48 @@ def _from_string(name: str, text: str, hint: Any) -> Any:  # noqa: ANN401 - the 
 def _bare_type(hint: Any) -> Any:  # noqa: ANN401 - a type or a union of one with None
     members = [member for member in typing.get_args(hint) if member is not NoneType]
     return members[0] if members else hint
+
+
+def read_settings(cls: type[T], args: Mapping[str, str]) -> T:
+    """Return a step's settings from what Triton hands to `initialize`.
+
+    They are the parameters of `model_config`, unless the version's folder has its own. Names in capitals are Triton's.
+
+    Raises:
+        ParameterError: an unknown, missing or ill-formed parameter.
+    """
+    parameters = version_parameters(Path(args.get("model_repository", ""), args.get("model_version", "")))
+    if parameters is None:
+        config = json.loads(args["model_config"]).get("parameters", {})
+        parameters = {name: value["string_value"] for name, value in config.items()}
+    folder = args.get("model_repository", MODEL_DIRECTORY)
+    own = {name: value.replace(MODEL_DIRECTORY, folder) for name, value in parameters.items() if not name.isupper()}
+    own |= {name: readable_path(own[name]) for name in _PATHS if name in own}
+    return read_parameters(cls, own)
+
+
+def version_parameters(folder: Path) -> dict[str, str] | None:
+    """Return the parameters in a version's folder; None where it has none of its own.
+
+    Raises:
+        ParameterError: they cannot be read.
+    """
+    file = folder / VERSION_PARAMETERS
+    if not file.is_file():
+        return None
+    try:
+        return {str(name): str(value) for name, value in json.loads(file.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError) as error:
+        raise ParameterError(f"{file} is no object of strings: {error}; add the version again") from error
+
+
+def instance_count(model_config: str) -> int:
+    """Return how many instances of a step share this machine's processor."""
+    groups: list[dict[str, Any]] = json.loads(model_config).get("instance_group", [])
+    return max(1, sum(int(group.get("count", 1)) for group in groups))
+
+
+def all_instances(model_config: str) -> int:
+    """Return how many instances a step has, on all of its devices."""
+    groups: list[dict[str, Any]] = json.loads(model_config).get("instance_group", [])
+    return max(1, sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups))

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from flagtriton.protocol.options.embed import EmbedOptions
-from flagtriton.protocol.settings import ColbertSettings, read_settings
+from flagtriton.protocol.parameters import read_settings
+from flagtriton.protocol.settings import ColbertSettings
 from flagtriton.protocol.tensors import COLBERT_LENGTHS, COLBERT_VECS, HIDDEN_STATES, INPUT_IDS, TensorSpec
 from flagtriton_server.backend.requests import PbRequest, StepRequest
 from flagtriton_server.backend.responses import PbResponse, respond

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from flagtriton.protocol.options.embed import EmbedOptions
-from flagtriton.protocol.settings import DenseSparseSettings, read_settings
+from flagtriton.protocol.parameters import read_settings
+from flagtriton.protocol.settings import DenseSparseSettings
 from flagtriton.protocol.tensors import (
     DENSE_VECS,
     DONE,

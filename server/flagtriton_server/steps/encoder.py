@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flagtriton.protocol.options.embed import EmbedOptions
-from flagtriton.protocol.settings import EncoderSettings, instance_count, read_settings
+from flagtriton.protocol.parameters import instance_count, read_settings
+from flagtriton.protocol.settings import EncoderSettings
 from flagtriton.protocol.tensors import (
     DENSE_VECS,
     HIDDEN_STATES,

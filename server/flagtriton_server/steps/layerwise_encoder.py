@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from flagtriton.protocol.settings import LayerwiseSettings, instance_count, read_settings
+from flagtriton.protocol.parameters import instance_count, read_settings
+from flagtriton.protocol.settings import LayerwiseSettings
 from flagtriton.protocol.tensors import HIDDEN_STATES, INPUT_IDS, PASSAGE_END, PASSAGE_START, TensorSpec
 from flagtriton_server.backend.process_tuning import keep_freed_memory, lower_priority
 from flagtriton_server.backend.requests import PbRequest, StepRequest

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from flagtriton.protocol.options.embed import EmbedOptions
-from flagtriton.protocol.settings import PoolerSettings, read_settings
+from flagtriton.protocol.parameters import read_settings
+from flagtriton.protocol.settings import PoolerSettings
 from flagtriton.protocol.tensors import DENSE_VECS, HIDDEN_STATES, INPUT_IDS, PROMPT_LENGTH, TensorSpec
 from flagtriton_server.backend.requests import PbRequest, StepRequest
 from flagtriton_server.backend.responses import PbResponse, respond

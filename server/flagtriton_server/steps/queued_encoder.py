@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from flagtriton.protocol.parameters import all_instances
 from flagtriton.protocol.runtime_files import flag_path
-from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings, QueueLimits, all_instances
+from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings, QueueLimits
 from flagtriton_server.backend.backpressure import BackpressureFlag
 from flagtriton_server.backend.metrics import StepMetrics
 from flagtriton_server.backend.requests import StepRequest

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from flagtriton.protocol.options.rerank import RerankOptions
-from flagtriton.protocol.settings import RerankerHeadSettings, read_settings
+from flagtriton.protocol.parameters import read_settings
+from flagtriton.protocol.settings import RerankerHeadSettings
 from flagtriton.protocol.tensors import HIDDEN_STATES, SCORE, TensorSpec
 from flagtriton_server.backend.requests import PbRequest, StepRequest
 from flagtriton_server.backend.responses import PbResponse, respond

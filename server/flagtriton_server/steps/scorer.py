@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.options.score import ScoreOptions
-from flagtriton.protocol.settings import ScorerSettings, read_settings
+from flagtriton.protocol.parameters import read_settings
+from flagtriton.protocol.settings import ScorerSettings
 from flagtriton.protocol.tensors import (
     PASSAGE_IDS,
     PASSAGE_ROWS,

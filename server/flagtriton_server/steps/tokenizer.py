@@ -14,8 +14,9 @@ from flagtriton.protocol.model_classes import EmbedderModelClass
 from flagtriton.protocol.options.embed import EmbedOptions
 from flagtriton.protocol.options.rerank import RerankOptions
 from flagtriton.protocol.options.score import ScoreOptions
+from flagtriton.protocol.parameters import all_instances, read_settings
 from flagtriton.protocol.runtime_files import flag_path
-from flagtriton.protocol.settings import QueueLimits, TokenizerSettings, all_instances, read_settings
+from flagtriton.protocol.settings import QueueLimits, TokenizerSettings
 from flagtriton.protocol.tensors import (
     INPUT_IDS,
     PASSAGE,

@@ -14,7 +14,7 @@ from flagtriton.protocol.architectures import architecture_of, attention_path
 from flagtriton.protocol.deployment import Deployment
 from flagtriton.protocol.instructions import check_instruction_format
 from flagtriton.protocol.model_classes import POOLINGS, EmbedderModelClass, ModelClass, check_pooling, model_class_row
-from flagtriton.protocol.settings import MODEL_DIRECTORY
+from flagtriton.protocol.parameters import MODEL_DIRECTORY
 from flagtriton.protocol.tensors import DEFAULT_MAX_LENGTH
 from flagtriton_tools.deploy.ensembles import builder_of
 from flagtriton_tools.deploy.facts import CheckpointFacts, adapter_source

@@ -40,7 +40,7 @@ class Measured:
     """Tokens a second that one server encoded in bulk.
 
     Attributes:
-        words: the mean length of the texts.
+        tokens_per_s: of all texts together.
         source: where the figure stands.
     """
 

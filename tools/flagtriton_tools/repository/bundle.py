@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from flagtriton.protocol.settings import MODEL_DIRECTORY
+from flagtriton.protocol.parameters import MODEL_DIRECTORY
 from flagtriton_server.checkpoint.weight_files import weight_files
 from flagtriton_tools.deploy.options import Model
 from flagtriton_tools.deploy.pbtxt import string_parameters

@@ -13,8 +13,7 @@ from pathlib import Path
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from flagtriton.protocol.deployment import Deployment
-from flagtriton.protocol.parameters import ParameterError, read_parameters
-from flagtriton.protocol.settings import VERSION_PARAMETERS
+from flagtriton.protocol.parameters import VERSION_PARAMETERS, ParameterError, read_parameters
 from flagtriton_tools.deploy.ensembles import PART_OF
 from flagtriton_tools.deploy.options import Model
 from flagtriton_tools.deploy.pbtxt import read_config, serving, string_parameters, to_pbtxt

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flagtriton.protocol.parameters import ParameterError
-from flagtriton.protocol.settings import VERSION_PARAMETERS, version_parameters
+from flagtriton.protocol.parameters import VERSION_PARAMETERS, ParameterError, version_parameters
 from flagtriton_tools.deploy.options import Model
 from flagtriton_tools.deploy.pbtxt import different_fields, read_config, serving, to_pbtxt
 from flagtriton_tools.errors import ToolError

@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 
-from flagtriton.protocol.parameters import ParameterError, write_parameters
-from flagtriton.protocol.settings import (
+from flagtriton.protocol.parameters import (
     VERSION_PARAMETERS,
+    ParameterError,
+    all_instances,
+    instance_count,
+    read_settings,
+    write_parameters,
+)
+from flagtriton.protocol.settings import (
     EncoderSettings,
     LayerwiseSettings,
     PoolerSettings,
     TokenizerSettings,
-    all_instances,
-    instance_count,
-    read_settings,
     rows_needed,
 )
 

@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.deployment import Deployment
-from flagtriton.protocol.parameters import read_parameters
-from flagtriton.protocol.settings import (
-    EncoderSettings,
-    LayerwiseSettings,
-    RerankerHeadSettings,
-    TokenizerSettings,
-    read_settings,
-)
+from flagtriton.protocol.parameters import read_parameters, read_settings
+from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings, RerankerHeadSettings, TokenizerSettings
 from flagtriton_tools.deploy.budgets import TOKEN_BUDGETS
 from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import CheckpointFacts, inspect_checkpoint

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
-from flagtriton.protocol.settings import EncoderSettings, RerankerHeadSettings, TokenizerSettings, read_settings
+from flagtriton.protocol.parameters import read_settings
+from flagtriton.protocol.settings import EncoderSettings, RerankerHeadSettings, TokenizerSettings
 from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import CheckpointFacts, inspect_checkpoint
 from flagtriton_tools.deploy.options import AddOptions, Model

@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from flagtriton.protocol.settings import EncoderSettings, read_settings
+from flagtriton.protocol.parameters import read_settings
+from flagtriton.protocol.settings import EncoderSettings
 from flagtriton_server.loading.encoder import load_encoder
 from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.facts import inspect_checkpoint

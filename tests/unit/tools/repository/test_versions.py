@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from flagtriton.protocol.settings import EncoderSettings, TokenizerSettings, read_settings
+from flagtriton.protocol.parameters import read_settings
+from flagtriton.protocol.settings import EncoderSettings, TokenizerSettings
 from flagtriton_tools.deploy.build import build
 from flagtriton_tools.deploy.options import AddOptions, Model
 from flagtriton_tools.deploy.pbtxt import read_config, to_pbtxt
