@@ -28,7 +28,7 @@ EXTRAS_WITH_A_COMMAND = {"bench", "cli", "dev", "embedded", "plan", "server"}
 SDK_IMPORTS = {"flagtriton", "grpc", "numpy", "rapidjson", "tenacity", "tqdm", "tritonclient"}
 """The modules that the SDK may name; `grpc` and `rapidjson` come with tritonclient."""
 
-OPTIONAL_IMPORTS = {"remote/encode_call.py": {"torch"}}
+OPTIONAL_IMPORTS = {"embedders/base.py": {"torch"}}
 """Modules that a caller's own arguments ask for, and that raise `MissingExtraError` where they are missing."""
 
 LIMITED = """

@@ -214,13 +214,13 @@ def test_no_request_is_sent_once_the_caller_has_given_up(count: int, concurrency
     dispatcher.release()
     assert all(reply["rows"] is rows for rows, reply in got)
     assert len({rows.item() for rows, _ in got}) == taken
-    assert sorted(sent) == list(range(len(sent)))
-    assert len(sent) <= taken + concurrency
+    assert len(sent) == len(set(sent)) <= taken + concurrency
+    assert max(sent) <= taken + concurrency  # a thread that is slow to begin may leave a request before it unsent
 
 
 @EXAMPLES
 @given(texts=st.lists(TEXT, min_size=1, max_size=8), batch_size=ROWS, retries=st.integers(0, 3), more=st.booleans())
-def test_a_text_probe_in_flight_as_often_as_retries_allow_and_no_more(
+def test_a_text_is_tried_as_often_as_retries_allow_and_no_more(
     texts: list[str], batch_size: int, retries: int, more: bool
 ) -> None:
     failures: Counter[str] = Counter()
