@@ -39,7 +39,7 @@ def test_no_retries_at_all_can_be_asked(name: str) -> None:
     assert getattr(ConnectionSettings.pop_from({name: 0}), name) == 0
 
 
-def test_a_request_probe_in_flight_again_as_often_as_there_is_time_for_within_five_minutes() -> None:
+def test_a_request_is_tried_again_as_often_as_there_is_time_for_within_five_minutes() -> None:
     policy = ConnectionSettings().retry_policy
     assert (policy.retries, policy.patience_s) == (None, 300.0)
 

@@ -39,7 +39,7 @@ class Flaky:
 
 
 @pytest.mark.parametrize("kind", [ServerUnavailableError, RequestTimeoutError])
-def test_what_may_pass_probe_in_flight_again(kind: type[Exception], waits: list[float]) -> None:
+def test_what_may_pass_is_tried_again(kind: type[Exception], waits: list[float]) -> None:
     function = Flaky(kind("x"), times=2)
     assert RetryPolicy(retries=2).call(function) == "answer"
     assert function.calls == 3
@@ -186,7 +186,7 @@ def test_a_server_that_names_no_time_at_all_is_not_asked_without_a_pause(clock: 
 # Until when.
 
 
-def test_without_a_number_of_retries_it_probe_in_flight_until_patience_ends(clock: Clock) -> None:
+def test_without_a_number_of_retries_it_is_tried_until_patience_ends(clock: Clock) -> None:
     function = Always(clock, busy())
     with pytest.raises(ServerUnavailableError):
         RetryPolicy(patience_s=60.0, first_wait_s=1.0, longest_wait_s=5.0).call(function)

@@ -104,7 +104,7 @@ def test_one_that_says_how_long_rests_so_long(clock: SimpleNamespace) -> None:
     assert {chosen(servers) for _ in range(10)} == {"b"}
 
 
-def test_a_single_request_probe_in_flight_on_one_that_comes_back(clock: SimpleNamespace) -> None:
+def test_a_single_request_is_tried_on_one_that_comes_back(clock: SimpleNamespace) -> None:
     servers = endpoints("ab")
     a = named(servers, "a")
     servers.failed(a)
