@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of query and passage to one row of token ids each, joined as ids.
+"""Joins each pair of query and passage into one row of token ids.
 
-docs/reference-behaviour.md#encoder-reranker-pairs has the rule.
+The texts are tokenized separately, and their ids are joined. docs/reference-behaviour.md#encoder-reranker-pairs has the
+rule.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ class RerankBatch:
     """The pairs of one request.
 
     Attributes:
-        queries: P of them.
-        passages: likewise.
-        query_max_length: tokens kept of a query.
-        max_length: tokens of a pair, special tokens included.
-        refuse_longer: what would be cut is an error.
-        query_size: how much of a query may be tokenised.
-        passage_size: how much of a passage may be.
+        queries: P queries.
+        passages: P passages.
+        query_max_length: largest number of tokens of a query; longer queries are cut.
+        max_length: largest number of tokens of a pair, special tokens included.
+        refuse_longer: a text that would be cut is an error.
+        query_size: limit on the part of a query that may be tokenized.
+        passage_size: limit on the part of a passage that may be tokenized.
     """
 
     queries: list[str]
@@ -45,10 +46,10 @@ class RerankBatch:
 def encode_pairs(tokenizer: TextTokenizer, batch: RerankBatch) -> dict[TensorSpec, NDArray[np.int32]]:
     """Return `input_ids` `[P, T]`, `token_count` `[P, 1]` and `passage_start` `[P, 1]`, int32.
 
-    A query that repeats is tokenised once.
+    A repeated query is tokenized once.
 
     Raises:
-        RequestError: a query leaves its passage no room, or a text would be cut that must not be.
+        RequestError: a query leaves its passage no room, or a text is too long and must not be cut.
     """
     before, between, after = tokenizer.pair_marks
     marks = len(before) + len(between) + len(after)
@@ -76,12 +77,13 @@ def encode_pairs(tokenizer: TextTokenizer, batch: RerankBatch) -> dict[TensorSpe
 
 
 def ids_of_both(tokenizer: TextTokenizer, batch: RerankBatch) -> tuple[list[list[int]], list[list[int]]]:
-    """Return the tokens of each query and of each passage, without special ones; of long texts, those that are kept.
+    """Return the tokens of each query and of each passage, without special tokens.
 
-    A query that repeats is tokenised once.
+    For a long text, only the tokens that remain after the cut are certain to be returned. A repeated query is tokenized
+    once.
 
     Raises:
-        RequestError: a text has more bytes than may be tokenised, and cannot be cut.
+        RequestError: a text has more bytes than may be tokenized, and it cannot be cut.
     """
     distinct = list(dict.fromkeys(batch.queries))
     try:
@@ -97,5 +99,8 @@ def ids_of_both(tokenizer: TextTokenizer, batch: RerankBatch) -> tuple[list[list
 
 
 def told(ids: list[int], text: str, at_most: int) -> str:
-    """Return how many tokens a text has, for messages; of a long one, only that there are more than are kept."""
+    """Return the number of tokens of a text for a message.
+
+    A long text with more than `at_most` tokens gives `more than` and that limit, since its tokens are not all counted.
+    """
     return str(len(ids)) if len(text) <= window(at_most) or len(ids) <= at_most else f"more than {at_most}"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of texts, of which each distinct text is tokenised and encoded once a request. Imports no torch.
+"""Pairs of texts in which each distinct text is tokenized and encoded once per request. Imports no torch.
 
-One query beside 200 passages is the common case: its tokens stand in the first of the 200 rows, the other 199 have
-none and name that row. So nothing behind the tokenizer needs to compare texts, and rows keep their places.
+One query with 200 passages is the common case. The first of the 200 rows has the tokens of the query. The other 199
+rows have none and refer to that row. The steps after the tokenizer therefore compare no texts, and every row keeps its
+index.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ __all__ = ["DistinctTexts", "PairBatch"]
 
 @dataclass(frozen=True)
 class DistinctTexts:
-    """One side of a request's pairs.
+    """One side of the pairs of a request.
 
     Attributes:
-        texts: the distinct ones, in the order of their first occurrence.
-        first_rows: where each of them occurred first.
-        rows: `[P]` for every pair, the row of its text's first occurrence.
+        texts: the distinct texts, in the order of their first occurrence.
+        first_rows: row of the first occurrence of each distinct text.
+        rows: `[P]` for each pair, the row of the first occurrence of its text.
     """
 
     texts: list[str]
@@ -48,13 +49,13 @@ class DistinctTexts:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> DistinctTexts:
-        """Return them for the texts of one side, P of them."""
+        """Return the distinct texts among the P texts of one side."""
         first: dict[str, int] = {}
         rows = [first.setdefault(text, row) for row, text in enumerate(texts)]
         return cls(list(first), list(first.values()), np.array(rows, dtype=np.int32))
 
     def spread(self, input_ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Return `[P, T]` token ids, for those of the distinct texts, `[U, T]`; repeated texts have none."""
+        """Return `[P, T]` token ids from `[U, T]` ids of the distinct texts; rows of repeated texts hold `NO_TOKEN`."""
         spread = np.full((len(self.rows), input_ids.shape[1]), NO_TOKEN, dtype=np.int32)
         spread[self.first_rows] = input_ids
         return spread
@@ -72,7 +73,7 @@ class PairBatch:
 
     @property
     def text_batches(self) -> list[TextBatch]:
-        """The distinct queries and the distinct passages, to be tokenised."""
+        """The distinct queries and the distinct passages, as two batches to tokenize."""
         options, refuse = self.options, self.options.truncate == "NONE"
         query_length = options.query_max_length or self.max_length
         passage_length = options.passage_max_length or self.max_length
@@ -82,14 +83,17 @@ class PairBatch:
         ]
 
     def refusal(self, side: int, error: RequestError) -> RequestError:
-        """Return an error about one of the distinct texts of a side, 0 or 1, as one about its first pair."""
+        """Return an error about a distinct text of a side, 0 or 1, as an error about the first pair with that text."""
         distinct = (self.queries, self.passages)[side]
         return RequestError(with_rows(str(error), distinct.first_rows), error.code)
 
     def answer(
         self, queries: dict[TensorSpec, NDArray[Any]], passages: dict[TensorSpec, NDArray[Any]]
     ) -> dict[TensorSpec, Any]:
-        """Return the ids of both sides, and the row where each pair's are, for what `text_batches` became."""
+        """Return the ids of both sides, and for each pair the rows that have its ids.
+
+        The arguments are the outputs of the tokenizer for the two batches of `text_batches`.
+        """
         return {
             QUERY_IDS: self.queries.spread(queries[INPUT_IDS]),
             PASSAGE_IDS: self.passages.spread(passages[INPUT_IDS]),

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries behind few-shot examples, to ragged token ids; docs/reference-behaviour.md#icl-queries has the rules.
+"""Tokenizes queries with few-shot examples into ragged token ids.
 
-A query is cut as tokens, made a text again, and tokenised once more between its prefix and suffix: FlagEmbedding's way,
-and what bge-en-icl was trained on.
+docs/reference-behaviour.md#icl-queries has the rules. A query is cut as tokens and decoded to a text. That text is then
+tokenized again between its prefix and suffix. FlagEmbedding does the same, and bge-en-icl was trained on such inputs.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ class QueryBatch:
     """The queries of one request.
 
     Attributes:
-        texts: B queries, instructions in place.
-        prefix: what the examples make; the same before every query.
-        suffix: stands behind every query.
-        max_length: tokens of a query with its instruction, its suffix and the special tokens.
-        most: tokens of all that together with the prefix, which the deployment takes; queries are cut to that, too.
-        refuse_longer: a longer query is an error rather than cut.
-        size: how much of each may be tokenised.
+        texts: B queries with their instructions.
+        prefix: the text of the examples, the same before every query.
+        suffix: the text after every query.
+        max_length: largest number of tokens of a query with its instruction, its suffix and the special tokens.
+        most: largest number of tokens of a query and the prefix together, as the deployment allows. Queries are cut to
+            this limit, too.
+        refuse_longer: a longer query is an error and is not cut.
+        size: limit on the part of each query that may be tokenized.
     """
 
     texts: list[str]
@@ -47,8 +48,8 @@ def encode_queries(tokenizer: TextTokenizer, batch: QueryBatch) -> dict[TensorSp
     """Return `input_ids` `[B, T]` and `token_count` `[B, 1]`, int32.
 
     Raises:
-        RequestError: the suffix or the prefix leaves a query no room, or a query is longer than may be; says which, and
-            both lengths.
+        RequestError: the suffix or the prefix leaves a query no room; the message names it and gives the lengths. Or a
+            query is too long and must not be cut.
     """
     prefix_length, suffix_length = tokenizer.bare_count(batch.prefix), tokenizer.bare_count(batch.suffix)
     kept = _cut_queries(tokenizer, batch, prefix_length)
@@ -63,10 +64,10 @@ def encode_queries(tokenizer: TextTokenizer, batch: QueryBatch) -> dict[TensorSp
 
 
 def _cut_queries(tokenizer: TextTokenizer, batch: QueryBatch, prefix_length: int) -> list[list[int]]:
-    """Return the tokens of each query that leave room for the special tokens and the suffix, and behind the prefix.
+    """Return the tokens of each query, cut to leave room for the prefix, the suffix and the special tokens.
 
-    FlagEmbedding counts the special tokens as the texts `<s>` and `</s>`, whatever the tokenizer makes of them; it has
-    no limit for prefix and query together.
+    FlagEmbedding counts the special tokens as the texts `<s>` and `</s>`, even if the tokenizer splits these texts.
+    FlagEmbedding has no limit for prefix and query together.
     """
     beside = tokenizer.bare_count("<s>") + tokenizer.bare_count(batch.suffix + "</s>")
     if batch.max_length < beside:
@@ -92,7 +93,10 @@ def _cut_queries(tokenizer: TextTokenizer, batch: QueryBatch, prefix_length: int
 
 
 def _prompt_ids(tokenizer: TextTokenizer, prompts: list[str]) -> list[list[int]]:
-    """Return each prompt's tokens; what all of them begin with is tokenised once, as far as that cannot matter."""
+    """Return the tokens of each prompt.
+
+    A common beginning is tokenized once, up to the last place that cannot change its tokens.
+    """
     place, shared = tokenizer.shared_head(_common_head(prompts)) if len(prompts) > 1 else (0, [])
     return [shared + ids for ids in tokenizer.bare_ids([prompt[place:] for prompt in prompts])]
 

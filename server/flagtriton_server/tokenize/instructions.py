@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a deployment puts around a text: an instruction, and few-shot examples. Pure; knows nothing of tokens."""
+"""The text that a deployment adds to an input: instructions, prompts and few-shot examples. Pure; handles no tokens."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ __all__ = ["example_text", "instructed", "pairs_instructed", "prompt_before"]
 
 
 def instructed(texts: list[str], options: EmbedOptions, settings: TokenizerSettings) -> list[str]:
-    """Return the texts behind the prompt or instruction that the request or, failing that, the deployment names.
+    """Return the texts after the prompt or instruction of the request or, if it names none, of the deployment.
 
-    Without an `input_type`, or with none of the two instructions, texts stay as they are, but for the deployment's
-    default prompt. An empty instruction still applies the format, as in FlagEmbedding.
+    The default prompt of the deployment applies to a request without `prompt_name` and without `input_type`. Texts do
+    not change if there is neither a prompt nor an instruction. An instruction needs an `input_type`. An empty
+    instruction still applies the format, as in FlagEmbedding.
 
     Raises:
-        OptionError: the checkpoint has no prompt of that name; lists those that it has.
+        OptionError: the checkpoint has no prompt of that name; the message lists its prompts.
     """
     chosen = _chosen(options, settings)
     return texts if chosen is None else [apply_instruction(*chosen, text) for text in texts]
 
 
 def prompt_before(options: EmbedOptions, settings: TokenizerSettings) -> str:
-    """Return what `instructed` puts before the text itself; empty for nothing.
+    """Return the text that `instructed` puts before an input; empty if there is none.
 
     Raises:
-        OptionError: as `instructed`.
+        OptionError: as for `instructed`.
     """
     chosen = _chosen(options, settings)
     if chosen is None:
@@ -44,7 +45,7 @@ def prompt_before(options: EmbedOptions, settings: TokenizerSettings) -> str:
 
 
 def _chosen(options: EmbedOptions, settings: TokenizerSettings) -> tuple[str, str] | None:
-    """Return the format and the instruction that go around a request's texts, None for nothing."""
+    """Return the format and the instruction for the texts of a request, or None if there are none."""
     name = options.prompt_name
     if name is None and options.input_type is None:
         name = settings.default_prompt_name
@@ -73,9 +74,9 @@ def _parsed(prompts: str | None) -> dict[str, str]:
 def pairs_instructed(
     queries: list[str], passages: list[str], options: RerankOptions, settings: TokenizerSettings
 ) -> tuple[list[str], list[str]]:
-    """Return both sides of a reranker's pairs behind the instructions of the request, or else of the deployment.
+    """Return both sides of the pairs of a reranker, with instructions of the request or else of the deployment.
 
-    An empty instruction leaves texts as they are.
+    An empty instruction leaves the texts unchanged.
     """
     query = settings.query_instruction if options.query_instruction is None else options.query_instruction
     passage = settings.passage_instruction if options.passage_instruction is None else options.passage_instruction
@@ -91,7 +92,7 @@ def pairs_instructed(
 
 
 def example_text(options: EmbedOptions, settings: TokenizerSettings) -> str:
-    """Return what a request's examples put before each of its queries."""
+    """Return the text that the examples of a request put before each of its queries."""
     if options.prefix is not None:
         return options.prefix
     return examples_prefix(options.examples, options.examples_instruction_format, _instruction(options, settings))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pairs of query and passage as an LLM reranker reads them: both, and a question about them, joined as token ids.
+"""Joins query, passage and prompt into one row of token ids, as an LLM reranker reads them.
 
-docs/reference-behaviour.md#llm-reranker-pairs: a beginning-of-text token, the query, a line break, the passage, a line
-break, the prompt. Each part is tokenised by itself.
+docs/reference-behaviour.md#llm-reranker-pairs has the order: a beginning-of-text token, the query, a line break, the
+passage, a line break, the prompt. Each part is tokenized separately.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ _LINE_BREAK = "\n"
 
 @dataclass(frozen=True)
 class PromptedBatch(RerankBatch):
-    """The pairs of one request, and what is asked about each.
+    """The pairs of one request, and the prompt that asks about each.
 
-    `max_length` is that of a passage; query and passage together may have as many tokens more as the prompt has.
+    `max_length` limits the passage. All tokens before the second line break together may exceed `max_length` by the
+    number of tokens of that line break and the prompt.
 
     Attributes:
-        prompt: may be empty.
-        first: tokens before each query: the beginning of text, or none.
-        most: tokens of a whole row, the prompt included.
+        prompt: question after each pair; may be empty.
+        first: tokens before each query: the beginning-of-text token, or none.
+        most: largest number of tokens of a whole row, the prompt included.
     """
 
     prompt: str = ""
@@ -41,10 +42,10 @@ class PromptedBatch(RerankBatch):
 
 
 def first_ids(tokenizer: TextTokenizer, model_class: str, checkpoint: str) -> tuple[int, ...]:
-    """Return what a class puts before each query.
+    """Return the tokens that a model class puts before each query.
 
     Raises:
-        ValueError: a token that the class must have, and the tokenizer has not.
+        ValueError: the class needs a beginning-of-text token, and the tokenizer has none.
     """
     bos = tokenizer.bos_id
     if model_class == RerankerModelClass.DECODER_ONLY_BASE:
@@ -55,16 +56,16 @@ def first_ids(tokenizer: TextTokenizer, model_class: str, checkpoint: str) -> tu
 
 
 def encode_prompted_pairs(tokenizer: TextTokenizer, batch: PromptedBatch) -> dict[TensorSpec, NDArray[np.int32]]:
-    """Return `input_ids` `[P, T]`, and `token_count`, `passage_start` and `passage_end`, `[P, 1]` each, int32.
+    """Return `input_ids` `[P, T]`, and `token_count`, `passage_start` and `passage_end`, each `[P, 1]`, all int32.
 
-    A query that repeats is tokenised once.
+    A repeated query is tokenized once.
 
     Raises:
-        RequestError: a query leaves its passage no room, or a text would be cut that must not be.
+        RequestError: a query leaves its passage no room, or a text is too long and must not be cut.
     """
     line_break, prompt = tokenizer.bare_ids([_LINE_BREAK, batch.prompt])
     tail = [*line_break, *prompt]
-    most = min(batch.max_length + len(tail), batch.most - len(tail))  # of all that stands before the tail
+    most = min(batch.max_length + len(tail), batch.most - len(tail))  # limit on the tokens before the tail
     rows, starts, ends = [], [], []
     queries, passages = ids_of_both(tokenizer, batch)
     for index, (whole_query, whole_passage) in enumerate(zip(queries, passages, strict=True)):

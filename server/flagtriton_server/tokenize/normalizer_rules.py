@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tokenizer's normalizer makes of two characters side by side, where each is normalized by itself."""
+"""The output of a tokenizer's normalizer for two neighbouring characters that are normalized separately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 __all__ = ["Normalization", "UnknownStageError", "is_stable", "normalization"]
 
 Normalization: TypeAlias = Callable[[str, str, bool], "tuple[str, str] | None"]
-"""What two characters become, given whether a space follows the second; None where one of them may touch the other."""
+"""Maps two characters, and whether a space follows the second, to their normalized texts. The result is None if one
+character may affect the other."""
 
 _STABLE: Final = re.compile(
     "["
@@ -27,30 +28,30 @@ _STABLE: Final = re.compile(
     r"\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uff01-\uff5e"  # ideographs, Hangul syllables, full-width ASCII
     "]"
 )
-"""Characters between any two of which a grapheme cluster ends, and neither of which composes with the other."""
+"""Characters that do not compose with each other. Between any two of them a grapheme cluster ends."""
 
 _BY_CHARACTER: Final = frozenset(
     ["NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt", "BertNormalizer", "Precompiled", "ByteLevel"]
 )
 _AT_THE_ENDS: Final = frozenset(["Prepend", "Strip"])
 _SPACES: Final = frozenset([r" {2,}", r"\s{2,}", r" +", r"\s+", r"[ ]+", r"[\s]+", r" ", r"\s"])
-"""Patterns whose matches are spaces alone, the same for Python and the tokenizers library."""
+"""Patterns that match spaces only, and mean the same in Python and in the tokenizers library."""
 
 
 class UnknownStageError(Exception):
-    """A tokenizer has a stage of which nothing is known."""
+    """A tokenizer has a stage for which this package has no rule."""
 
 
 def is_stable(character: str) -> bool:
-    """Return whether a character is normalized by itself between others of its kind."""
+    """Return whether the normalizer treats a character alone when its neighbours are such characters, too."""
     return _STABLE.fullmatch(character) is not None
 
 
 def normalization(config: dict[str, Any] | None) -> Normalization:
-    """Return what a normalizer does, by its JSON.
+    """Return the effect of a normalizer, given its JSON.
 
     Raises:
-        UnknownStageError: it cannot be told.
+        UnknownStageError: a stage has no rule.
     """
     steps = [_step(stage) for stage in _stages(config)]
 
@@ -96,7 +97,7 @@ def _by_character(config: dict[str, Any]) -> Normalization:
 def _replaced(pattern: str, content: str) -> Normalization:
     def step(before: str, after: str, _: bool) -> tuple[str, str] | None:
         if len(pattern) > 1 and before[-1] in pattern and after[0] in pattern:
-            return None  # a match may reach across
+            return None  # a match may contain both characters
         return before.replace(pattern, content), after if len(pattern) > 1 else after.replace(pattern, content)
 
     return step

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tokenizer's pre-tokenizer does between two characters side by side: split, join or neither."""
+"""The effect of a tokenizer's pre-tokenizer between two neighbouring characters: split, join or neither."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ class WordRule:
     """One stage of a pre-tokenizer.
 
     Attributes:
-        begins_word: whether a word certainly begins with the second of two characters, and the first belongs to it in
-            no way.
-        mapped: what the stage writes in place of a character.
-        decides_by_neighbours: whether the stage splits between two characters because of these two alone.
+        begins_word: whether a word certainly begins with the second of two characters, and the first has no part in it.
+        mapped: the text that the stage writes in place of a character.
+        decides_by_neighbours: whether these two characters alone decide if the stage splits between them.
     """
 
     begins_word: _Pair
@@ -63,20 +62,20 @@ _CONTRACTIONS: Final = frozenset(
     [*["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"], "(?i:'s|'t|'re|'ve|'m|'ll|'d)", "'(?i:[sdmt]|ll|ve|re)"]
 )
 _KNOWN: Final = _TO_SPACES | _SYMBOLS | _LETTERS_AND_DIGITS | _CONTRACTIONS
-"""The alternatives of published patterns (GPT-2, cl100k, o200k, Llama 3, Qwen, Tekken). No match of any of them has a
-letter or digit in front of a space, a line break, or a symbol other than the apostrophe."""
+"""The alternatives of published patterns (GPT-2, cl100k, o200k, Llama 3, Qwen, Tekken). No match of them has a letter
+or digit directly before a space, a line break, or a symbol other than the apostrophe."""
 
 
 def word_rules(config: dict[str, Any] | None) -> tuple[WordRule, ...]:
-    """Return what each stage of a pre-tokenizer does, by its JSON.
+    """Return the effect of each stage of a pre-tokenizer, given its JSON.
 
     Raises:
-        UnknownStageError: it cannot be told.
+        UnknownStageError: a stage has no rule.
     """
     stages = _stages(config)
     unknown = [stage["type"] for stage in stages if stage["type"] not in _RULES]
     writes_bytes = any(stage["type"] == "ByteLevel" for stage in stages[:-1])
-    if unknown or writes_bytes:  # behind ByteLevel, characters are no longer those of the text
+    if unknown or writes_bytes:  # after ByteLevel, characters are not those of the text
         raise UnknownStageError(f"pre-tokenizer {[stage['type'] for stage in stages]}")
     return tuple(_RULES[stage["type"]](stage) for stage in stages)
 
@@ -116,7 +115,7 @@ def _split(config: dict[str, Any]) -> WordRule:
     alternatives = set(_alternatives(pattern["Regex"]))
     if not alternatives <= _KNOWN:
         raise UnknownStageError("pre-tokenizer Split")
-    # A place may lie inside what no alternative matches, unless each character is in some match.
+    # If no alternative matches a character, a place may lie inside an unmatched run.
     complete = r"\s+" in alternatives and bool(alternatives & _SYMBOLS)
     return WordRule(lambda before, after: complete and _ends_match(before, after), decides_by_neighbours=False)
 
@@ -152,7 +151,7 @@ def _ends_match(before: str, after: str) -> bool:
 
 
 def _alternatives(regex: str) -> list[str]:
-    """Return the alternatives of a pattern, groups and classes kept whole."""
+    """Return the alternatives of a pattern, without a split inside a group or a character class."""
     parts, depth, in_class, begun = [], 0, False, 0
     for index, character in enumerate(regex):
         if index and regex[index - 1] == "\\":

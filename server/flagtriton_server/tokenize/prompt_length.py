@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many of a text's first tokens are its prompt's: sentence-transformers' rule for `include_prompt` false."""
+"""The number of first tokens of a text that belong to its prompt, for `include_prompt` false.
+
+The rule is that of sentence-transformers.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ __all__ = ["prompt_length"]
 
 
 def prompt_length(tokenizer: TextTokenizer, prompt: str, max_length: int) -> int:
-    """Return the tokens of a prompt by itself, special ones before it included; one special token at the end is not.
+    """Return the number of tokens of a prompt alone, with the special tokens before it but without one at the end.
 
     Args:
-        tokenizer: the deployment's.
-        prompt: what stands before a text; empty is 0.
-        max_length: tokens that texts of the request are cut at, and this is too.
+        tokenizer: tokenizer of the deployment.
+        prompt: text before an input; an empty prompt gives 0.
+        max_length: token limit of the texts of the request, which applies to the prompt, too.
     """
     if not prompt:
         return 0

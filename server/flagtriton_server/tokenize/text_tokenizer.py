@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts to ragged token ids, by the Rust tokenizers alone. Does not import torch, nor let transformers do so."""
+"""Texts to ragged token ids, with the Rust tokenizers only.
+
+The module imports neither torch nor transformers. The exception is a checkpoint with trusted tokenizer code, for which
+`load_by_own_code` imports transformers.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +31,8 @@ __all__ = ["TextBatch", "TextTokenizer", "ragged"]
 
 
 _UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
-"""Special tokens without a lexical weight, where a tokenizer has them (docs/reference-behaviour.md#m3-encode). A BERT
-tokenizer has no `eos_token`: its `[SEP]` has a weight."""
+"""Special tokens without a lexical weight, if a tokenizer has them (docs/reference-behaviour.md#m3-encode). A BERT
+tokenizer has no `eos_token`, so its `[SEP]` has a weight."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,12 @@ class TextBatch:
     """The texts of one request.
 
     Attributes:
-        texts: B texts, instructions in place.
-        max_length: tokens kept of each, special tokens included.
-        refuse_longer: a longer text is an error rather than cut.
-        kind: what messages call one of them: `text`, `query` or `passage`.
-        prompt: what each of them begins with.
-        size: how much of each may be tokenised.
+        texts: B texts with their instructions.
+        max_length: largest number of tokens of each text, special tokens included.
+        refuse_longer: a longer text is an error and is not cut.
+        kind: name of a text in messages: `text`, `query` or `passage`.
+        prompt: common beginning of all texts.
+        size: limit on the part of each text that may be tokenized.
     """
 
     texts: list[str]
@@ -53,23 +57,23 @@ class TextBatch:
 
 
 class TextTokenizer:
-    """A checkpoint's fast tokenizer.
+    """The fast tokenizer of a checkpoint.
 
-    The Rust tokenizer neither pads nor truncates: tokens are cut here, and of a long text only those are computed that
-    are kept. One object serves one thread.
+    The Rust tokenizer neither pads nor truncates; this class cuts the tokens. For a long text, it computes only the
+    tokens that remain after the cut. One object serves one thread.
 
     Args:
-        backend: its Rust part; whatever padding and truncation its file asks for is dropped.
+        backend: its Rust tokenizer; the padding and truncation of its file are switched off.
         truncation_side: `right` or `left`, the end at which longer texts are cut.
-        unweighted_ids: of the special tokens that bear no lexical weight.
-        clean_up: what the checkpoint wants done to every text made of tokens; None is nothing.
-        bos_id: of the token that begins a text; None where there is none.
-        pad_id: of the token that rows are filled up with, likewise.
-        unk_id: of the token that stands for what the tokenizer does not know, likewise.
-        unembedded: its tokens that the model has no embedding of, if any.
+        unweighted_ids: ids of the special tokens without a lexical weight.
+        clean_up: function that the checkpoint applies to every decoded text; None for no change.
+        bos_id: id of the token that begins a text; None if there is none.
+        pad_id: id of the padding token; None if there is none.
+        unk_id: id of the token for unknown input; None if there is none.
+        unembedded: its tokens without an embedding in the model, if any.
 
     Attributes:
-        truncated_count: texts cut so far; the two of a pair count each.
+        truncated_count: number of texts cut so far; each text of a pair counts.
     """
 
     def __init__(
@@ -95,15 +99,16 @@ class TextTokenizer:
         self._truncation_side = truncation_side
         self._clean_up = clean_up
         self._cutter = TextCutter(backend, from_left=truncation_side != "left")
-        self.bare_count = lru_cache(maxsize=64)(lambda text: len(self.bare_ids([text])[0]))  # prefixes come again
+        self.bare_count = lru_cache(maxsize=64)(lambda text: len(self.bare_ids([text])[0]))  # prefixes repeat
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str, revision: str | None, trust_remote_code: bool) -> TextTokenizer:
         """Return the tokenizer of a local folder or hub name.
 
         Raises:
-            OSError: the checkpoint is not there.
-            ValueError: it has no tokenizer, one that cannot be read or served, or one that cannot be the model's.
+            OSError: the checkpoint does not exist.
+            ValueError: it has no tokenizer, its tokenizer cannot be read or served, or its tokenizer cannot belong to
+                its model.
         """
         files = TokenizerFiles.find(checkpoint, revision)
         runs_own_code = trust_remote_code and files.own_code is not None and files.own_code not in OWN_CODE_WITH_FLAGS
@@ -112,7 +117,7 @@ class TextTokenizer:
         size = backend.get_vocab_size(with_added_tokens=False)
         check_tokenizer(checkpoint, files.model_config, vocab_size=size, pad_token_id=loaded.id_of("pad_token"))
         unweighted = {token_id for name in _UNWEIGHTED if (token_id := loaded.id_of(name)) is not None}
-        cleans_up = loaded.cleans_up and not isinstance(backend.model, BPE)  # as transformers 5
+        cleans_up = loaded.cleans_up and not isinstance(backend.model, BPE)  # as in transformers 5
         return cls(
             backend,
             loaded.truncation_side,
@@ -125,18 +130,21 @@ class TextTokenizer:
         )
 
     def on_between_texts(self, pass_: Callable[[], None]) -> None:
-        """Call this between texts from now on, as soon as some 20 ms have gone by; it may use the tokenizer."""
+        """Set the function that runs between texts from now on, about every 8,192 characters (10 to 20 ms).
+
+        The function may use the tokenizer.
+        """
         self._cutter.pass_ = pass_
 
     def characters(self, texts: Sequence[str], at_most: int) -> int:
-        """Return how many characters of texts are tokenised, about, where so many tokens of each are kept."""
+        """Return about how many characters are tokenized if at most `at_most` tokens of each text are kept."""
         return self._cutter.characters(texts, at_most)
 
     def encode(self, batches: Sequence[TextBatch]) -> list[dict[TensorSpec, NDArray[np.int32]] | RequestError]:
         """Return `input_ids` `[B, T]` and `token_count` `[B, 1]`, int32, for the texts of each request.
 
-        The texts of several requests go through the tokenizer together. T is the longest text of its request; shorter
-        rows are filled up with `NO_TOKEN`.
+        The tokenizer processes the texts of several requests together. T is the longest text of its request; `NO_TOKEN`
+        fills shorter rows.
         """
         long = [self._cutter.long_ones(b.texts, b.max_length - self.special_count, b.size) for b in batches]
         together = [text for b, some in zip(batches, long, strict=True) for text in _without(b.texts, some)]
@@ -147,10 +155,10 @@ class TextTokenizer:
         ]
 
     def decode(self, token_ids: Sequence[int]) -> list[str]:
-        """Return what each id decodes to by itself, without the space that it may begin with.
+        """Return the text of each id decoded alone, without the space that the token may begin with.
 
         Raises:
-            RequestError: an id that the tokenizer does not have.
+            RequestError: the tokenizer does not have an id.
         """
         for token_id in token_ids:
             if token_id < 0 or self._backend.id_to_token(token_id) is None:
@@ -158,7 +166,7 @@ class TextTokenizer:
         return [self._backend.decode([token_id], skip_special_tokens=False) for token_id in token_ids]
 
     def lower_case(self) -> None:
-        """Lower-case every text before anything else is done to it, as sentence-transformers does."""
+        """Lower-case every text before all other steps, as sentence-transformers does."""
         own = self._backend.normalizer
         parts = [*own] if isinstance(own, normalizers.Sequence) else [] if own is None else [own]  # type: ignore[misc]
         if not any(isinstance(part, normalizers.Lowercase) for part in parts):
@@ -167,16 +175,16 @@ class TextTokenizer:
                 self._cutter.pass_,
                 TextCutter(self._backend, from_left=self._truncation_side != "left"),
             )
-            self._cutter.pass_ = pass_  # where a text may be cut depends on the normalizer
+            self._cutter.pass_ = pass_  # the places where a text may be cut depend on the normalizer
 
     def is_special(self, token_id: int) -> bool:
-        """Return whether a token is one of the special ones."""
+        """Return whether a token is a special token."""
         token = self._backend.get_added_tokens_decoder().get(token_id)
         return token is not None and token.special
 
     @cached_property
     def pair_marks(self) -> tuple[list[int], list[int], list[int]]:
-        """What the tokenizer puts before the first text of a pair, between both, and behind the second."""
+        """The ids that the tokenizer puts before the first text of a pair, between both texts, and after the second."""
         return _pair_marks(self._backend)
 
     @cached_property
@@ -188,16 +196,16 @@ class TextTokenizer:
         return _borders(self._backend)
 
     def bare_ids(self, texts: Sequence[str], at_most: int | None = None, size: TextSize = UNBOUNDED) -> list[list[int]]:
-        """Return each text's tokens and no special token beside them.
+        """Return the tokens of each text without special tokens.
 
         Args:
-            texts: any.
-            at_most: what they will be cut to. Of a longer text, all that is certain is that there are more, and those
-                that `cut` keeps. None is all of them.
-            size: how much of each may be tokenised.
+            texts: any texts.
+            at_most: number of tokens to which the rows will be cut. A longer text gives more than that many tokens, and
+                these include the tokens that `cut` keeps. None returns all tokens.
+            size: limit on the part of each text that may be tokenized.
 
         Raises:
-            TextTooLongError: one has more than may be, and cannot be cut.
+            TextTooLongError: a text exceeds that limit and cannot be cut.
         """
         if at_most is None:
             return self._whole_ids(texts)
@@ -207,25 +215,25 @@ class TextTokenizer:
         return [rows[index] if index in rows else next(others) for index in range(len(texts))]
 
     def texts_of(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """Return the texts that rows of tokens decode to, special tokens written out."""
+        """Return the texts that rows of tokens decode to, special tokens included."""
         texts = self._backend.decode_batch([list(row) for row in rows], skip_special_tokens=False)
         return texts if self._clean_up is None else [self._clean_up(text) for text in texts]
 
     def cut(self, ids: list[int], length: int) -> list[int]:
-        """Return so many tokens of a text's at most, cut where the checkpoint cuts."""
+        """Return at most `length` tokens of a text, cut at the end where the checkpoint cuts."""
         self.truncated_count += len(ids) > length
         return self._kept(ids, length)
 
     def with_special_tokens(self, ids: list[int], max_length: int) -> list[int]:
-        """Return a text's tokens, cut to a length in all, between the special ones that the checkpoint puts there."""
+        """Return the tokens of a text with the checkpoint's special tokens, cut to `max_length` tokens in total."""
         before, after = self._marks
         return [*before, *self.cut(ids, max_length - self.special_count), *after]
 
     def shared_head(self, text: str) -> tuple[int, list[int]]:
-        """Return a place in a text, and the tokens before it, which are the same whatever follows the text.
+        """Return a place in a text, and the tokens before it, which do not depend on the text after the place.
 
-        The place is where its last added token begins (`<instruct>`, say): no other token can reach across that. A
-        text without one gives place 0.
+        The place is the start of the last added token (for example `<instruct>`), since no other token can contain that
+        position. A text without an added token gives place 0.
         """
         encoding = self._backend.encode(text, add_special_tokens=False)
         for index in range(len(encoding.ids) - 1, -1, -1):
@@ -237,7 +245,7 @@ class TextTokenizer:
     def _answer(
         self, batch: TextBatch, long: list[int], whole: list[list[int]]
     ) -> dict[TensorSpec, NDArray[np.int32]] | RequestError:
-        """Return the answer for a request, given which of its texts are long, and the whole rows of all others."""
+        """Return the answer for a request, given the indices of its long texts and the whole rows of all others."""
         before, after = self._marks
         room = batch.max_length - self.special_count
         rows, others, cut = [], iter(whole), []
@@ -263,7 +271,7 @@ class TextTokenizer:
         return ids[max(0, len(ids) - length) :] if self._truncation_side == "left" else ids[:length]
 
     def _whole_ids(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
-        """Return the tokens of texts that are tokenised as they are, many at once."""
+        """Return the tokens of texts that are tokenized whole, many texts per call."""
         rows: list[list[int]] = []
         for some in self._cutter.portions(texts):
             rows += [encoding.ids for encoding in self._backend.encode_batch_fast(some, add_special_tokens=special)]
@@ -282,14 +290,14 @@ def _too_long(batch: TextBatch, index: int) -> RequestError:
 
 
 def _special_ids(backend: Tokenizer) -> tuple[list[int], list[int]]:
-    """Return what a tokenizer puts before a text's tokens and behind them."""
+    """Return the ids that a tokenizer puts before and after the tokens of a text."""
     bare, whole = (backend.encode("a", add_special_tokens=special).ids for special in (False, True))
     before = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
     return whole[:before], whole[before + len(bare) :]
 
 
 def _pair_marks(backend: Tokenizer) -> tuple[list[int], list[int], list[int]]:
-    """Return what a tokenizer puts before the first text of a pair, between both, and behind the second."""
+    """Return the ids that a tokenizer puts before the first text of a pair, between both, and after the second."""
     bare, whole = backend.encode("a", add_special_tokens=False), backend.encode("a", "a", add_special_tokens=True)
     width = len(bare.ids)
     places = [i for i in range(len(whole.ids)) if whole.ids[i : i + width] == bare.ids]
@@ -298,7 +306,7 @@ def _pair_marks(backend: Tokenizer) -> tuple[list[int], list[int], list[int]]:
 
 
 def _borders(backend: Tokenizer) -> dict[int, str]:
-    """Return the added tokens that split a text before anything else is done to it, and take nothing to their left."""
+    """Return the added tokens that split a text before all other steps, and take no characters on their left."""
     added = backend.get_added_tokens_decoder().items()
     return {
         token_id: token.content
@@ -308,7 +316,7 @@ def _borders(backend: Tokenizer) -> dict[int, str]:
 
 
 def ragged(rows: Sequence[Sequence[int]]) -> dict[TensorSpec, NDArray[np.int32]]:
-    """Return rows of token ids as `input_ids` `[B, T]` filled up with `NO_TOKEN`, and `token_count` `[B, 1]`."""
+    """Return rows of token ids as `input_ids` `[B, T]`, filled with `NO_TOKEN`, and `token_count` `[B, 1]`."""
     counts = np.fromiter(map(len, rows), np.int32, len(rows))
     input_ids = np.full((len(rows), max(1, int(counts.max()))), NO_TOKEN, dtype=np.int32)
     for row, ids in zip(input_ids, rows, strict=True):

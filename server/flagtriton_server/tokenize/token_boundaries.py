@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a text can be cut so that the tokens of its two parts are the tokens of the whole. Knows nothing of lengths.
+"""Places where a text can be cut so that the tokens of its two parts are the tokens of the whole text.
 
-A rule is derived from a tokenizer's JSON, and from nothing else. It accepts a place only where every stage of the
-tokenizer treats both sides alone: added tokens, normalizer, pre-tokenizer and model. A tokenizer with a stage that is
-not listed here has no rule, and its texts are never cut.
+A rule is derived from the JSON of a tokenizer, and from nothing else. It accepts a place only if every stage of the
+tokenizer treats both sides separately: added tokens, normalizer, pre-tokenizer and model. A tokenizer with a stage that
+is not listed here has no rule, and its texts are never cut. Lengths play no part in a rule.
 
-- Normalizer: it maps one character, or one grapheme cluster, at a time. Both sides of a place are characters that
-  belong to no larger cluster and compose with nothing (`_STABLE`), so each is normalized as if it stood alone.
-- Pre-tokenizer: either it always begins a new word at the place, or it decides by two neighbouring characters alone.
-- Model: words are independent. Inside a word, no merge of BPE and no piece of a unigram model reaches across two
-  characters that stand side by side in no piece of the vocabulary.
+- Normalizer: it maps one character, or one grapheme cluster, at a time. The characters on both sides of a place belong
+  to no larger cluster and compose with no other character (`_STABLE`). Each is therefore normalized as if it stood
+  alone.
+- Pre-tokenizer: either it always begins a new word at the place, or the two neighbouring characters alone decide.
+- Model: words are independent. Some pairs of characters are neighbours in no piece of the vocabulary. Inside a word, no
+  merge of BPE and no piece of a unigram model can contain such a pair.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ _CACHED_PLACES: Final = 8_192
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The vocabulary of a model whose pieces are put together from characters.
+    """The vocabulary of a model that builds its pieces from characters.
 
     Attributes:
-        characters: those that are a piece by themselves.
-        pairs: `[K]` uint64, sorted: two characters that stand side by side in a piece, as 2³² · first + second.
-        sums_scores: a left context changes how scores are rounded, so a place holds for the part before it only.
+        characters: characters that are pieces.
+        pairs: `[K]` uint64, sorted: two neighbouring characters of a piece, as 2³² · first + second.
+        sums_scores: a left context changes how scores are rounded, so a place is valid only for the part before it.
     """
 
     characters: frozenset[str]
@@ -47,7 +48,7 @@ class _Pieces:
     sums_scores: bool
 
     def parts(self, before: str, after: str) -> bool:
-        """Return whether no piece has one character in front of the other, both of which have pieces."""
+        """Return whether both characters are pieces, and no piece has the first directly before the second."""
         if before not in self.characters or after not in self.characters:
             return False
         pair = np.uint64((ord(before) << 32) + ord(after))
@@ -60,10 +61,10 @@ class _AddedTokens:
     """Tokens that are found in a text before it is split into words.
 
     Attributes:
-        pairs: two characters that stand side by side in one, as written or normalized.
-        last: the characters that one ends with, likewise.
-        single_word: one of them needs a character that is no letter on either side.
-        takes_spaces: one of them takes the spaces before it.
+        pairs: two neighbouring characters of an added token, as written or as normalized.
+        last: last characters of the added tokens, as written or as normalized.
+        single_word: an added token matches only if no letter, digit or underscore stands directly before or after it.
+        takes_spaces: an added token includes the spaces before it.
     """
 
     pairs: frozenset[str]
@@ -76,10 +77,10 @@ class BoundaryRule:
     """Decides whether a place in a text is a boundary.
 
     Args:
-        normalize: what the normalizer makes of the characters on either side of a place.
-        words: what each stage of the pre-tokenizer does between two characters.
-        pieces: the model's; None where only words are independent.
-        added: the tokenizer's added tokens.
+        normalize: effect of the normalizer on the characters on both sides of a place.
+        words: effect of each stage of the pre-tokenizer between two characters.
+        pieces: pieces of the model; None if only words are independent.
+        added: added tokens of the tokenizer.
     """
 
     def __init__(
@@ -89,12 +90,12 @@ class BoundaryRule:
         self._parts = lru_cache(maxsize=_CACHED_PLACES)(self._decide)
 
     def holds(self, text: str, place: int, *, for_rest: bool = False) -> bool:
-        """Return whether the tokens of `text[:place]` are the first of the whole text's.
+        """Return whether the tokens of `text[:place]` are the first tokens of the whole text.
 
         Args:
             text: a text.
-            place: from 1 to its length less 2.
-            for_rest: ask instead whether the tokens of the rest are the same behind any text that ends with
+            place: an index from 1 to the length of the text minus 2.
+            for_rest: check the rest of the text instead: whether its tokens are the same after any text that ends with
                 `text[place - 1]`.
         """
         before, after, behind = text[place - 1], text[place], text[place + 1]
@@ -106,7 +107,7 @@ class BoundaryRule:
         normal = self._normalize(before, after, space_behind)
         if normal is None or self._touches_added(before, after, *normal):
             return False
-        if for_rest and self._added.last & {before, normal[0][-1]}:  # a text is split anew behind an added token
+        if for_rest and self._added.last & {before, normal[0][-1]}:  # a text is split again after an added token
             return False
         last, first = normal[0][-1], normal[1][0]
         decides_alone = True
@@ -130,7 +131,7 @@ class BoundaryRule:
 
 
 def boundary_rule(backend: Tokenizer) -> BoundaryRule | None:
-    """Return the rule of a tokenizer; None where its parts allow none that is certain."""
+    """Return the rule of a tokenizer; None if no rule is certain for its parts."""
     try:
         config: dict[str, Any] = json.loads(backend.to_str())
     except Exception:  # a part written in Python cannot be saved; the library raises a bare Exception
@@ -147,7 +148,7 @@ def boundary_rule(backend: Tokenizer) -> BoundaryRule | None:
 
 
 def _pieces(model: Mapping[str, Any]) -> _Pieces | None:
-    """Return what can be told of words' insides.
+    """Return the pieces for boundaries inside words, or None if only words are known to be independent.
 
     Raises:
         UnknownStageError: not even words are independent.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokens at one end of a long text, without those of the rest. Imports no torch.
+"""The tokens at one end of a long text, without tokenizing the rest. Imports no torch.
 
-A window at that end is tokenised, which grows until it has more tokens than are kept. It ends at a boundary, so its
-tokens are the text's. Where a text has no boundary, all of it is tokenised.
+A window at that end is tokenized. It grows until it has more tokens than are kept. The window ends at a boundary, so
+its tokens are tokens of the text. A text without a boundary is tokenized whole.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from flagtriton_server.tokenize.token_boundaries import BoundaryRule, boundary_r
 __all__ = ["UNBOUNDED", "TextCutter", "TextSize", "TextTooLongError", "window"]
 
 _CHARACTERS_OF_A_TOKEN: Final = 8
-"""More than most texts have, so that the first window is usually enough."""
+"""Characters per token, more than in most texts, so that the first window is usually large enough."""
 
 _LEAST_WINDOW: Final = 256
 _CANDIDATES: Final = 256
-"""Places that are looked at from the end of a window; if none is a boundary, the window grows."""
+"""Number of places that are checked from the end of a window. If none is a boundary, the window grows."""
 
 _PORTION: Final = 8_192
-"""Characters that are tokenised within some 10 ms, after which others may pass."""
+"""Number of characters that are tokenized in about 10 ms, after which other requests may run."""
 
 _AT_ONCE: Final = 8 * _PORTION
-"""Characters of one text that are; more are left to another thread."""
+"""Largest number of characters of one text that this thread tokenizes; a longer text goes to another thread."""
 
 _WAIT_S: Final = 0.005
-"""How often that thread's waiter lets others pass."""
+"""Interval between calls of `pass_` while this thread waits for the other one, seconds."""
 
 
 @dataclass(frozen=True)
 class TextSize:
-    """How much of a text may be tokenised.
+    """Limit on the part of a text that may be tokenized.
 
     Attributes:
-        max_bytes: of the text that a client sent, UTF-8; None is no limit.
-        instruction_bytes: of what a deployment or request has put around it.
+        max_bytes: largest size of the text that a client sent, bytes of UTF-8; None for no limit.
+        instruction_bytes: size of the text that the deployment or the request has added, bytes of UTF-8.
     """
 
     max_bytes: int | None = None
     instruction_bytes: int = 0
 
     def excess(self, text: str) -> int | None:
-        """Return the bytes of the client's text where they are too many, else None."""
+        """Return the size of the client's text in bytes if it exceeds the limit, else None."""
         if self.max_bytes is None or 4 * len(text) <= self.max_bytes:
             return None
         size = len(text.encode()) - self.instruction_bytes
         return size if size > self.max_bytes else None
 
     def characters(self, text: str, *, from_left: bool) -> int:
-        """Return how many characters at one end of a text that is too long may be tokenised."""
+        """Return how many characters at one end of a text that is too long may be tokenized."""
         most = (self.max_bytes or 0) + self.instruction_bytes
         encoded = text.encode()
         return len((encoded[:most] if from_left else encoded[-most:]).decode(errors="ignore"))
@@ -67,12 +67,12 @@ UNBOUNDED: Final = TextSize()
 
 
 class TextTooLongError(Exception):
-    """A text is longer than may be tokenised, and cannot be cut.
+    """A text is longer than may be tokenized, and it cannot be cut.
 
     Attributes:
-        index: of the text among its request's.
-        size: of the text, bytes.
-        max_bytes: what it may have.
+        index: index of the text in its request.
+        size: size of the text, bytes.
+        max_bytes: largest size allowed, bytes.
     """
 
     def __init__(self, index: int, size: int, max_bytes: int) -> None:
@@ -80,11 +80,11 @@ class TextTooLongError(Exception):
         self.index, self.size, self.max_bytes = index, size, max_bytes
 
     def of(self, index: int) -> TextTooLongError:
-        """Return the same of the text that is called by another number."""
+        """Return the same error with another index."""
         return TextTooLongError(index, self.size, self.max_bytes)
 
     def refusal(self, kind: str) -> RequestError:
-        """Return the answer to the request, which calls its texts `kind`."""
+        """Return the error for the request, with `kind` as the name of its texts."""
         return RequestError(
             f"{kind} {self.index} has {self.size} bytes; this model takes {self.max_bytes}: cut it, or deploy the "
             "model with a greater --max-text-bytes"
@@ -92,14 +92,14 @@ class TextTooLongError(Exception):
 
 
 class TextCutter:
-    """Tokenises long texts.
+    """Tokenizes long texts.
 
     Args:
         backend: the tokenizer, which neither pads nor truncates.
         from_left: whether the first tokens of a text are kept, or the last.
 
     Attributes:
-        pass_: called between texts, where others may pass.
+        pass_: function that is called between texts, so that other requests can run.
     """
 
     def __init__(self, backend: Tokenizer, *, from_left: bool) -> None:
@@ -108,21 +108,21 @@ class TextCutter:
         self._characters = 0
 
     def long_ones(self, texts: Sequence[str], at_most: int, size: TextSize) -> list[int]:
-        """Return which texts are better not tokenised as a whole, where so many tokens of each are kept."""
+        """Return the indices of texts that should not be tokenized whole if `at_most` tokens of each are kept."""
         usual = window(at_most) if size.max_bytes is None else min(window(at_most), size.max_bytes // 4)
         if max(map(len, texts), default=0) <= usual:
             return []
         return [i for i, text in enumerate(texts) if len(text) > window(at_most) or size.excess(text) is not None]
 
     def characters(self, texts: Sequence[str], at_most: int) -> int:
-        """Return how many characters of texts are tokenised, about, where so many tokens of each are kept."""
+        """Return about how many characters are tokenized if at most `at_most` tokens of each text are kept."""
         most = window(at_most)
         if self._rule is None or max(map(len, texts), default=0) <= most:
             return sum(map(len, texts))
         return sum(min(len(text), most) for text in texts)
 
     def portions(self, texts: Sequence[str]) -> Iterator[Sequence[str]]:
-        """Yield the texts in portions that take some 10 ms each, between which others may pass."""
+        """Yield the texts in portions of about 10 ms each; other requests may run before each portion."""
         begun, characters = 0, 0
         if sum(map(len, texts)) > _PORTION:
             for index, text in enumerate(texts):
@@ -136,10 +136,12 @@ class TextCutter:
             yield texts[begun:] if begun else texts
 
     def ids(self, text: str, at_most: int, size: TextSize, index: int) -> list[int]:
-        """Return a text's tokens; if they are more than `at_most`, then at least one more at the end that is kept.
+        """Return the tokens of a text.
+
+        If there are more than `at_most`, return at least one more than that, from the end that is kept.
 
         Raises:
-            TextTooLongError: more of the text would have to be tokenised than may be.
+            TextTooLongError: the tokens depend on more of the text than may be tokenized.
         """
         excess = size.excess(text)
         most = len(text) - 1 if excess is None else size.characters(text, from_left=self._from_left)
@@ -156,7 +158,7 @@ class TextCutter:
         return self._encoded(text)
 
     def _ids_within(self, text: str, width: int, rule: BoundaryRule) -> list[int] | None:
-        """Return the tokens of at most so many characters at the end that is kept; None where there is no boundary."""
+        """Return the tokens of at most `width` characters at the end that is kept; None if there is no boundary."""
         if self._from_left:
             last = min(width, len(text) - 2)
             places = range(last, max(0, last - _CANDIDATES), -1)
@@ -184,7 +186,7 @@ class TextCutter:
         return self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
     def _pause(self, characters: int) -> None:
-        """Let others pass before so many characters, if there were enough since they could last."""
+        """Call `pass_` before a portion if it and the characters since the last call exceed `_PORTION`."""
         if self._characters + characters > _PORTION:
             self._characters = 0
             self.pass_()
@@ -196,5 +198,5 @@ class TextCutter:
 
 
 def window(at_most: int) -> int:
-    """Return how many characters of a text are looked at first, where so many tokens of it are kept."""
+    """Return the size of the first window, in characters, if `at_most` tokens of a text are kept."""
     return _CHARACTERS_OF_A_TOKEN * at_most + _LEAST_WINDOW

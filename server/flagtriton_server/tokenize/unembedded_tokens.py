@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens that a tokenizer has and its model has no embedding of. Imports no torch.
+"""Tokens of a tokenizer that have no embedding in its model. Imports no torch.
 
-Somebody has added tokens to the tokenizer and not resized the model, for instance a padding token, which no text needs.
-Such a checkpoint is served; a text that contains one of these tokens is refused.
+Such tokens were added to the tokenizer, but the model was not resized. An example is a padding token, which no text
+needs. The checkpoint is served; a text that contains one of these tokens is refused.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = ["Unembedded"]
 
 @dataclass(frozen=True)
 class Unembedded:
-    """The tokens, and how many the model has embeddings of.
+    """The tokens without an embedding, and the number of embeddings of the model.
 
     Attributes:
-        tokens: by id; all ids are `rows` or more.
-        rows: of the model's embedding matrix.
+        tokens: token texts by id; all ids are `rows` or more.
+        rows: number of rows of the model's embedding matrix.
     """
 
     tokens: Mapping[int, str]
@@ -34,7 +34,7 @@ class Unembedded:
 
     @classmethod
     def of(cls, backend: Tokenizer, model_config: Mapping[str, Any]) -> Unembedded | None:
-        """Return those of a tokenizer and a `config.json`; None where every token has an embedding."""
+        """Return the tokens without an embedding, given a tokenizer and a `config.json`; None if there are none."""
         rows = model_config.get("vocab_size")
         if not isinstance(rows, int):
             return None
@@ -43,7 +43,7 @@ class Unembedded:
 
     @property
     def warning(self) -> str:
-        """What the log says of them when they are loaded."""
+        """The warning for the log when the tokenizer is loaded."""
         first = min(self.tokens)
         count = f"{len(self.tokens)} token{'s' if len(self.tokens) > 1 else ''}"
         return (
@@ -53,14 +53,14 @@ class Unembedded:
         )
 
     def check(self, input_ids: NDArray[np.int32], kind: str) -> None:
-        """Raise where a row of `[B, T]` token ids has such a token.
+        """Raise if a row of `[B, T]` token ids has such a token.
 
         Args:
-            input_ids: `NO_TOKEN`, which is negative, behind a row's tokens.
-            kind: what messages call one row: `text`, `query`, `passage` or `pair`.
+            input_ids: token ids; `NO_TOKEN`, which is negative, follows the tokens of a row.
+            kind: name of a row in messages: `text`, `query`, `passage` or `pair`.
 
         Raises:
-            RequestError: names the row and the token.
+            RequestError: a row has such a token; the message names both.
         """
         places = np.argwhere(input_ids >= self.rows)
         if not len(places):
