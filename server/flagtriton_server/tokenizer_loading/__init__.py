@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint's tokenizer files to the Rust tokenizer that gives its token ids; no torch."""
+"""Builds the Rust tokenizer that gives a checkpoint's token ids from its tokenizer files; no torch."""

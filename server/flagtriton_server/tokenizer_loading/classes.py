@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each tokenizer class of transformers 4 did to `tokenizer.json` when it loaded it: one row a class.
+"""The changes that each tokenizer class of transformers 4 made to `tokenizer.json` on loading: one row per class.
 
-Published checkpoints were saved by, and trained with, transformers 4, whose classes read `tokenizer.json` and then
+Published checkpoints were saved by transformers 4 and trained with it. Its classes read `tokenizer.json` and then
 changed it by the flags in `tokenizer_config.json`. transformers 5 ignores some of these flags and builds parts of the
-tokenizer itself, so its ids differ. docs/tokenizers.md has the rules in words; `tests/golden/tokenizers.json` holds
-what transformers 4.57.3 does. Pure data; knows nothing of files.
+tokenizer itself, so its ids differ. docs/tokenizers.md has the rules in words. `tests/golden/tokenizers.json` holds the
+results of transformers 4.57.3. The module is pure data and reads no files.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class NumberedTokens:
     """Special tokens that differ in a number, which a class adds itself.
 
     Attributes:
-        form: a token's text around its number.
-        count: how many there are.
-        flag: the key of `tokenizer_config.json` that overwrites `count`; with such a flag, a checkpoint names all of
-            them or none.
+        form: text of a token around its number.
+        count: number of tokens.
+        flag: the key of `tokenizer_config.json` that overwrites `count`. With such a flag, a checkpoint names all of
+            the tokens or none.
     """
 
     form: str
@@ -38,22 +38,22 @@ class NumberedTokens:
 
 @dataclass(frozen=True)
 class TokenizerClass:
-    """One row.
+    """One tokenizer class.
 
     Attributes:
-        special_tokens: the class's defaults, where `tokenizer_config.json` names none.
-        template_flags: defaults of `add_bos_token` and `add_eos_token`, where the class builds its template from them;
-            None where the template is the file's.
-        normalizer_flags: the normalizer's keys that flags of `tokenizer_config.json` overwrite, each with its flag and
+        special_tokens: defaults of the class for special tokens that `tokenizer_config.json` does not name.
+        template_flags: defaults of `add_bos_token` and `add_eos_token`, if the class builds its template from them.
+            None if the template is that of the file.
+        normalizer_flags: keys of the normalizer that flags of `tokenizer_config.json` overwrite, each with its flag and
             the flag's default.
-        prefix_space: default of `add_prefix_space`; None where the file's own value stands unless the flag is given.
-        prefix_space_converts: with `add_prefix_space`, the class's own vocabulary files are read.
-        prefix_space_within: `add_prefix_space` also switches it on in parts of a sequence.
+        prefix_space: default of `add_prefix_space`; None if the value of the file applies unless the flag is given.
+        prefix_space_converts: with `add_prefix_space`, the class reads its own vocabulary files.
+        prefix_space_within: `add_prefix_space` also sets this flag in the parts of a sequence.
         additional: default of `additional_special_tokens`.
         further: flags that name further special tokens, with their defaults.
         numbered: further special tokens that differ in a number.
-        vocabulary: which conversion reads the class's own vocabulary files, where there is no `tokenizer.json`; None
-            where there is none here.
+        vocabulary: the conversion that reads the vocabulary files of the class if there is no `tokenizer.json`. None if
+            this package has no such conversion.
     """
 
     special_tokens: Mapping[str, str | AddedToken] = field(default_factory=dict)
@@ -253,14 +253,17 @@ CLASSES: Final[Mapping[str, TokenizerClass]] = {
         additional=("<eop>", "<eod>"),
     ),
 }
-"""By name, without `Fast` at its end. A class that is not here changed nothing but `add_prefix_space`."""
+"""Rows by class name, without the final `Fast`. A class without a row changed nothing but `add_prefix_space`."""
 
 OWN_CODE_WITH_FLAGS: Final = ("tokenization_qwen.Qwen2TokenizerFast", "tokenization_qwen.Qwen2Tokenizer")
-"""Tokenizer code that checkpoints bring, which does no more than build the template from flags: gte-Qwen2's."""
+"""Tokenizer code in checkpoints that only builds the template from flags: that of gte-Qwen2."""
 
 
 def class_name(tokenizer_config: Mapping[str, Any], model_config: Mapping[str, Any]) -> str | None:
-    """Return the class that transformers 4 took, without `Fast`: the tokenizer's word, the model's, or its type's."""
+    """Return the class that transformers 4 used, without `Fast`.
+
+    The tokenizer's configuration comes first, then the model's configuration, then the model type.
+    """
     named = tokenizer_config.get("tokenizer_class") or model_config.get("tokenizer_class")
     if named:
         return str(named).removesuffix("Fast")
@@ -268,10 +271,10 @@ def class_name(tokenizer_config: Mapping[str, Any], model_config: Mapping[str, A
 
 
 def class_of(name: str | None, own_code: str | None) -> TokenizerClass:
-    """Return a class's row.
+    """Return the row of a class.
 
     Args:
-        name: as `class_name` returns it.
+        name: the result of `class_name`.
         own_code: the class in `auto_map` that transformers would have run, `module.Name`, if any.
     """
     row = CLASSES.get(name or "", TokenizerClass())

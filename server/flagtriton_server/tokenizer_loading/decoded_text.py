@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `clean_up_tokenization_spaces` does to a text that was decoded from tokens. Pure."""
+"""The effect of `clean_up_tokenization_spaces` on a text that was decoded from tokens. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 __all__ = ["without_spaces_before_marks"]
 
 _JOINED: Final = (".", "?", "!", ",", "'", "n't", "'m", "'s", "'ve", "'re")
-"""In transformers' order. A lone apostrophe loses the space behind it, too."""
+"""The marks in the order of transformers. A lone apostrophe also loses the space after it."""
 
 
 def without_spaces_before_marks(text: str) -> str:

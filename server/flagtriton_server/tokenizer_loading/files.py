@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files that make up a checkpoint's tokenizer, read from a local folder or the hub's cache. Imports no torch."""
+"""The files of a checkpoint's tokenizer, read from a local folder or the hub's cache. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ VOCABULARY_FILES: Final = (
     "spm.model",
     "tokenizer.model",
 )
-"""What tokenizers are made from where there is no `tokenizer.json`."""
+"""Files from which tokenizers are built if there is no `tokenizer.json`."""
 
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What a checkpoint says of its tokenizer.
+    """The content of a checkpoint's tokenizer files.
 
     Attributes:
         checkpoint: local folder or hub name, for messages.
-        config: `tokenizer_config.json`; empty where there is none.
+        config: `tokenizer_config.json`; empty if there is none.
         model_config: `config.json`.
-        special_tokens_map: `special_tokens_map.json`, of transformers before 4.34.
-        added_tokens: `added_tokens.json`, likewise: ids by token.
-        tokenizer_json: the path of that file, if there is one.
-        vocabulary: the paths of other vocabulary files, by name.
+        special_tokens_map: `special_tokens_map.json`, which transformers before 4.34 wrote; empty if there is none.
+        added_tokens: `added_tokens.json`, which transformers before 4.34 wrote: ids by token; empty if there is none.
+        tokenizer_json: path of `tokenizer.json`, if there is one.
+        vocabulary: paths of other vocabulary files, by file name.
     """
 
     checkpoint: str
@@ -53,8 +53,8 @@ class TokenizerFiles:
         """Return the tokenizer files of a local folder or hub name.
 
         Raises:
-            OSError: the folder or hub name does not exist or has no `config.json`, or the hub's cache has neither that
-                nor the files that all tokenizers are read from, and the hub does not answer.
+            OSError: the folder or hub name does not exist or has no `config.json`. Or the hub does not answer, and its
+                cache lacks `config.json` or a file that all tokenizers are read from.
             ValueError: a file is no JSON object.
         """
         find = file_finder(checkpoint, revision)
@@ -63,7 +63,7 @@ class TokenizerFiles:
             raise OSError(f"{checkpoint} has no config.json, so it is no checkpoint; name the folder that has one")
         tokenizer_json = find(TOKENIZER_JSON)
         config = _json(find("tokenizer_config.json"))
-        # What add_prefix_space and from_slow mean hangs on the other vocabulary files.
+        # The effect of add_prefix_space and from_slow depends on the other vocabulary files.
         reads_more = tokenizer_json is None or any(
             config.get(flag) is not None for flag in ("add_prefix_space", "from_slow")
         )
@@ -80,10 +80,10 @@ class TokenizerFiles:
         )
 
     def vocabulary_file(self, *names: str) -> Path:
-        """Return the path of a vocabulary file, the first that is there of several names.
+        """Return the path of the first of several vocabulary files that exists.
 
         Raises:
-            ValueError: none is; says which there are.
+            ValueError: none of them exists; the message lists the files that do.
         """
         for name in names:
             if name in self.vocabulary:
@@ -100,7 +100,7 @@ class TokenizerFiles:
         """Return a flag of `tokenizer_config.json`.
 
         Raises:
-            ValueError: it is neither true nor false; null is allowed where it is the default.
+            ValueError: the flag is neither true nor false; null is allowed if it is the default.
         """
         value = self.config.get(name, default)
         if isinstance(value, bool) or (value is None and default is None):
@@ -113,7 +113,7 @@ class TokenizerFiles:
 
     @property
     def own_code(self) -> str | None:
-        """The tokenizer class that the checkpoint brings the code of, `module.Name`, or None."""
+        """The tokenizer class whose code is in the checkpoint, as `module.Name`, or None."""
         auto_map = self.config.get("auto_map", self.model_config.get("auto_map"))
         named = auto_map.get("AutoTokenizer") if isinstance(auto_map, Mapping) else auto_map
         classes = [named] if isinstance(named, str) else [name for name in reversed(named or []) if name]
@@ -121,12 +121,12 @@ class TokenizerFiles:
 
     @property
     def saved_by_5(self) -> bool:
-        """Whether transformers 5 wrote them, whose `tokenizer.json` has all flags applied already."""
+        """Whether transformers 5 wrote the files; all flags are then already applied in `tokenizer.json`."""
         return "backend" in self.config
 
 
 def _found(find: FileFinder, name: str) -> Path | None:
-    """Return a file that few checkpoints have, which a cache that others filled may not tell of."""
+    """Return a file that few checkpoints have, or None if the cache alone cannot show whether it exists."""
     try:
         return find(name)
     except FilesUnavailableError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint's tokenizer files to the Rust tokenizer that gives its ids.
+"""Builds the Rust tokenizer that gives a checkpoint's token ids from its tokenizer files.
 
-`tokenizer.json` is the source of truth. On top of it comes what transformers 4 did with the flags of
-`tokenizer_config.json`; docs/tokenizers.md has the rules. Imports neither torch nor transformers.
+`tokenizer.json` is the source of truth. The changes that transformers 4 made by the flags of `tokenizer_config.json`
+are then applied to it; docs/tokenizers.md has the rules. Imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ __all__ = ["LoadedTokenizer", "load_tokenizer"]
 
 @dataclass(frozen=True)
 class LoadedTokenizer:
-    """A tokenizer, and what a checkpoint says of it beside.
+    """A tokenizer, and further settings from its checkpoint.
 
     Attributes:
-        backend: gives the ids; has whatever padding and truncation its file asks for.
-        special_tokens: texts by name: `cls_token`, …; those that the checkpoint or its class has.
+        backend: the Rust tokenizer, with the padding and truncation of its file.
+        special_tokens: token texts by name, such as `cls_token`; only tokens that the checkpoint or its class has.
         truncation_side: `right` or `left`, the end at which longer texts are cut.
-        cleans_up: decoded texts lose the spaces before punctuation.
+        cleans_up: whether decoded texts lose the spaces before punctuation.
     """
 
     backend: Tokenizer
@@ -40,16 +40,17 @@ class LoadedTokenizer:
     cleans_up: bool
 
     def id_of(self, name: str) -> int | None:
-        """Return the id of a special token by its name; None where there is none."""
+        """Return the id of a special token by its name; None if there is none."""
         token = self.special_tokens.get(name)
         return None if token is None else self.backend.token_to_id(token)
 
 
 def load_tokenizer(files: TokenizerFiles) -> LoadedTokenizer:
-    """Return a checkpoint's tokenizer.
+    """Return the tokenizer of a checkpoint.
 
     Raises:
-        ValueError: a file is damaged or lacks something, or the checkpoint's class cannot be served; says what to do.
+        ValueError: a file is damaged or incomplete, or the tokenizer class cannot be served; the message gives a
+            remedy.
     """
     name = class_name(files.config, files.model_config)
     check_served(files.checkpoint, name, files.saved_by_5)
@@ -70,7 +71,7 @@ def _read(files: TokenizerFiles, name: str | None, row: TokenizerClass, names: M
         return convert_vocabulary(files, row.vocabulary, names)
     try:
         return Tokenizer.from_file(str(files.tokenizer_json))
-    except Exception as error:  # tokenizers raises nothing narrower
+    except Exception as error:  # tokenizers raises no narrower exception
         raise ValueError(f"{files.tokenizer_json} cannot be read ({error}); download it again") from error
 
 
@@ -115,7 +116,7 @@ def _apply_flags(backend: Tokenizer, files: TokenizerFiles, row: TokenizerClass,
 def _set_prefix_space(backend: Tokenizer, files: TokenizerFiles, row: TokenizerClass) -> None:
     flag = files.config.get("add_prefix_space")
     if flag is None and "add_prefix_space" in files.config:
-        return  # transformers 4 failed to set it, and went on
+        return  # transformers 4 failed to set it and continued
     wanted = row.prefix_space if flag is None else bool(flag)
     state = _state(backend.pre_tokenizer)
     if wanted is not None and state.get("type") == "ByteLevel" and state["add_prefix_space"] != wanted:
@@ -145,7 +146,7 @@ def _set_normalizer(backend: Tokenizer, files: TokenizerFiles, row: TokenizerCla
 def _check_finds_the_same(
     backend: Tokenizer, normalizer: normalizers.Normalizer, files: TokenizerFiles, row: TokenizerClass
 ) -> None:
-    """Check that another normalizer leaves the added tokens as they are; transformers 4 lost those that it does not."""
+    """Check that a new normalizer leaves the added tokens unchanged; transformers 4 did not find changed ones."""
     for token in backend.get_added_tokens_decoder().values():
         text = token.content
         if token.normalized and backend.normalizer.normalize_str(text) != normalizer.normalize_str(text):
@@ -165,7 +166,8 @@ def _set_template(
 ) -> None:
     """Build the template from `add_bos_token` and `add_eos_token`.
 
-    A flag that is not there has the class's default; in a file of transformers 5, what its template does.
+    The default of a missing flag is that of the class. In a file of transformers 5, the default is the present
+    template.
     """
     if files.saved_by_5:
         ids = backend.encode("", add_special_tokens=True).ids
@@ -174,7 +176,7 @@ def _set_template(
     ends = {}
     for end, default in zip(("bos", "eos"), defaults, strict=True):
         flag, token = files.config.get(f"add_{end}_token", default), names.get(f"{end}_token")
-        adds = default if flag is None and files.saved_by_5 else bool(flag)  # transformers 4 took null for false
+        adds = default if flag is None and files.saved_by_5 else bool(flag)  # transformers 4 read null as false
         if adds and token is None:
             raise ValueError(
                 f"{files.checkpoint}: tokenizer_config.json says add_{end}_token, but names no {end}_token; name one, "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer class that transformers 4.57 took for a checkpoint that names none, by its `model_type`. Pure data."""
+"""The tokenizer class that transformers 4.57 used for a checkpoint that names none, by `model_type`. Pure data."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ _MODEL_TYPES: Final[Mapping[str, str]] = {
     "XLMTokenizer": "xlm",
     "XLNetTokenizer": "xlnet",
 }
-"""The model types of each class, without `Fast` at its end."""
+"""The model types of each class; class names have no final `Fast`."""
 
 CLASS_OF_MODEL_TYPE: Final[Mapping[str, str]] = {
     model_type: name for name, model_types in _MODEL_TYPES.items() for model_type in model_types.split()

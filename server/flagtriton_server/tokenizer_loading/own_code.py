@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tokenizer that a checkpoint brings the code of, by transformers. Runs that code."""
+"""Loads a tokenizer whose code is in the checkpoint, with transformers. Runs that code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def load_by_own_code(checkpoint: str, revision: str | None) -> LoadedTokenizer:
 
     Raises:
         OSError: the checkpoint has no tokenizer.
-        ValueError: its code makes no fast tokenizer.
+        ValueError: the code gives no fast tokenizer.
     """
     from transformers import AutoTokenizer
 

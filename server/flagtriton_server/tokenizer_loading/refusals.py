@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizer classes whose ids no rule over their files gives, each with the reason. Pure."""
+"""Tokenizer classes whose ids cannot be derived from their files by a rule, each with the reason. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SEGMENTERS: Final[Mapping[str, str]] = {
     "CpmAntTokenizer": "jieba",
     "RoFormerTokenizer": "jieba",
 }
-"""Classes that cut texts into words by a program of their own, which no file of theirs describes."""
+"""Classes that split texts into words with a separate program, which none of their files describes."""
 
 _LANGUAGES: Final = ("MBart50Tokenizer", "MBartTokenizer", "NllbTokenizer", "PLBartTokenizer", "SeamlessM4TTokenizer")
 _PAGES: Final = (
@@ -81,10 +81,10 @@ _REASONS: Final[Mapping[str, str]] = {
 
 
 def check_served(checkpoint: str, name: str | None, saved_by_5: bool) -> None:
-    """Check that a checkpoint's tokenizer class, its name without `Fast`, can be served.
+    """Check that the tokenizer class of a checkpoint, given by its name without `Fast`, can be served.
 
     Raises:
-        ValueError: it cannot; says why and what to do.
+        ValueError: the class cannot be served; the message gives the reason and a remedy.
     """
     if name is None or name not in _REASONS or (saved_by_5 and name not in _SEGMENTERS):
         return

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers from SentencePiece model files, with the ids that transformers 4 gave each family.
+"""Builds tokenizers from SentencePiece model files, with the ids that transformers 4 gave each family.
 
-XLM-RoBERTa and CamemBERT move all ids (fairseq's order of the special tokens), Gemma and Llama name their first three
-pieces anew, ALBERT lowers the scores of most pieces. Imports no torch, and not the `sentencepiece` package.
+XLM-RoBERTa and CamemBERT shift all ids (fairseq's order of the special tokens). Gemma renames its first three pieces,
+Llama sets the scores of its first three pieces to 0, and ALBERT lowers the scores of some pieces. Imports neither torch
+nor the `sentencepiece` package.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ Vocabulary: TypeAlias = list[tuple[str, float]]
 
 @dataclass(frozen=True)
 class _Family:
-    """What differs between tokenizer classes that read a SentencePiece model.
+    """The differences between tokenizer classes that read a SentencePiece model.
 
     Attributes:
-        vocabulary: pieces and scores by id.
-        unk_id: of the unknown piece; None is the model's.
-        byte_fallback: characters without a piece become their bytes' pieces.
-        special: pieces that are special tokens whatever their type.
+        vocabulary: function that gives pieces and scores by id.
+        unk_id: id of the unknown piece; None for that of the model file.
+        byte_fallback: characters without a piece become the pieces of their bytes.
+        special: pieces that are special tokens, regardless of their type.
     """
 
     vocabulary: Callable[[SentencePieceModel, Names], Vocabulary]
@@ -51,12 +52,12 @@ class _Family:
 
 
 def _prefix_space(files: TokenizerFiles) -> bool:
-    """Return Llama's flag, whose default is false where transformers 4 passed over a `tokenizer.json`."""
+    """Return Llama's flag; the default is false if transformers 4 ignored an existing `tokenizer.json`."""
     return bool(files.config.get("add_prefix_space", files.tokenizer_json is None))
 
 
 def _llama_prefix(files: TokenizerFiles, backend: Tokenizer) -> None:
-    """Give a tokenizer Llama's treatment of spaces, by the flags `add_prefix_space` and `legacy`, in place."""
+    """Apply Llama's treatment of spaces to a tokenizer in place, by the flags `add_prefix_space` and `legacy`."""
     prefix = _prefix_space(files)
     legacy = files.config.get("legacy")
     if legacy is None or legacy:
@@ -69,9 +70,9 @@ def _llama_prefix(files: TokenizerFiles, backend: Tokenizer) -> None:
 
 
 def piece_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
-    """Return the merges of a BPE model that has only scores: each way to cut a piece in two, best score first.
+    """Return the merges of a BPE model that has only scores: each split of a piece into two pieces, best score first.
 
-    Of equal scores, the longer left part comes first, then the longer right part, then the smaller ids.
+    Among equal scores, a longer left part comes first, then a longer right part, then smaller ids.
     """
     ids = {piece: index for index, (piece, _) in enumerate(vocabulary)}
     found: list[tuple[float, int, int, str, str]] = []
@@ -79,7 +80,7 @@ def piece_merges(vocabulary: Vocabulary) -> list[tuple[str, str]]:
         cuts = [(piece[:place], piece[place:]) for place in range(1, len(piece))]
         known = sorted(((a, b) for a, b in cuts if a in ids and b in ids), key=lambda cut: (ids[cut[0]], ids[cut[1]]))
         found.extend((score, len(a), len(b), a, b) for a, b in known)
-    found.sort(key=lambda merge: merge[:3], reverse=True)  # a stable sort, whose equals keep their order
+    found.sort(key=lambda merge: merge[:3], reverse=True)  # a stable sort: equal keys keep their order
     return [(a, b) for _, _, _, a, b in found]
 
 

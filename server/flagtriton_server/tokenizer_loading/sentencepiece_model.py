@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a SentencePiece model file (`sentencepiece.bpe.model`, `tokenizer.model`, `spm.model`, …).
 
-The message is described here, field by field, because the modules that `protoc` generates each want one range of
-protobuf releases, and the embedded server needs an old one. Field numbers are those of `sentencepiece_model.proto`.
-Knows nothing of checkpoints or tokenizer classes.
+This module describes the protobuf message field by field. Modules that `protoc` generates each require one range of
+protobuf releases, and the embedded server needs an old release. Field numbers are those of `sentencepiece_model.proto`.
+The module does not depend on checkpoints or tokenizer classes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["BPE", "CONTROL", "UNIGRAM", "USER_DEFINED", "SentencePieceModel", "m
 
 UNIGRAM: Final = 1
 BPE: Final = 2
-"""`TrainerSpec.model_type`."""
+"""Values of `TrainerSpec.model_type`."""
 
 CONTROL: Final = 3
 USER_DEFINED: Final = 4
-"""`SentencePiece.type`."""
+"""Values of `SentencePiece.type`."""
 
 _PACKAGE = "flagtriton.sentencepiece"
 _FIELDS: dict[str, dict[str, tuple[int, str, Any]]] = {
@@ -48,7 +48,7 @@ _FIELDS: dict[str, dict[str, tuple[int, str, Any]]] = {
         "normalizer_spec": (3, "NormalizerSpec", None),
     },
 }
-"""The fields that are read, of each message: number, type and default. Others are skipped."""
+"""The fields that are read from each message: number, type and default. Other fields are skipped."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +62,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """A model file's content, as far as a tokenizer needs it.
+    """The part of a model file that a tokenizer needs.
 
     Attributes:
         pieces: the vocabulary, by id.
-        model_type: `UNIGRAM`, `BPE`, or another, which Rust tokenizers do not have.
-        unk_id: the unknown piece's id.
-        unk_piece: its text.
-        charsmap: the precompiled normalisation, empty where there is none.
+        model_type: `UNIGRAM`, `BPE`, or another type that Rust tokenizers do not have.
+        unk_id: id of the unknown piece.
+        unk_piece: text of the unknown piece.
+        charsmap: the precompiled normalization; empty if there is none.
     """
 
     pieces: list[Piece]

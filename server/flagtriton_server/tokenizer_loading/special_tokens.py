@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The special and other added tokens of a checkpoint, from the four files that may name them. Pure."""
+"""The special tokens and other added tokens of a checkpoint, from the four files that may name them. Pure."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _FURTHER: Final = ("additional_special_tokens", "extra_special_tokens")
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """What a checkpoint says of its added tokens.
+    """The added tokens of a checkpoint.
 
     Attributes:
-        named: the special tokens by name: `cls_token`, …; a bare text has the usual flags.
+        named: special tokens by name, such as `cls_token`; a plain string has the usual flags.
         further: special tokens without a name.
         added: all added tokens with their flags, by id.
     """
@@ -35,7 +35,7 @@ class SpecialTokens:
 
     @classmethod
     def of(cls, files: TokenizerFiles, row: TokenizerClass) -> SpecialTokens:
-        """Return those of a checkpoint whose tokenizer class has this row.
+        """Return the tokens of a checkpoint, given the row of its tokenizer class.
 
         Raises:
             ValueError: an entry is no token, or `tokenizer.json` cannot be read.
@@ -52,16 +52,16 @@ class SpecialTokens:
 
     @property
     def texts(self) -> dict[str, str]:
-        """The named ones as texts."""
+        """The named tokens as texts."""
         return {name: _text(token) for name, token in self.named.items()}
 
     def add_to(self, backend: Tokenizer) -> None:
-        """Add the tokens that a Rust tokenizer lacks, or has with other flags; as transformers 4 did."""
+        """Add the tokens that a Rust tokenizer lacks, or has with other flags, as transformers 4 did."""
         there = list(backend.get_added_tokens_decoder().values())
         flags = {repr(token) for token in there}
         tokens = [token for _, token in sorted(self.added.items()) if repr(token) not in flags]
         known = {token.content for token in (*there, *tokens)}
-        for token in self.all:  # a bare text is added if it is not there; a token with flags brings these, too
+        for token in self.all:  # a plain string is added if missing; a token with flags always
             if isinstance(token, AddedToken):
                 tokens.append(token)
             elif token not in known:
@@ -73,12 +73,12 @@ class SpecialTokens:
 
     @property
     def all(self) -> list[str | AddedToken]:
-        """The special ones, named first."""
+        """The special tokens, named tokens first."""
         return [*self.named.values(), *self.further]
 
 
 def _further(checkpoint: str, config: Mapping[str, Any], row: TokenizerClass) -> list[str | AddedToken]:
-    """Return the special tokens without one of the usual names."""
+    """Return the special tokens that have none of the usual names."""
     given = {"additional_special_tokens": row.additional, **config}
     found = [token for key in _FURTHER for token in _listed(given.get(key))]
     found += [token for flag, default in row.further.items() if (token := _token(config.get(flag, default)))]
@@ -100,10 +100,10 @@ def _further(checkpoint: str, config: Mapping[str, Any], row: TokenizerClass) ->
 
 
 def _as_first_normalized(there: list[AddedToken], tokens: list[AddedToken]) -> list[AddedToken]:
-    """Return tokens to add, with what the tokenizers library of transformers 4.57 made of `normalized`.
+    """Return the tokens to add, with the effect of `normalized` in the tokenizers library of transformers 4.57.
 
-    It searched for a token that is added again in the text before or after normalisation as it did before, whatever
-    the later flag; other releases go by the later one.
+    A token that is added again stays normalized if it was so before. If it was not, the later flag has an effect only
+    on a token that was not special. Other releases always use the later flag.
     """
     last = {token.content: token for token in there}
     for token in tokens:
@@ -130,7 +130,7 @@ def _named(
     if token is None:
         return None
     token = by_text.get(_text(token), token)
-    if isinstance(token, str) and isinstance(default, AddedToken):  # the class gives its own flags to a bare text
+    if isinstance(token, str) and isinstance(default, AddedToken):  # a plain string gets the flags of the class
         return AddedToken(
             token,
             lstrip=default.lstrip,
@@ -142,7 +142,7 @@ def _named(
 
 
 def _of_map(special_tokens_map: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `special_tokens_map.json` says; its additional tokens come after the configuration's."""
+    """Return the content of `special_tokens_map.json`; its additional tokens follow those of the configuration."""
     found = {key: _token(value, special=True) for key, value in special_tokens_map.items()}
     if isinstance(found.get(_FURTHER[0]), list):
         first = _listed(config.get(_FURTHER[0]))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers from the vocabulary files of checkpoints without a `tokenizer.json`, as transformers 4 converted them.
+"""Builds tokenizers from vocabulary files, without a `tokenizer.json`, as transformers 4 converted them.
 
-Each conversion returns the Rust tokenizer with normalizer, pre-tokenizer, model and template, without the special
-tokens, which `tokenizer_backend` adds. Imports no torch.
+Each conversion returns the Rust tokenizer with normalizer, pre-tokenizer, model and template. `SpecialTokens.add_to`
+then adds the special tokens. Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flagtriton_server.tokenizer_loading.sentencepiece_conversion import SENTENC
 __all__ = ["QWEN2_WORDS", "convert_vocabulary"]
 
 Names: TypeAlias = Mapping[str, str]
-"""The special tokens' texts, by name: `cls_token`, …"""
+"""The texts of the special tokens by name, such as `cls_token`."""
 
 QWEN2_WORDS: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -29,15 +29,15 @@ QWEN2_WORDS: Final = (
 
 
 def convert_vocabulary(files: TokenizerFiles, kind: str, names: Names) -> Tokenizer:
-    """Return the tokenizer that a checkpoint's vocabulary files describe.
+    """Return the tokenizer that the vocabulary files of a checkpoint describe.
 
     Args:
-        files: the checkpoint's.
-        kind: the conversion, as `tokenizer_classes` names it.
-        names: the special tokens' texts.
+        files: files of the checkpoint.
+        kind: the conversion, as `TokenizerClass.vocabulary` names it.
+        names: texts of the special tokens by name.
 
     Raises:
-        ValueError: a file that the conversion reads is not there, or is damaged.
+        ValueError: a file that the conversion reads is missing or damaged.
     """
     return _CONVERSIONS[kind](files, names)
 
@@ -70,7 +70,7 @@ def _mpnet(files: TokenizerFiles, names: Names) -> Tokenizer:
 
 
 def _all_but_ends(lines: list[str]) -> list[str]:
-    """Return the merges that GPT-2 and RoBERTa read: the first line is none whatever it says, and the last is none."""
+    """Return the merges that GPT-2 and RoBERTa read: all lines but the first and the last, whichever these are."""
     return lines[1:-1]
 
 
@@ -96,7 +96,7 @@ def _byte_level(
             end_of_word_suffix="",
             fuse_unk=False,
         )
-    except Exception as error:  # tokenizers raises nothing narrower
+    except Exception as error:  # tokenizers raises no narrower exception
         raise ValueError(f"{paths[0]} and {paths[1]} cannot be read ({error}); download them again") from error
     backend = Tokenizer(model)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=_prefix_space(files), **options)
@@ -156,7 +156,7 @@ def _check_has(files: TokenizerFiles, vocabulary: Mapping[str, int], *tokens: st
 
 
 def _lines(path: Path) -> list[str]:
-    """Return a file's lines; only line feeds end one, as vocabularies hold other separators as tokens."""
+    """Return the lines of a file; only a line feed ends a line, as vocabularies contain other separators as tokens."""
     lines = _text(path).split("\n")
     return lines if lines[-1] else lines[:-1]
 
