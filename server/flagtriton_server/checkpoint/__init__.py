@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which files a checkpoint has, and what can be wrong with them; imports no torch. `flagtriton add` reads them, too."""
+"""The files of a checkpoint, and checks for damaged or missing ones; no torch. `flagtriton add` uses it, too."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch and safetensors raise of a file of tensors that is damaged."""
+"""The exceptions that torch and safetensors raise for a damaged file of tensors."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ UNREADABLE = (
     ValueError,
     pickle.UnpicklingError,
 )
-"""What reading a damaged file may raise: the unpickler trusts what it reads, and stumbles in many ways."""
+"""Exceptions on reading a damaged file: the unpickler trusts its input, and fails in many ways."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be wrong with a checkpoint's files, told before anything reads them as tensors."""
+"""Checks for faults in the files of a checkpoint, made before the files are read as tensors."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from flagtriton_server.checkpoint.weight_files import ADAPTER, adapter_base, sha
 __all__ = ["check_files", "check_tokenizer", "two_sets_of_weights"]
 
 _LFS_POINTER = b"version https://git-lfs"
-_MOST_HEADER = 100_000_000  # bytes, as the safetensors library allows
-"""Architectures whose positions hang on the padding id. BERT's do not: multilingual-e5-small has XLM-RoBERTa's
-tokenizer, which pads with 1, and BERT's default `pad_token_id` of 0."""
+_MOST_HEADER = 100_000_000  # bytes
+"""Largest header of a safetensors file, the limit of the safetensors library."""
 
 
 def check_files(checkpoint: str) -> None:
-    """Raise where the weights of a local folder are not whole; a hub name's files are checked when they are fetched.
+    """Raise if the weights of a local folder are not complete. Files of a hub name are checked when they are fetched.
 
-    Only what is read is looked at: an index left over beside the `model.safetensors` that it once named is no fault.
+    Only files that are read are checked. An old index next to the `model.safetensors` that it once named is therefore
+    no fault.
 
     Raises:
-        ValueError: a shard is missing, a file is cut short or is only a pointer to one, an index names a file outside
-            the folder, or a PEFT adapter lies beside the weights; names the file and what to do.
+        ValueError: a shard is missing, or a file is cut short or is only a pointer. Or an index names a file outside
+            the folder, or a PEFT adapter lies next to the weights. The message names the file and a remedy.
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
@@ -42,7 +42,7 @@ def check_files(checkpoint: str) -> None:
 
 
 def two_sets_of_weights(checkpoint: str | Path, base: str) -> str:
-    """Return what is said of a folder that holds a model's weights and a PEFT adapter of a base."""
+    """Return the error message for a folder that holds the weights of a model and a PEFT adapter for a base model."""
     return (
         f"{checkpoint} holds the weights of a model and a PEFT adapter of {base}; transformers would apply the adapter "
         f"only where peft is installed. Move {ADAPTER} and adapter_model.* to a separate folder, and name that "
@@ -51,7 +51,7 @@ def two_sets_of_weights(checkpoint: str | Path, base: str) -> str:
 
 
 def _files_to_check(folder: Path) -> list[Path]:
-    """Return the files that weights are read from; where transformers would find none, all that look like some."""
+    """Return the files that weights are read from; if transformers would find none, all that look like weights."""
     entry = weights_entry(folder)
     if entry is not None and not entry.name.endswith(".index.json"):
         return [entry]
@@ -66,16 +66,19 @@ def _files_to_check(folder: Path) -> list[Path]:
 
 
 def check_tokenizer(checkpoint: str, config: Mapping[str, Any], *, vocab_size: int, pad_token_id: int | None) -> None:
-    """Raise where a tokenizer cannot be the one that a model was trained with.
+    """Raise if a tokenizer cannot be the one that a model was trained with.
+
+    The padding ids are compared only for architectures whose positions depend on the padding id. BERT is not one of
+    them: multilingual-e5-small has XLM-RoBERTa's tokenizer, which pads with 1, and BERT's default `pad_token_id` of 0.
 
     Args:
-        checkpoint: both.
-        config: the model's `config.json`.
-        vocab_size: tokens of the tokenizer, without those added to it.
-        pad_token_id: the tokenizer's.
+        checkpoint: the checkpoint that has both.
+        config: `config.json` of the model.
+        vocab_size: number of tokens of the tokenizer, without added tokens.
+        pad_token_id: padding id of the tokenizer.
 
     Raises:
-        ValueError: it has more tokens than the model, or another padding id where positions hang on that.
+        ValueError: it has more tokens than the model, or another padding id where positions depend on that id.
     """
     rows = config.get("vocab_size")
     mend = "copy the tokenizer's files from the checkpoint that the model was made from"
@@ -116,6 +119,9 @@ def _what_it_is(file: Path) -> str:
 
 
 def _is_legacy_pickle(file: Path) -> bool:
-    """Return whether it begins as PyTorch's files did before 1.6, whose end cannot be checked without reading them."""
+    """Return whether a file begins like the files of PyTorch before 1.6.
+
+    The end of such a file cannot be checked without reading the whole file.
+    """
     with file.open("rb") as opened:
         return opened.read(2) in (b"\x80\x02", b"\x80\x03", b"\x80\x04")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a checkpoint's small files are: in its local folder, or in the hub. Imports nothing heavy."""
+"""Finds the small files of a checkpoint, in its local folder or in the hub. Imports no large library."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ __all__ = ["FileFinder", "FilesUnavailableError", "FolderGoneError", "file_finde
 
 _WAIT_S = 3.0
 _OF_WHOLE_SNAPSHOTS = ".gitattributes"
-"""A file that repositories have, and that is cached only where all of their files are."""
+"""A file that repositories have. It is in the cache only if all files of the repository are."""
 
 FileFinder: TypeAlias = Callable[[str], Path | None]
-"""Takes a file's path inside the checkpoint; returns where it lies here, or None if the checkpoint lacks it."""
+"""Takes the path of a file inside the checkpoint; returns its local path, or None if the checkpoint lacks the file."""
 
 
 class FolderGoneError(OSError):
-    """A checkpoint's local folder is not there any more."""
+    """The local folder of a checkpoint does not exist any more."""
 
 
 class FilesUnavailableError(OSError):
-    """The hub cannot be asked, and its cache on this machine does not tell."""
+    """The hub does not answer, and the cache on this machine does not show whether a file exists."""
 
 
 def file_finder(checkpoint: str, revision: str | None = None) -> FileFinder:
-    """Return what finds files of a local folder or a hub name; a hub's file is fetched into the cache.
+    """Return a function that finds files of a local folder or a hub name; it fetches files of the hub into the cache.
 
-    The finder raises `FilesUnavailableError` where nothing tells whether the file exists.
+    The function raises `FilesUnavailableError` if it cannot find out whether the file exists.
 
     Raises:
         FolderGoneError: the folder does not exist.
     """
     folder = Path(checkpoint)
-    if folder.is_absolute() and not folder.is_dir():  # no name of the hub's begins so
+    if folder.is_absolute() and not folder.is_dir():  # no hub name is an absolute path
         raise FolderGoneError(f"the folder {checkpoint} does not exist, which the deployment was added from")
     return partial(_in_folder, folder) if folder.is_dir() else partial(_in_hub, checkpoint, revision)
 
 
 def _in_folder(folder: Path, name: str) -> Path | None:
     file = folder / name
-    file = Path(readable_path(str(file.parent))) / file.name  # a module's folder may have letters beyond ASCII
+    file = Path(readable_path(str(file.parent))) / file.name  # a module's folder may have a name beyond ASCII
     return file if file.is_file() else None
 
 
@@ -68,17 +68,20 @@ def _in_hub(repo: str, revision: str | None, name: str) -> Path | None:
         raise FilesUnavailableError(f"{repo}: {name} cannot be fetched: {error}") from error
     except EntryNotFoundError:
         return None
-    except Exception as error:  # the hub's errors, and those of its transport, have no class in common
+    except Exception as error:  # errors of the hub and of its transport have no common class
         raise FilesUnavailableError(f"{repo}: {name} cannot be fetched: {error}") from error
 
 
 @cache
 def _hub_answers() -> bool:
-    """Return whether the hub can be reached: asked once, as its own client tries again for 23 s where it cannot."""
+    """Return whether the hub can be reached.
+
+    The check runs once, since the hub's client retries for 23 s if it cannot reach the hub.
+    """
     from huggingface_hub import constants, get_session
 
     try:
         get_session().head(constants.ENDPOINT, timeout=_WAIT_S)
-    except Exception:  # of whichever transport it has
+    except Exception:  # depends on the transport
         return False
     return True

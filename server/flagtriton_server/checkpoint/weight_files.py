@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of a checkpoint's files its weights are read from, where several could be. Reads no weights.
+"""Determines the files that a checkpoint's weights are read from, if there are several candidates. Reads no weights.
 
-transformers takes the first that it finds, in this order: what `config.json` names as `transformers_weights`,
-`model.safetensors`, its index, `pytorch_model.bin`, its index. What else lies in the folder is not read.
+transformers takes the first file that exists, in this order: the file that `config.json` names as
+`transformers_weights`, `model.safetensors`, its index, `pytorch_model.bin`, its index. It does not read other files in
+the folder.
 """
 
 from __future__ import annotations
@@ -19,30 +20,30 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""What weights are read from, the first that is there."""
+"""Files that weights are read from; the first that exists is used."""
 
 ADAPTER = "adapter_config.json"
-"""What makes a folder that of a PEFT adapter."""
+"""The file that marks the folder of a PEFT adapter."""
 
 _INDEX = ".index.json"
 _UNREAD = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "*.onnx", "*.gguf")
 _FRAMEWORKS = {".h5": "TensorFlow", ".msgpack": "Flax", ".onnx": "ONNX", ".gguf": "llama.cpp"}
 _NO_MODEL = frozenset(["adapter_model", "sparse_linear", "colbert_linear", "training_args", "optimizer", "scheduler"])
-"""Files, without their suffix, that hold tensors or pickles, but not a model's weights."""
+"""Files, without their suffix, that hold tensors or pickles but not the weights of a model."""
 
 
 def weights_entry(folder: Path) -> Path | None:
-    """Return the file or index that transformers reads a local checkpoint's weights from; None where it has none."""
+    """Return the file or index from which transformers reads a local checkpoint's weights; None if there is none."""
     named = _read(folder / "config.json").get("transformers_weights")
     names = (named,) if isinstance(named, str) else WEIGHT_FILES
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that hold those weights: one, or an index's shards, which need not be there.
+    """Return the files that hold those weights: one file, or the shards of an index, which may be missing.
 
     Raises:
-        ValueError: the index is none, or names a file outside the folder.
+        ValueError: the index is no valid index, or it names a file outside the folder.
     """
     entry = weights_entry(folder)
     if entry is None:
@@ -54,7 +55,7 @@ def shard_names(index: Path) -> list[str]:
     """Return the files that an index names, relative to its folder.
 
     Raises:
-        ValueError: it is no index, or names a file outside its folder.
+        ValueError: the file is no index, or it names a file outside its folder.
     """
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -69,9 +70,9 @@ def shard_names(index: Path) -> list[str]:
 
 
 def adapter_base(folder: Path) -> str | None:
-    """Return the checkpoint that a folder's PEFT adapter belongs to, `its base model` if it does not say.
+    """Return the checkpoint that a folder's PEFT adapter belongs to, or `its base model` if the adapter names none.
 
-    None where the folder holds no adapter.
+    The result is None if the folder holds no adapter.
     """
     if not (folder / ADAPTER).is_file():
         return None
@@ -79,7 +80,7 @@ def adapter_base(folder: Path) -> str | None:
 
 
 def unread_weights(folder: Path) -> str | None:
-    """Return what is to be done about weights that are there, but in files that are not read; None without any."""
+    """Return advice about weights in files that are not read; None if there are no such files."""
     found = sorted(
         {
             str(file.relative_to(folder))
@@ -117,5 +118,5 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}  # whoever needs the file says what is wrong with it
+        return {}  # code that needs the file reports the fault
     return content if isinstance(content, dict) else {}
