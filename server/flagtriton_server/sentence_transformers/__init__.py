@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sentence-transformers' files say of a checkpoint; JSON alone, no torch. `flagtriton add` reads them, too."""
+"""Reads the definitions in sentence-transformers' files; JSON only, no torch. `flagtriton add` uses them, too."""

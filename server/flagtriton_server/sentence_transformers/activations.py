@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of torch's activations a Dense layer may have. Imports no torch."""
+"""The activations of torch that a Dense layer may have. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import Final
 __all__ = ["ACTIVATIONS", "OVER_COMPONENTS", "activation_refused"]
 
 OVER_COMPONENTS: Final = ("LogSoftmax", "Softmax", "Softmin")
-"""Those of a vector as a whole; torch takes a `[B, C]`'s last dimension where nothing says which."""
+"""Activations over a vector as a whole. torch applies them to the last dimension of `[B, C]` if the dimension is not
+set."""
 
 ACTIVATIONS: Final = (
     *("CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh", "Identity", "LeakyReLU"),
     *("LogSigmoid", "LogSoftmax", "Mish", "RReLU", "ReLU", "ReLU6", "SELU", "SiLU", "Sigmoid", "Softmax", "Softmin"),
     *("Softplus", "Softshrink", "Softsign", "Tanh", "Tanhshrink"),
 )
-"""torch's activations that have neither weights nor arguments they need."""
+"""Activations of torch that have no weights and need no arguments."""
 
 
 def activation_refused(activation: str, out_features: int, *, residual: bool) -> str | None:
-    """Return what is wrong with a layer's activation, or None where it is served.
+    """Return the fault of a layer's activation, or None if the activation is served.
 
     Args:
         activation: dotted name of its class.
-        out_features: of the layer's matrix.
-        residual: the layer's input is added behind the activation.
+        out_features: number of outputs of the layer's matrix.
+        residual: the input of the layer is added after the activation.
     """
     name = activation.rpartition(".")[2]
     if not activation.startswith("torch.nn.") or name not in ACTIVATIONS:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a deployment loads: whether sentence-transformers' files still say what they said when it was added.
+"""Checks, when a deployment loads, that sentence-transformers' files still have the definition it was added with.
 
-A hub name's files may not have been at hand then, and a deployment may come from a version that did not read them. So
-nothing that they define is left out without a word.
+The files of a hub name may have been unavailable then. A deployment may also come from a version that did not read
+them. The check therefore raises an error if a deployment leaves out something that the files define.
 """
 
 from __future__ import annotations
@@ -17,31 +17,32 @@ from flagtriton_server.sentence_transformers.transformer_settings import embedde
 __all__ = ["IGNORED", "check_definition", "unread"]
 
 IGNORED: Final = "ignored"
-"""Said of a deployment that leaves out what the files say, as its user wants it."""
+"""Mark of a deployment that ignores the definition in the files, because its user chose so."""
 
 _UNREAD = "unread: "
 _SERVED_ANYWAY = frozenset(["Transformer", "Pooling", "Normalize", "Dropout", "LogitScore"])
-"""Modules that a deployment has, or replaces, which knows nothing of the files."""
+"""Modules that a deployment has or replaces even if it was added without the files."""
 
 
 def unread(pooling: str) -> str:
-    """Return what is said of a deployment whose files could not be read when it was added."""
+    """Return the mark of a deployment whose files could not be read when it was added."""
     return _UNREAD + summary_of(EmbedderDefinition(pooling))
 
 
 def check_definition(checkpoint: str, revision: str | None, expected: str | None, name: str) -> None:
-    """Raise where a deployment would answer otherwise than its checkpoint's files define.
+    """Raise if a deployment does not serve the definition in its checkpoint's files.
 
     Args:
         checkpoint: local folder or hub name.
-        revision: of a hub name.
-        expected: a definition's summary; `ignored`; `unread: ` and the summary of what was assumed; None where the
-            name is in the model table, whose word counts, or nothing was read: then a module that would be dropped is
-            an error.
-        name: the deployment's.
+        revision: revision of a hub name.
+        expected: the summary of a definition; or `ignored`; or `unread: ` and the summary of the assumed definition.
+            None if the name is in the model table, which takes precedence, or if no file was read. A module that would
+            be dropped is then an error.
+        name: name of the deployment.
 
     Raises:
-        ValueError: says what the files say, what is served, and how to add it again.
+        ValueError: they differ; the message gives the content of the files, the definition that is served, and the
+            command that adds the deployment again.
     """
     if expected == IGNORED:
         return
@@ -57,7 +58,7 @@ def check_definition(checkpoint: str, revision: str | None, expected: str | None
             fits = known in (found, former_summary_of(defined)) or (not modules and expected.startswith(_UNREAD))
     except FilesUnavailableError as error:
         if expected is None or not expected.startswith(_UNREAD):
-            return  # they were read when it was added, or the model table counts
+            return  # the files were read when it was added, or the model table applies
         raise ValueError(f"{error}; nothing tells how {checkpoint} pools. {_again(checkpoint, name)}") from error
     except DefinitionError as error:
         found, fits = str(error), expected == str(error)

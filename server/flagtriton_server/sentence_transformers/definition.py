@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sentence-transformers' files say of a checkpoint: its modules, as `modules.json` lists them. Reads JSON alone.
+"""Reads the modules of a checkpoint, as sentence-transformers' `modules.json` lists them. Reads JSON only.
 
-The rules are those of sentence-transformers 6.2. `transformer_settings` reads what belongs to the first module.
+The rules are those of sentence-transformers 6.2. `transformer_settings` reads the settings of the first module.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ NORMALIZE: Final = "Normalize"
 
 _FAMILY = "sentence_transformers."
 _NO_PATH = re.compile(r"^/|[,\\\x00-\x1f]|(^|/)\.\.(/|$)")
-"""What leads out of a checkpoint, or could not be told from the commas between two modules."""
+"""Paths that lead out of a checkpoint, or contain a backslash, a control character or a comma. A comma separates two
+modules."""
 
 _NO_NUMBERS = ("Dropout",)
 """Modules that change nothing when a text is encoded."""
@@ -45,7 +46,7 @@ _FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "last_token",
 }
-"""The older files' flags, in the order in which sentence-transformers joins several."""
+"""Flags of older files, in the order in which sentence-transformers joins several poolings."""
 
 _MODES = {
     "cls": "cls",
@@ -55,11 +56,11 @@ _MODES = {
     "weightedmean": "weightedmean",
     "lasttoken": "last_token",
 }
-"""The newer files' names."""
+"""Names of newer files."""
 
 
 class DefinitionError(ValueError):
-    """The files define something that is not served; the message names it."""
+    """The files define a feature that is not served; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class ListedModule:
     """One entry of `modules.json`.
 
     Attributes:
-        kind: the class's name, or the whole dotted type where it is not of sentence-transformers.
-        path: its folder inside the checkpoint; empty for the checkpoint's own.
+        kind: name of the class, or the whole dotted type of a class outside sentence-transformers.
+        path: folder of the module inside the checkpoint; empty for the folder of the checkpoint.
     """
 
     kind: str
@@ -77,13 +78,13 @@ class ListedModule:
 
 @dataclass(frozen=True)
 class DenseModule:
-    """A `Dense` module's configuration.
+    """The configuration of a `Dense` module.
 
     Attributes:
-        path: its folder inside the checkpoint.
-        out_features: of its matrix; `width` is what comes out.
-        activation: dotted name of a class of torch's, one of `dense_activations`'.
-        residual: the input is added to the output, through a matrix of its own where the widths differ.
+        path: folder of the module inside the checkpoint.
+        out_features: number of outputs of its matrix; `width` is that of the module.
+        activation: dotted name of a class of torch, one of `activations.ACTIVATIONS`.
+        residual: the input is added to the output, through a separate matrix if the widths differ.
     """
 
     path: str
@@ -95,25 +96,25 @@ class DenseModule:
 
     @property
     def width(self) -> int:
-        """Components of its vectors: a GLU multiplies one half of them by the other's sigmoid."""
+        """Components of its vectors; a GLU multiplies one half of the outputs by the sigmoid of the other half."""
         return self.out_features // 2 if self.activation.endswith(".GLU") else self.out_features
 
 
 @dataclass(frozen=True)
 class EmbedderDefinition:
-    """What sentence-transformers makes of a checkpoint.
+    """The embedder that sentence-transformers builds from a checkpoint.
 
     Attributes:
-        pooling: names joined by `+`, whose vectors are concatenated; None where there is no `modules.json`.
-        pooling_width: D of the hidden states that pooling expects, where the file tells.
-        include_prompt: a prompt's tokens are pooled, too.
-        chain: what follows pooling, in its order, a last `Normalize` left out.
-        normalize: the vectors are normalised in the end.
-        truncate_dim: so many first components are kept, behind all modules; None is all.
-        lower_case: texts are lower-cased before they are tokenised.
-        max_seq_length: tokens of a text that does not say otherwise; None is all the checkpoint has positions for.
-        prompts: by name; pairs, so that this is hashable.
-        default_prompt_name: of the prompt that is put before texts that come with none.
+        pooling: names joined by `+`, whose vectors are concatenated; None if there is no `modules.json`.
+        pooling_width: D of the hidden states that pooling expects, if the file has it.
+        include_prompt: the tokens of a prompt are pooled, too.
+        chain: modules after pooling, in their order, without a final `Normalize`.
+        normalize: the vectors are normalized at the end.
+        truncate_dim: number of first components that are kept, after all modules; None for all.
+        lower_case: texts are lower-cased before they are tokenized.
+        max_seq_length: default number of tokens of a text; None for all positions of the checkpoint.
+        prompts: prompts by name, as pairs, so that the object is hashable.
+        default_prompt_name: name of the prompt before texts for which no prompt is chosen.
     """
 
     pooling: str | None = None
@@ -129,15 +130,15 @@ class EmbedderDefinition:
 
     @property
     def modules(self) -> str | None:
-        """What follows pooling, as the steps' settings have it: `Dense:2_Dense`, say; None is nothing."""
+        """The modules after pooling as the steps' settings have them, such as `Dense:2_Dense`; None if none."""
         parts = [part if isinstance(part, str) else f"Dense:{part.path}" for part in self.chain]
         return ",".join(parts) or None
 
     def width(self, hidden_size: int | None) -> int | None:
-        """Return how many components a vector has, for hidden states of D; None where nothing tells D.
+        """Return the number of components of a vector, for hidden states of D; None if D is unknown.
 
         Raises:
-            DefinitionError: a module expects another width than comes; names both.
+            DefinitionError: a module expects another width than it gets; the message names both.
         """
         if None not in (self.pooling_width, hidden_size) and self.pooling_width != hidden_size:
             raise DefinitionError(f"its pooling expects {self.pooling_width} components, the model has {hidden_size}")
@@ -151,11 +152,11 @@ class EmbedderDefinition:
         return width
 
 
-def read_json(find: FileFinder, name: str) -> Any:  # noqa: ANN401 - whatever the file holds
-    """Return a file's content, or None where the checkpoint lacks it.
+def read_json(find: FileFinder, name: str) -> Any:  # noqa: ANN401 - any JSON value
+    """Return the content of a file, or None if the checkpoint lacks it.
 
     Raises:
-        DefinitionError: it is not JSON.
+        DefinitionError: the file is not JSON.
     """
     file = find(name)
     if file is None:
@@ -167,7 +168,7 @@ def read_json(find: FileFinder, name: str) -> Any:  # noqa: ANN401 - whatever th
 
 
 def listed_modules(find: FileFinder) -> list[ListedModule]:
-    """Return the entries of `modules.json`; none where there is no such file.
+    """Return the entries of `modules.json`; an empty list if there is no such file.
 
     Raises:
         DefinitionError: it is no list of objects with `type` and `path`, or a path leads out of the checkpoint.
@@ -193,10 +194,10 @@ def _listed(entry: Mapping[str, Any]) -> ListedModule:
 
 
 def pooled_chain(find: FileFinder, modules: Sequence[ListedModule]) -> EmbedderDefinition:
-    """Return what the modules behind the transformer define.
+    """Return the definition of the modules after the transformer.
 
     Raises:
-        DefinitionError: a module is not served, or stands where it has no meaning; names it.
+        DefinitionError: a module is not served, or its place has no meaning; the message names it.
     """
     first, further = modules[0], [module for module in modules[1:] if module.kind not in _NO_NUMBERS]
     if first.kind != "Transformer":
@@ -230,10 +231,10 @@ def _pooling(find: FileFinder, module: ListedModule) -> EmbedderDefinition:
     content = _object(find, _config(module.path))
     width = content.get("embedding_dimension", content.get("word_embedding_dimension"))
     include_prompt = content.get("include_prompt", True)
-    if not isinstance(include_prompt, bool | None):  # null counts as false there
+    if not isinstance(include_prompt, bool | None):  # sentence-transformers reads null as false
         raise DefinitionError(f"{_config(module.path)} has include_prompt {include_prompt!r}; expected true or false")
     pooling = "+".join(_methods(content, _config(module.path)))
-    skips = not include_prompt and pooling != "last_token"  # no prompt holds a text's last token
+    skips = not include_prompt and pooling != "last_token"  # the last token of a text is in no prompt
     return EmbedderDefinition(pooling, width if isinstance(width, int) else None, include_prompt=not skips)
 
 
@@ -252,10 +253,10 @@ def _methods(content: Mapping[str, Any], where: str) -> list[str]:
 
 
 def dense_module(find: FileFinder, path: str) -> DenseModule:
-    """Return a `Dense` module's configuration.
+    """Return the configuration of a `Dense` module.
 
     Raises:
-        DefinitionError: the file is missing or says something that is not served.
+        DefinitionError: the file is missing, or it defines something that is not served.
     """
     where = _config(path)
     content = _object(find, where)
@@ -275,7 +276,7 @@ def dense_module(find: FileFinder, path: str) -> DenseModule:
 
 
 def _check_place(content: Mapping[str, Any] | None, path: str) -> None:
-    """Raise where a module works on something else than a text's one vector."""
+    """Raise if the input or output of a module is not the one vector of a text."""
     for name in ("module_input_name", "module_output_name"):
         place = (content or {}).get(name)
         if place not in (None, "sentence_embedding"):

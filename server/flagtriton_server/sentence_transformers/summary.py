@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A definition in words: what a deployment records when it is added, and finds again when it loads. Pure."""
+"""A definition as text. A deployment records it when it is added, and compares it when it loads. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["former_summary_of", "summary_of"]
 
 
 def summary_of(defined: EmbedderDefinition) -> str:
-    """Return all of it that matters to answers, the same for the same definition."""
+    """Return all parts of a definition that affect answers; equal definitions give equal text."""
     return _said(
         defined, ", ".join(f"{name} {json.dumps(text, ensure_ascii=False)}" for name, text in _prompts(defined))
     )
 
 
 def former_summary_of(defined: EmbedderDefinition) -> str:
-    """Return what deployments recorded that were added when it had the names of the prompts without their texts."""
+    """Return the text that older deployments recorded, which has the names of prompts but not their texts."""
     return _said(defined, ", ".join(name for name, _ in _prompts(defined)))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sentence-transformers' files say beside the modules: how texts are tokenised, and the prompts. Reads JSON alone.
+"""Reads sentence-transformers' files other than the modules: tokenization settings and prompts. Reads JSON only.
 
 The rules are those of sentence-transformers 6.2.
 """
@@ -26,14 +26,14 @@ _FILES = [
     f"sentence_{name}_config.json"
     for name in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 ]
-"""The names of the transformer's own file, in the order in which they are looked for."""
+"""The names of the transformer's own file, in the order of the search."""
 
 _PROMPTS_FILE = "config_sentence_transformers.json"
 _EMPTY_BY_DEFAULT = ("query", "document")
-"""Prompts that every checkpoint has, empty unless its file says otherwise."""
+"""Prompts that every checkpoint has; they are empty unless its file sets them."""
 
 _NO_NUMBERS = frozenset(["modality_config", "module_output_name", "unpad_inputs", "backend"])
-"""Keys that are checked elsewhere, or change no number."""
+"""Keys that are checked elsewhere, or that change no number."""
 
 _ARGUMENTS = ("model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs")
 _HARMLESS_ARGUMENTS = frozenset(
@@ -54,14 +54,14 @@ _HARMLESS_ARGUMENTS = frozenset(
         "use_memory_efficient_attention",
     ]
 )
-"""Arguments for transformers that change no number, or that the deployment's options settle, or that are read here."""
+"""Arguments for transformers that change no number, that the deployment's options set, or that this module reads."""
 
 
 def embedder_definition(find: FileFinder, modules: list[ListedModule]) -> EmbedderDefinition:
-    """Return what sentence-transformers makes of a checkpoint; nothing where it has no `modules.json`.
+    """Return the embedder that sentence-transformers builds from a checkpoint; an empty one without `modules.json`.
 
     Raises:
-        DefinitionError: the files define something that is not served; names it.
+        DefinitionError: the files define something that is not served; the message names it.
     """
     if not modules:
         return EmbedderDefinition()
@@ -72,7 +72,7 @@ def with_prompts(find: FileFinder, defined: EmbedderDefinition) -> EmbedderDefin
     """Return a definition with the prompts of `config_sentence_transformers.json`.
 
     Raises:
-        DefinitionError: they are no strings by name, or the default is none of them.
+        DefinitionError: the prompts are no strings by name, or the default is not one of them.
     """
     content = read_json(find, _PROMPTS_FILE) or {}
     prompts = content.get("prompts") or {} if isinstance(content, dict) else None
@@ -88,7 +88,7 @@ def with_prompts(find: FileFinder, defined: EmbedderDefinition) -> EmbedderDefin
 
 
 def _with_cut(find: FileFinder, defined: EmbedderDefinition) -> EmbedderDefinition:
-    """Return a definition with the file's `truncate_dim`: it cuts behind a last `Normalize`, not before it."""
+    """Return a definition with `truncate_dim` of the file, which applies after a final `Normalize`, not before it."""
     content = read_json(find, _PROMPTS_FILE)
     kept = content.get("truncate_dim") if isinstance(content, dict) else None
     if kept is None:
@@ -122,7 +122,7 @@ def _with_transformer(find: FileFinder, defined: EmbedderDefinition) -> Embedder
 
 
 def _check_task(name: str, content: Mapping[str, Any]) -> None:
-    """Raise where the transformer gives something else than a text's last hidden states."""
+    """Raise if the output of the transformer is not the last hidden states of a text."""
     task = content.get("transformer_task", "feature-extraction")
     output = content.get("module_output_name", "token_embeddings")
     if task != "feature-extraction" or output != "token_embeddings":
@@ -134,7 +134,7 @@ def _check_task(name: str, content: Mapping[str, Any]) -> None:
 
 
 def _from_arguments(name: str, argument: str, values: object) -> Any:  # noqa: ANN401 - checked by the caller
-    """Return the `model_max_length` among arguments for transformers, None if there is none."""
+    """Return `model_max_length` from the arguments for transformers, None if it is not set."""
     if not values:
         return None
     strange = sorted(set(values) - _HARMLESS_ARGUMENTS) if isinstance(values, dict) else [str(values)]
