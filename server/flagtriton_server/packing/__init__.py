@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tokens share a forward pass; pure NumPy."""
+"""Plans which tokens share a forward pass; pure NumPy."""

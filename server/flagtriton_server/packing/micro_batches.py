@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The texts of several requests, one after another, and which of them share a forward pass. Pure arithmetic."""
+"""The texts of several requests, end to end, and the plan of their forward passes. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["RaggedTexts"]
 
 @dataclass(frozen=True)
 class RaggedTexts:
-    """The texts of all requests, one after another.
+    """The texts of all requests, end to end.
 
     Attributes:
-        input_ids: `[N]`.
-        lengths: `[B]` tokens of each text.
-        row_counts: texts of each request.
+        input_ids: `[N]` token ids.
+        lengths: `[B]` number of tokens of each text.
+        row_counts: number of texts of each request.
     """
 
     input_ids: NDArray[np.int64]
@@ -32,7 +32,7 @@ class RaggedTexts:
 
     @classmethod
     def of(cls, requests: Sequence[NDArray[np.int32]]) -> RaggedTexts:
-        """Return those of `[B, T]` token ids each, `NO_TOKEN` behind a row's tokens."""
+        """Return the texts of several requests, each with `[B, T]` token ids; `NO_TOKEN` follows a row's tokens."""
         own = [ids != NO_TOKEN for ids in requests]
         tokens = np.concatenate([ids[mask] for ids, mask in zip(requests, own, strict=True)])
         lengths = np.concatenate([mask.sum(axis=1) for mask in own])
@@ -46,13 +46,13 @@ class RaggedTexts:
         most_shared: NDArray[np.int64] | None = None,
         padded: bool = False,
     ) -> Iterable[Segments]:
-        """Return what goes through each forward pass.
+        """Return the segments of each forward pass.
 
         Args:
-            token_budget: tokens of one pass.
-            max_shared_length: texts of up to so many tokens share prefixes; 0 is none.
-            most_shared: `[B]` how many tokens of each text may be such a prefix; None is all.
-            padded: each text costs as much as the longest beside it.
+            token_budget: largest number of tokens of one pass.
+            max_shared_length: largest number of tokens of a text that may share a prefix; 0 for no sharing.
+            most_shared: `[B]` largest number of tokens of each text that may belong to a prefix; None for no limit.
+            padded: each text costs as much as the longest text of its micro-batch.
         """
         prefix_groups = []
         if max_shared_length:
@@ -64,15 +64,15 @@ class RaggedTexts:
         return [whole_texts(batch, starts, self.lengths) for batch in batches]
 
     def tokens(self, batch: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the `[n]` token ids of some texts, end to end in that order."""
+        """Return the `[n]` token ids of some texts, end to end in the order of `batch`."""
         starts = np.cumsum(self.lengths) - self.lengths
         return self.input_ids[token_indices(starts[batch], self.lengths[batch])]
 
     def types(self, starts: NDArray[np.int32]) -> NDArray[np.int64]:
-        """Return `[N]` 1 for every token from the `[B]` place on at which its text's second part begins, else 0."""
+        """Return `[N]` token types: 1 from the `[B]` index on where the second part of each text begins, else 0."""
         positions = token_indices(np.zeros_like(self.lengths), self.lengths)
         return (positions >= np.repeat(starts, self.lengths)).astype(np.int64)
 
     def by_request(self, per_text: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Cut `[B]` numbers into those of each request."""
+        """Split `[B]` numbers into those of each request."""
         return np.split(per_text, np.cumsum(self.row_counts)[:-1])

@@ -17,10 +17,10 @@ def packed_positions(
     """Return `[N]` position ids for texts that lie end to end.
 
     Args:
-        input_ids: `[N]`.
-        lengths: `[M]` tokens of each text; N in all.
-        padding_id: None counts every token from 0. Else counting starts at `padding_id + 1` and passes over padding
-            ids inside a text, which get that id as their position, as RoBERTa's family has it.
+        input_ids: `[N]` token ids.
+        lengths: `[M]` number of tokens of each text; the sum is N.
+        padding_id: None to count every token from 0. Otherwise the count starts at `padding_id + 1` and skips padding
+            ids inside a text. A padding id gets itself as position, as in RoBERTa's family.
     """
     if padding_id is None:
         return token_indices(np.zeros_like(lengths), lengths)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which texts begin alike, so that a causal model need read their beginning only once: pure arithmetic over token ids.
+"""Plans which texts share a prefix, so that a causal model computes it only once: pure arithmetic over token ids.
 
-A causal model's keys and values of a prefix do not depend on what follows. So a micro-batch holds the prefix as one run
-of tokens, and of each text that begins with it only the rest. Queries behind one instruction, or behind a thousand
-tokens of few-shot examples, are what this is for.
+A causal model's keys and values of a prefix do not depend on the tokens after it. A micro-batch therefore holds the
+prefix as one run of tokens, and only the rest of each text that begins with it. Prefix sharing serves queries with the
+same instruction, or with the same thousand tokens of few-shot examples.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flagtriton_server.packing.ragged import batch_ranges
 __all__ = ["MIN_PREFIX", "PrefixGroup", "Segments", "find_prefix_groups", "plan_segments", "whole_texts"]
 
 MIN_PREFIX = 16
-"""Tokens that a prefix has at least: below it the second attention costs what it saves."""
+"""Smallest number of tokens of a prefix. For a shorter prefix, the second attention costs as much as sharing saves."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class PrefixGroup:
     """Texts that share a prefix.
 
     Attributes:
-        rows: `[M]` which texts, two or more.
-        prefix: tokens that they begin with; every text has one more at least.
+        rows: `[M]` indices of the texts, two or more.
+        prefix: number of tokens of the prefix; every text has at least one token more.
     """
 
     rows: NDArray[np.int64]
@@ -38,12 +38,12 @@ class PrefixGroup:
 
 @dataclass(frozen=True)
 class Segments:
-    """What goes through one forward pass: S runs of tokens, end to end.
+    """The content of one forward pass: S runs of tokens, end to end.
 
     Attributes:
-        starts: `[S]` where each begins among the tokens of all texts.
-        lengths: `[S]` tokens of each.
-        parents: `[S]` the segment, if any, that stands before this one's tokens, else -1.
+        starts: `[S]` index of the first token of each segment among the tokens of all texts.
+        lengths: `[S]` number of tokens of each segment.
+        parents: `[S]` the segment whose tokens precede those of this segment, or -1.
         rows: `[S]` the text that ends with the segment; -1 for a prefix.
     """
 
@@ -54,7 +54,7 @@ class Segments:
 
     @classmethod
     def joined(cls, parts: Sequence[Segments]) -> Segments:
-        """Return the segments of several, one after another."""
+        """Return the segments of several objects, in that order, as one."""
         before = np.cumsum([0] + [len(part.lengths) for part in parts])
         parents = [np.where(part.parents < 0, -1, part.parents + n) for part, n in zip(parts, before, strict=False)]
         return cls(
@@ -72,17 +72,17 @@ def find_prefix_groups(
     least: int = MIN_PREFIX,
     most: NDArray[np.int64] | None = None,
 ) -> list[PrefixGroup]:
-    """Return the texts that had better share a prefix, each in one family at most.
+    """Return the groups of texts that save tokens with a shared prefix; a text belongs to at most one group.
 
-    Texts are put in the order of their tokens, where those that begin alike are neighbours. Neighbours are then
-    united, those with the longest common prefix first, wherever that saves more tokens than it gives up.
+    Texts are sorted by their tokens, so that texts with a common beginning are neighbours. Neighbours are then joined,
+    pairs with the longest common prefix first. A join happens only if it saves more tokens than it gives up.
 
     Args:
-        input_ids: `[N]` the tokens of all texts, end to end.
-        lengths: `[B]` tokens of each text.
-        longest: texts with more tokens share nothing.
-        least: tokens of the shortest prefix.
-        most: `[B]` how many tokens of each text may be in one; None is all but the last.
+        input_ids: `[N]` tokens of all texts, end to end.
+        lengths: `[B]` number of tokens of each text.
+        longest: a text with more tokens shares no prefix.
+        least: smallest number of tokens of a prefix.
+        most: `[B]` largest number of tokens of each text that may belong to a prefix; None for all but the last.
     """
     texts = np.split(input_ids, np.cumsum(lengths)[:-1])
     fitting = [row for row in range(len(texts)) if least < len(texts[row]) <= longest]
@@ -96,15 +96,15 @@ def find_prefix_groups(
 def plan_segments(
     lengths: NDArray[np.int64], prefix_groups: Sequence[PrefixGroup], token_budget: int
 ) -> list[Segments]:
-    """Return what each forward pass takes: as many tokens as fit the budget, prefixes counted once.
+    """Return the segments of each forward pass: as many tokens as fit the budget, with each prefix counted once.
 
-    A family that does not fit is cut, and its prefix computed once a part. A part holds half the budget of tokens
-    behind its prefix even where that is so long that they do not fit together.
+    A group that does not fit is split, and each part computes the prefix again. A part may always hold half the budget
+    of tokens after its prefix, even if both together then exceed the budget.
 
     Args:
-        lengths: `[B]` tokens of each text; those without any are in none.
-        prefix_groups: as `find_prefix_groups` gives them.
-        token_budget: tokens of one pass.
+        lengths: `[B]` number of tokens of each text; a text without tokens is in no pass.
+        prefix_groups: groups from `find_prefix_groups`.
+        token_budget: largest number of tokens of one pass.
     """
     starts = np.cumsum(lengths) - lengths
     parts = [part for family in prefix_groups for part in _parts(family, starts, lengths, token_budget)]
@@ -122,28 +122,28 @@ def plan_segments(
 
 
 def whole_texts(rows: NDArray[np.int64], starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> Segments:
-    """Return texts that share nothing, a segment each.
+    """Return texts that share no prefix, one segment each.
 
     Args:
-        rows: `[S]` which of them.
-        starts: `[B]` where each text begins among the tokens of all.
-        lengths: `[B]` tokens of each.
+        rows: `[S]` indices of the texts.
+        starts: `[B]` index of the first token of each text among the tokens of all texts.
+        lengths: `[B]` number of tokens of each text.
     """
     return Segments(starts[rows], lengths[rows], np.full(len(rows), -1), rows)
 
 
 def _common(a: NDArray[np.int64], b: NDArray[np.int64]) -> int:
-    """Return how many tokens two texts begin with alike, leaving each one of its own."""
+    """Return the length of the common prefix of two texts; each text keeps at least one token after it."""
     most = min(len(a), len(b)) - 1
     different = np.flatnonzero(a[:most] != b[:most])
     return int(different[0]) if len(different) else most
 
 
 def _united(common: NDArray[np.int64], least: int) -> Iterator[tuple[int, int, int]]:
-    """Yield start, stop and prefix of runs of neighbours, given the common prefix `[B - 1]` of each two."""
+    """Yield start, stop and prefix length of runs of neighbours, given the common prefix `[B - 1]` of each pair."""
     stops = {start: start + 1 for start in range(len(common) + 1)}
     starts = {stop: start for start, stop in stops.items()}
-    prefixes = dict.fromkeys(stops, 0)  # of the run that starts there
+    prefixes = dict.fromkeys(stops, 0)  # prefix length of the run that starts at the key
 
     def saved(start: int) -> int:
         return (stops[start] - start - 1) * prefixes[start]
@@ -162,7 +162,7 @@ def _united(common: NDArray[np.int64], least: int) -> Iterator[tuple[int, int, i
 def _parts(
     family: PrefixGroup, starts: NDArray[np.int64], lengths: NDArray[np.int64], token_budget: int
 ) -> Iterator[Segments]:
-    """Yield a family's segments, the prefix first and the longest rest next, cut where a budget ends."""
+    """Yield the segments of a group, split where a budget ends; the prefix comes first, then the longest rest."""
     rows = family.rows[np.argsort(-lengths[family.rows], kind="stable")]
     own = lengths[rows] - family.prefix
     for start, stop in batch_ranges(own, max(token_budget - family.prefix, token_budget // 2)):

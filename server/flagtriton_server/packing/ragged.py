@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which rows run together, and how they lie end to end: pure arithmetic over lengths."""
+"""Plans which rows run together, and how they lie end to end: pure arithmetic over lengths."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def plan_micro_batches(
 ) -> list[NDArray[np.int64]]:
     """Return which rows share a forward pass, the longest first.
 
-    A micro-batch takes as many rows as its tokens fit the budget, and always at least one. Rows without a token
-    are in none.
+    A micro-batch takes as many rows as its token budget allows, and at least one. Rows without a token are in no
+    micro-batch.
 
     Args:
-        lengths: `[B]` tokens of each row.
-        token_budget: tokens of one micro-batch.
-        padded: each row costs as much as the longest beside it.
+        lengths: `[B]` number of tokens of each row.
+        token_budget: largest number of tokens of one micro-batch.
+        padded: each row costs as much as the longest row of its micro-batch.
 
     Returns:
         For each micro-batch the `[M]` indices of its rows.
@@ -51,11 +51,13 @@ def plan_micro_batches(
 
 
 def batch_ranges(costs: NDArray[np.int64], budget: int) -> Iterator[tuple[int, int]]:
-    """Yield where batches start and stop among items in their order, each with as many as fit the budget, or with one.
+    """Yield start and stop of batches over items in their order.
+
+    Each batch has as many items as fit the budget, and at least one.
 
     Args:
-        costs: `[S]` of each item.
-        budget: of one batch.
+        costs: `[S]` cost of each item.
+        budget: largest cost of one batch.
     """
     ends = np.cumsum(costs)
     start = 0
@@ -71,45 +73,46 @@ def token_indices(starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDAr
 
     Args:
         starts: `[S]` first index of each run.
-        lengths: `[S]` length of each.
+        lengths: `[S]` length of each run.
 
     Returns:
-        `[N]` with N the sum of the lengths; starts of 0 give each token's position in its own text.
+        `[N]` indices, where N is the sum of the lengths; starts of 0 give the position of each token in its own text.
     """
     before = np.cumsum(lengths) - lengths
     return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
 
 
 def lengths_before(parents: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return `[S]` how many tokens stand before each segment's own: its parent's, or none where that is -1."""
+    """Return `[S]` number of tokens before those of each segment: the length of its parent, or 0 if that is -1."""
     return np.where(parents < 0, 0, lengths[parents])
 
 
 def token_counts(input_ids: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Return `[B]` tokens of each row of `input_ids`, `[B, T]`."""
+    """Return `[B]` number of tokens of each row of `input_ids`, `[B, T]`."""
     counts: NDArray[np.int64] = (input_ids != NO_TOKEN).sum(axis=1)
     return counts
 
 
 def packed_length(tokens: int) -> int:
-    """Return how long a packed batch is made by filling it up.
+    """Return the length to which a packed batch is filled.
 
-    A processor's matrix kernels are made anew for every number of rows, some 40 ms in all, and run best on whole
-    tiles of 16. So only few lengths are used: multiples of 16, of 64 beyond 256, and of 256 beyond 1,024.
+    On a CPU, the matrix kernels are built again for every new number of rows, which takes about 40 ms in total. They
+    are fastest on whole tiles of 16 rows. Few lengths are therefore used: multiples of 16 up to 256, of 64 up to 1,024,
+    and of 256 above.
     """
     step = 16 if tokens <= 256 else 64 if tokens <= 1024 else 256
     return -(-tokens // step) * step
 
 
 def packed_lengths(token_budget: int) -> list[int]:
-    """Return all lengths that batches of up to so many tokens are filled up to, in order."""
+    """Return all lengths to which batches of up to `token_budget` tokens are filled, in order."""
     return sorted({packed_length(tokens) for tokens in range(1, token_budget + 1)})
 
 
 def attention_length(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the length that a text is padded to inside attention alone, where texts of one length go together.
+    """Return the length to which a text is padded inside attention only; texts of one length are grouped there.
 
-    Attention kernels on a processor take half as long again for lengths that are no multiple of 16.
+    Attention kernels on a CPU take 1.5 times as long for lengths that are no multiple of 16.
     """
     step = np.where(tokens <= 128, 16, np.where(tokens <= 512, 32, 128))
     return -(-tokens // step) * step
