@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of architectures: what is known of transformers' model types, and what follows from a `config.json`.
+"""The table of architectures: properties of transformers' model types, and of a `config.json`.
 
-A model type without a row is served, too, with padding, if transformers knows it. A new architecture is a row here and
+A model type without a row is served with padding if transformers supports it. A new architecture needs a row here and
 an entry in the parity test, `tests/unit/server/engines/torch_packed/test_architectures.py`.
 """
 
@@ -16,16 +16,17 @@ __all__ = ["ARCHITECTURES", "architecture_of", "attention_path", "position_capac
 
 @dataclass(frozen=True)
 class Architecture:
-    """One of transformers' model types.
+    """One model type of transformers.
 
     Attributes:
-        model_type: as `config.json` has it.
+        model_type: the value in `config.json`.
         encoder: `flagtriton add` takes a bare checkpoint for an `encoder-only-base` embedder.
         decoder: `flagtriton add` takes a bare checkpoint for a `decoder-only-base` embedder.
-        packed: texts go through it end to end, without padding.
-        fused: its layers are BERT's, which `engines/torch_packed/fused_bert.py` computes in fewer operations.
+        packed: texts pass through the model end to end, without padding.
+        fused: its layers are those of BERT, which `engines/torch_packed/fused_bert.py` computes in fewer operations.
         offset_positions: its first position is `pad_token_id + 1`, so the position table has that many unused rows.
-        separate_head: a reranker's head reads the first token's hidden state alone, so that a step of its own runs it.
+        separate_head: a reranker's head reads only the hidden state of the first token, so a separate step runs the
+            head.
         shares_padding_id: a tokenizer with another padding id than the model's belongs to another model.
     """
 
@@ -72,21 +73,21 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {row.model_type: row for row 
 
 
 def architecture_of(model_type: object) -> Architecture:
-    """Return the row of a model type; for one that the table lacks a row without any property."""
+    """Return the row of a model type; a type that is not in the table gets a row without any property."""
     name = str(model_type)
     return ARCHITECTURES.get(name, Architecture(name))
 
 
 def attention_path(model_type: str | None, trust_remote_code: bool) -> str:
-    """Return `packed` where texts go through a model end to end, else `padded`.
+    """Return `packed` if texts pass through a model end to end, else `padded`.
 
-    Code that comes with a checkpoint brings an attention of its own, so it is always padded.
+    Code in a checkpoint has its own attention, so texts are always padded for it.
     """
     return "packed" if architecture_of(model_type).packed and not trust_remote_code else "padded"
 
 
 def position_capacity(config: Mapping[str, Any]) -> int | None:
-    """Return the most tokens of one text, special tokens included, or None where the model sets no limit.
+    """Return the largest number of tokens of one text, special tokens included, or None if the model sets no limit.
 
     RoBERTa's family counts positions from `pad_token_id + 1`: a table of 514 rows holds 512 tokens.
     """

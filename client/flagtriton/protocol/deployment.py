@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a public ensemble says of itself in its `config.pbtxt`."""
+"""The parameters of a public ensemble in its `config.pbtxt`."""
 
 from __future__ import annotations
 
@@ -10,41 +10,43 @@ from flagtriton.protocol.model_classes import MODEL_CLASSES, ModelClass, model_c
 __all__ = ["DEPLOYMENT_KEYS", "Deployment", "resolve_precision", "score_model_name"]
 
 DEPLOYMENT_KEYS = frozenset({"task", "model_class", "checkpoint"})
-"""What tells a public ensemble's parameters from those of a step and of other people's models."""
+"""Parameters that distinguish a public ensemble from a step and from models of other origin."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What one public ensemble serves, as its `config.pbtxt` parameters say.
+    """One deployment, as the `config.pbtxt` parameters of its public ensemble describe it.
 
     Attributes:
         task: `embed` or `rerank`.
-        model_class: FlagEmbedding's name of the class, e.g. `encoder-only-base`.
-        checkpoint: local folder or hub name the weights come from.
+        model_class: FlagEmbedding's name of the class, for example `encoder-only-base`.
+        checkpoint: local folder or hub name of the weights.
         pooling_method: `cls`, `mean`, `last_token`, `max`, `mean_sqrt_len` or `weightedmean`, or several joined by `+`.
-        max_length: the most tokens of a text, special tokens included, that a request may ask for.
-        positions: the most tokens of a whole row, an LLM reranker's prompt included, where that is more.
+        max_length: largest number of tokens of a text, special tokens included, that a request may ask for.
+        positions: largest number of tokens of a whole row, prompt of an LLM reranker included, if greater than
+            `max_length`.
         precision: `auto`, `fp32`, `fp16` or `bf16`.
-        device: `cpu`, or `gpu:` and the GPUs' numbers.
-        shard: one instance is spread over all those GPUs, rather than one on each.
-        attention: `packed` where texts go through the model end to end, `padded` where they are filled up to the
-            longest beside them; None where the checkpoint was not at hand when it was added.
-        hidden_size: D, components of a whole vector; None where the checkpoint was not at hand when it was
-            added.
-        colbert_dim: C, components of a ColBERT vector, of `encoder-only-m3`.
-        colbert_dtype: `fp32` or `fp16`, in which the SDK has ColBERT vectors travel.
-        colbert_dtype_by_request: requests say which; otherwise all ColBERT vectors travel so.
-        peft: the adapter that is merged into the checkpoint's weights.
-        query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
-        default_max_length: tokens of a text whose request does not say; None is `max_length`.
-        normalize: whether vectors are normalised whose request does not say; None is true.
-        truncate_dim: components that are sent to requests that do not say; None is all.
-        modules: what follows pooling, e.g. `Dense:2_Dense`; None is nothing.
-        lower_case: texts are lower-cased before they are tokenised; None is false.
-        include_prompt: a prompt's tokens are pooled, too; None is true.
-        prompts: those that `prompt_name` chooses from, a JSON object of strings by name.
-        default_prompt_name: of the prompt before texts whose request names none and has no `input_type`.
-        definition: what sentence-transformers' files said when it was added, or `ignored`.
+        device: `cpu`, or `gpu:` and the numbers of the GPUs.
+        shard: one instance is spread over all those GPUs; otherwise each GPU has an instance.
+        attention: `packed` if texts pass through the model end to end, `padded` if each is filled up to the longest
+            text of its micro-batch. None if the checkpoint was not available when it was added.
+        hidden_size: D, components of a whole vector; None if the checkpoint was not available when it was added.
+        colbert_dim: C, components of a ColBERT vector; only for `encoder-only-m3`.
+        colbert_dtype: `fp32` or `fp16`, the dtype of ColBERT vectors that the SDK requests.
+        colbert_dtype_by_request: each request chooses the dtype; otherwise all ColBERT vectors travel in
+            `colbert_dtype`.
+        peft: the adapter that is merged into the weights of the checkpoint.
+        query_instruction: text before inputs with `input_type=query`; `passage_instruction` is its counterpart for
+            passages.
+        default_max_length: number of tokens of a text if the request sets none; None for `max_length`.
+        normalize: whether vectors are normalized if the request does not set it; None for true.
+        truncate_dim: number of components that are sent if the request sets none; None for all.
+        modules: modules after pooling, for example `Dense:2_Dense`; None if there are none.
+        lower_case: texts are lower-cased before they are tokenized; None for false.
+        include_prompt: the tokens of a prompt are pooled, too; None for true.
+        prompts: prompts for the choice by `prompt_name`, as a JSON object of strings by name.
+        default_prompt_name: name of the prompt for a request without `prompt_name` and `input_type`.
+        definition: summary of sentence-transformers' files when the deployment was added, or `ignored`.
     """
 
     task: str
@@ -89,30 +91,30 @@ class Deployment:
 
     @property
     def resolved_precision(self) -> str:
-        """The precision that it computes in; `auto` on a processor is what this machine's computes in."""
+        """The precision of the computation; on a CPU, `auto` is the best precision of this machine."""
         row = MODEL_CLASSES.get((self.task, self.model_class))
         return resolve_precision(self.precision, self.device, decoder=row is not None and row.decoder)
 
 
 def score_model_name(name: str) -> str:
-    """Return what the ensemble is called that scores pairs for the deployment `name`."""
+    """Return the name of the ensemble that scores pairs for the deployment `name`."""
     return f"{name}_score"
 
 
 def best_cpu_precision() -> str:
-    """Return what `auto` is on a processor: `bf16` where it computes in that (AMX or AVX512-BF16), else `fp32`."""
+    """Return the precision `auto` on a CPU: `bf16` if the CPU computes in it (AMX or AVX512-BF16), else `fp32`."""
     with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:  # noqa: PTH123 - a device file, read once
         flags = next((line for line in cpuinfo if line.startswith("flags")), "").split()
     return "bf16" if {"amx_bf16", "avx512_bf16"} & set(flags) else "fp32"
 
 
 def resolve_precision(precision: str, device: str, *, decoder: bool = False) -> str:
-    """Return the precision that a setting stands for on a device.
+    """Return the precision that a setting means on a device.
 
     Args:
-        precision: `fp32`, `fp16`, `bf16`, which are returned as they are, or `auto`.
-        device: `cpu`, or a name that begins with `gpu` or `cuda`. On a processor, this machine's decides.
-        decoder: hidden states of decoders exceed the range of fp16, so that `auto` is bf16 on a GPU.
+        precision: `fp32`, `fp16` or `bf16`, which are returned unchanged, or `auto`.
+        device: `cpu`, or a name that begins with `gpu` or `cuda`. On a CPU, the CPU of this machine decides.
+        decoder: hidden states of decoders exceed the range of fp16, so `auto` is bf16 on a GPU.
     """
     if precision != "auto":
         return precision

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of its texts a refused request is about: the one form in which the server says it, and the caller's own index.
+"""The row of a request that an error is about: the form in the server's messages, and the caller's index.
 
-A message of the server's that is about one text begins with its kind, a blank, its row in the request from 0, and a
-blank: `text 3 has 2000000 bytes; …`. The rows of a request are some of the caller's, in another order, so the SDK puts
-the caller's index there.
+A message of the server about one text begins with the kind, a space, the row in the request from 0, and a space. An
+example is `text 3 has 2000000 bytes; …`. A request holds some of the caller's rows in another order. The SDK therefore
+replaces the row by the caller's index.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 __all__ = ["KINDS", "at_position", "row_of", "with_rows"]
 
 KINDS = ("text", "query", "passage", "pair", "row")
-"""What a message calls a text, or a pair of them; the names of the input tensors are among these."""
+"""Names of a text or a pair in messages; the names of the input tensors are among these."""
 
 _POSITION = re.compile(rf"({'|'.join(KINDS)}) (\d+) ")
 
 
 def at_position(kind: str, row: int) -> str:
-    """Return how a message begins that is about one row of a request; a blank follows.
+    """Return the beginning of a message about one row of a request; a space follows it.
 
     Raises:
         ValueError: there is no such kind.
@@ -35,17 +35,17 @@ def at_position(kind: str, row: int) -> str:
 
 
 def row_of(message: str) -> int | None:
-    """Return the row of its request that a message is about, or None where it is about all of them."""
+    """Return the row of the request that a message is about, or None if it is about the whole request."""
     found = _POSITION.match(message)
     return None if found is None else int(found[2])
 
 
 def with_rows(message: str, rows: Sequence[int] | NDArray[np.integer[Any]]) -> str:
-    """Return a message with another number in place of the row that it is about, if it is about one.
+    """Return a message with another number in place of its row, if it is about one row.
 
     Args:
-        message: about row r.
-        rows: what entry r puts there.
+        message: a message about row r.
+        rows: the number that replaces r is entry r.
     """
     row = row_of(message)
     if row is None or row >= len(rows):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Few-shot examples: what they are, and the text they become before a query; the same on both sides of the wire."""
+"""Few-shot examples, and the text that they become before a query; the same on both sides of the wire."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ __all__ = [
 
 DEFAULT_EXAMPLE_FORMAT = "<instruct>{}\n<query>{}\n<response>{}"
 DEFAULT_SUFFIX = "\n<response>"
-"""bge-en-icl's, and FlagEmbedding's defaults."""
+"""The values of bge-en-icl, which are FlagEmbedding's defaults."""
 
 Example: TypeAlias = Mapping[str, Any]
-"""`instruct`, `query` and `response`, each of which may be missing."""
+"""The keys `instruct`, `query` and `response`, each of which may be missing."""
 
 _KEYS = ("instruct", "query", "response")
 
 
 def format_example(example_format: str, instruction: str | None, query: str, response: str) -> str:
-    r"""Return one example written out.
+    r"""Return one example as text.
 
     Args:
         example_format: three positional fields: instruction, query, response. A literal backslash-n is a newline.
-        instruction: put into the first field; None becomes the text `None`, as in FlagEmbedding.
-        query: put into the second.
-        response: put into the third.
+        instruction: value of the first field; None becomes the text `None`, as in FlagEmbedding.
+        query: value of the second field.
+        response: value of the third field.
 
     Raises:
         IndexError: the format has more than three fields.
@@ -44,15 +44,15 @@ def format_example(example_format: str, instruction: str | None, query: str, res
 
 
 def examples_prefix(examples: Sequence[Example] | None, example_format: str, instruction: str | None) -> str:
-    """Return the text that stands before a query.
+    """Return the text before a query.
 
-    Each example, and the last one too, is followed by an empty line; an empty list makes one empty line, None no text
-    (docs/reference-behaviour.md#icl-examples).
+    An empty line follows each example, the last one included. An empty list gives one empty line, and None gives no
+    text (docs/reference-behaviour.md#icl-examples).
 
     Args:
-        examples: a missing `query` or `response` is an empty text.
-        example_format: three fields.
-        instruction: of examples without an `instruct`.
+        examples: examples; a missing `query` or `response` is an empty text.
+        example_format: format with three fields.
+        instruction: instruction of examples without an `instruct`.
     """
     if examples is None:
         return ""
@@ -69,16 +69,16 @@ def examples_prefix(examples: Sequence[Example] | None, example_format: str, ins
 
 
 def check_examples(examples: Any, argument: str, *, strict: bool = False) -> list[str]:  # noqa: ANN401 - unchecked
-    """Return the keys, if any, that examples have and that mean nothing.
+    """Return the keys of examples that have no meaning, if any.
 
     Args:
-        examples: what came.
-        argument: what messages call it.
+        examples: the value to check.
+        argument: its name in messages.
         strict: such keys are an error.
 
     Raises:
-        TypeError: they are no list, or an example is no dict; it is named by its index.
-        ValueError: a key means nothing, where `strict`.
+        TypeError: the examples are no list, or an example is no dict; the message has its index.
+        ValueError: a key has no meaning, and `strict` is set.
     """
     if isinstance(examples, (str, bytes)) or not isinstance(examples, Sequence):
         raise TypeError(f"{argument} is a {type(examples).__name__}; expected a list of dicts with {', '.join(_KEYS)}")
@@ -94,13 +94,13 @@ def check_examples(examples: Any, argument: str, *, strict: bool = False) -> lis
 
 
 def check_example_format(example_format: str, what: str) -> None:
-    """Raise where a format cannot write an example out.
+    """Raise if a format cannot write an example.
 
     Args:
-        example_format: three positional fields.
-        what: what messages call it.
+        example_format: format with three positional fields.
+        what: name of the format in messages.
 
     Raises:
-        ValueError: it does not parse, wants other fields than three positional ones, or leaves one out.
+        ValueError: it does not parse, has other fields than three positional ones, or omits a field.
     """
     check_fields(example_format, _KEYS, what)

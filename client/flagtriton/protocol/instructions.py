@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an instruction and a text become one text; the same function on both sides of the wire."""
+"""Joins an instruction and a text into one text; the same function on both sides of the wire."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ["apply_instruction", "check_fields", "check_instruction_format"]
 
 
 def apply_instruction(instruction_format: str, instruction: str, text: str) -> str:
-    r"""Return `text` behind its instruction.
+    r"""Return `text` after its instruction.
 
     Args:
-        instruction_format: two positional fields, e.g. `"Instruct: {}\nQuery: {}"`. A literal backslash-n in
-            it, as command lines and configuration files hand it over, is a newline.
-        instruction: put into the first field as it is. An empty one still applies the format.
-        text: put into the second field.
+        instruction_format: two positional fields, e.g. `"Instruct: {}\nQuery: {}"`. A literal backslash-n, which
+            command lines and configuration files give, is a newline.
+        instruction: value of the first field, unchanged. An empty instruction still applies the format.
+        text: value of the second field.
 
     Raises:
         IndexError: the format has more than two fields.
@@ -27,30 +27,30 @@ def apply_instruction(instruction_format: str, instruction: str, text: str) -> s
 
 
 def check_instruction_format(instruction_format: str, what: str = "the instruction format") -> None:
-    """Raise where a format cannot join an instruction and a text.
+    """Raise if a format cannot join an instruction and a text.
 
     Args:
-        instruction_format: two positional fields.
-        what: what messages call it.
+        instruction_format: format with two positional fields.
+        what: name of the format in messages.
 
     Raises:
-        ValueError: it does not parse, wants other fields than two positional ones, or leaves the text out.
+        ValueError: it does not parse, has other fields than two positional ones, or omits the text.
     """
     check_fields(instruction_format, ("instruction", "text"), what, needed=("text",))
 
 
 def check_fields(text_format: str, fields: Sequence[str], what: str, needed: Sequence[str] | None = None) -> None:
-    """Raise where a format has other fields than these, plain and positional.
+    """Raise if a format has other fields than the given plain, positional ones.
 
     Args:
-        text_format: for `str.format`.
-        fields: what its `{}` are, in order.
-        what: what messages call it.
-        needed: those that must not be left out; None is all of them.
+        text_format: a format for `str.format`.
+        fields: meanings of its `{}`, in order.
+        what: name of the format in messages.
+        needed: fields that must be present; None for all of them.
 
     Raises:
-        ValueError: it does not parse, leaves a field out, or has another: one more, one with a name, a width, a
-            conversion or an attribute.
+        ValueError: it does not parse, omits a field, or has another field. Such a field is one too many, or one with a
+            name, a width, a conversion or an attribute.
     """
     expected = f"expected {len(fields)} '{{}}': {', '.join(fields)}"
     try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What steps tell Prometheus, beside Triton's own numbers: names, units and meanings. Imports neither torch nor Triton.
+"""The steps' Prometheus metrics, in addition to Triton's: names, units and meanings. Imports neither torch nor Triton.
 
-Each has the labels `deployment`, `step` and `version`. Rates, fractions and percentiles are for Prometheus to make of
-them; the rules under `docker/prometheus` do.
+Each metric has the labels `deployment`, `step` and `version`. Prometheus computes rates, fractions and percentiles with
+the rules under `docker/prometheus`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class Metric:
     """One metric.
 
     Attributes:
-        name: as Prometheus wants it: unit last, `_total` behind what only grows.
+        name: a name by Prometheus' rules: the unit is last, and counters end with `_total`.
         help: one sentence.
-        kind: what Triton's metric API calls it.
-        labels: beside `deployment`, `step` and `version`.
+        kind: kind of the metric in Triton's metric API.
+        labels: labels in addition to `deployment`, `step` and `version`.
     """
 
     name: str
@@ -60,7 +60,7 @@ def _gauge(name: str, meaning: str, *labels: str) -> Metric:
 
 
 DURATION_BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""The limits by which answered requests are counted, seconds."""
+"""Upper bounds for the count of answered requests by duration, seconds."""
 
 REQUESTS: Final = _counter("requests", "Requests by what they got: ok, or the code of their error.", "priority", "code")
 REQUEST_SECONDS: Final = _counter(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of model classes: one row for each class of FlagEmbedding's that is served.
+"""The table of model classes: one row for each FlagEmbedding class that is served.
 
-SDK, server and `flagtriton add` read it in place of lists of their own. A new class is a row here, the code that is new
-about it, and a parity test.
+SDK, server and `flagtriton add` read this table and keep no separate lists. A new class needs a row here, its new code,
+and a parity test.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 Task: TypeAlias = Literal["embed", "rerank"]
 
 POOLINGS: Final = ("cls", "mean", "last_token", "max", "mean_sqrt_len", "weightedmean")
-"""Each reduces a text's hidden states to one vector; several joined by `+` are concatenated."""
+"""Each pooling reduces the hidden states of a text to one vector. Several poolings joined by `+` are concatenated."""
 
 QUERY_INSTRUCTION: Final = "A: "
 PASSAGE_INSTRUCTION: Final = "B: "
@@ -35,7 +35,7 @@ PASSAGE_INSTRUCTION: Final = "B: "
 
 
 class EmbedderModelClass(str, Enum):
-    """The embedder classes, by the value that `model_class=` takes; a member equals its value."""
+    """The embedder classes, by the value of the argument `model_class=`; a member equals its value."""
 
     ENCODER_ONLY_BASE = "encoder-only-base"
     ENCODER_ONLY_M3 = "encoder-only-m3"
@@ -45,7 +45,7 @@ class EmbedderModelClass(str, Enum):
 
 
 class RerankerModelClass(str, Enum):
-    """The reranker classes, by the value that `model_class=` takes; a member equals its value."""
+    """The reranker classes, by the value of the argument `model_class=`; a member equals its value."""
 
     ENCODER_ONLY_BASE = "encoder-only-base"
     DECODER_ONLY_BASE = "decoder-only-base"
@@ -63,10 +63,10 @@ class ModelClass:
         steps: the Python-backend steps of a deployment, in the order in which a request passes them.
         poolings: the poolings that a checkpoint of the class may have; rerankers have none.
         options: request options that this class has in addition to those of its task.
-        decoder: the checkpoint is a decoder (an LLM); `auto` precision is bf16 on a GPU then.
+        decoder: the checkpoint is a decoder (an LLM); `auto` precision is then bf16 on a GPU.
         layerwise: hidden states of several layers are scored.
         architectures: values of `architectures` in `config.json` that only checkpoints of this class have.
-        prompt: the question that an LLM reranker puts after each pair, unless the request brings one.
+        prompt: the question that an LLM reranker puts after each pair, unless the request has one.
         query_instruction: default instruction of an LLM reranker for queries.
         passage_instruction: default instruction of an LLM reranker for passages.
         query_instruction_format: default format of query instructions.
@@ -92,7 +92,7 @@ class ModelClass:
 
     @property
     def is_encoder_reranker(self) -> bool:
-        """Whether an encoder reads both texts of a pair, and its first token is scored."""
+        """Whether an encoder reads both texts of a pair, and a head scores its first token."""
         return self.task == "rerank" and not self.decoder
 
 
@@ -171,14 +171,14 @@ _ROWS: Final = (
 )
 
 MODEL_CLASSES: Final[Mapping[tuple[str, str], ModelClass]] = {(row.task, row.name.value): row for row in _ROWS}
-"""All rows by task and name: a name alone may be an embedder's and a reranker's."""
+"""All rows by task and name. An embedder and a reranker may have the same name."""
 
 
 def model_class_row(task: str, name: str) -> ModelClass:
     """Return the row of a class.
 
     Raises:
-        ValueError: this version does not serve it; the message lists the classes that it serves.
+        ValueError: this version does not serve the class; the message lists the classes that it serves.
     """
     row = MODEL_CLASSES.get((task, name))
     if row is None:
@@ -192,7 +192,7 @@ def check_pooling(method: str, what: str = "pooling_method") -> list[str]:
 
     Args:
         method: one pooling, or several joined by `+`.
-        what: name of the setting, for the message.
+        what: name of the setting in the message.
 
     Raises:
         ValueError: one of them is not in `POOLINGS`.

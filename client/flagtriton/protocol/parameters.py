@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen dataclasses to and from the string parameters of a `config.pbtxt`.
+"""Converts frozen dataclasses to and from the string parameters of a `config.pbtxt`.
 
-Triton keeps the parameters of a model as strings. They become typed values once, when a step or a client reads them:
-booleans are `true` or `false`, None is an absent key, an unknown key is an error.
+Triton keeps the parameters of a model as strings. A step or a client converts them once, when it reads them. Booleans
+are `true` or `false`, None is an absent key, and an unknown key is an error.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ T = TypeVar("T")
 _BOOLEANS = {"true": True, "false": False}
 
 VERSION_PARAMETERS: Final = "parameters.json"
-"""In a version's folder: its parameters, as `config.pbtxt` is one for all versions of a model."""
+"""File in the folder of a version with its parameters, since all versions of a model share one `config.pbtxt`."""
 
 
 MODEL_DIRECTORY: Final = "$$TRITON_MODEL_DIRECTORY"
-"""In a parameter: where the model's folder lies on the server, to which a bucket's is copied. The name is Triton's."""
+"""Placeholder in a parameter for the folder of the model on the server. A model from a bucket is copied to that folder.
+The name is Triton's."""
 
 
 _PATHS = ("checkpoint", "peft")
-"""Parameters that name a folder, if not a hub's model."""
+"""Parameters that name a folder or a model on the hub."""
 
 
 class ParameterError(ValueError):
@@ -50,21 +51,21 @@ class ParameterError(ValueError):
 
 
 def write_parameters(settings: Any) -> dict[str, str]:  # noqa: ANN401 - any dataclass
-    """Return the fields of a dataclass as strings, without those that are None."""
+    """Return the fields of a dataclass as strings, without fields that are None."""
     values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     return {name: _to_string(value) for name, value in values.items() if value is not None}
 
 
 def read_parameters(cls: type[T], parameters: Mapping[str, str], *, ignore_unknown: bool = False) -> T:
-    """Return a `cls` made of string parameters.
+    """Return an object of `cls` from string parameters.
 
     Args:
         cls: a dataclass whose fields are `str`, `int`, `float`, `bool`, or one of them `| None`.
-        parameters: the strings, by field name.
-        ignore_unknown: pass over keys that `cls` does not have, as a client of a newer server must.
+        parameters: strings by field name.
+        ignore_unknown: ignore keys that `cls` does not have, as a client of a newer server must.
 
     Raises:
-        ParameterError: a key that `cls` does not have, a value that does not parse, or a missing one.
+        ParameterError: a key is unknown to `cls`, a value does not parse, or a parameter is missing.
     """
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(parameters) - set(hints))
@@ -96,12 +97,13 @@ def _bare_type(hint: Any) -> Any:  # noqa: ANN401 - a type or a union of one wit
 
 
 def read_settings(cls: type[T], args: Mapping[str, str]) -> T:
-    """Return a step's settings from what Triton hands to `initialize`.
+    """Return the settings of a step from the arguments of Triton's `initialize`.
 
-    They are the parameters of `model_config`, unless the version's folder has its own. Names in capitals are Triton's.
+    They are the parameters of `model_config`, unless the folder of the version has its own. Names in capitals are
+    Triton's and are ignored.
 
     Raises:
-        ParameterError: an unknown, missing or ill-formed parameter.
+        ParameterError: a parameter is unknown, missing or ill-formed.
     """
     parameters = version_parameters(Path(args.get("model_repository", ""), args.get("model_version", "")))
     if parameters is None:
@@ -114,7 +116,7 @@ def read_settings(cls: type[T], args: Mapping[str, str]) -> T:
 
 
 def version_parameters(folder: Path) -> dict[str, str] | None:
-    """Return the parameters in a version's folder; None where it has none of its own.
+    """Return the parameters in the folder of a version; None if it has no parameter file.
 
     Raises:
         ParameterError: they cannot be read.
@@ -129,12 +131,12 @@ def version_parameters(folder: Path) -> dict[str, str] | None:
 
 
 def instance_count(model_config: str) -> int:
-    """Return how many instances of a step share this machine's processor."""
+    """Return the number of instances of a step that share the CPU of this machine."""
     groups: list[dict[str, Any]] = json.loads(model_config).get("instance_group", [])
     return max(1, sum(int(group.get("count", 1)) for group in groups))
 
 
 def all_instances(model_config: str) -> int:
-    """Return how many instances a step has, on all of its devices."""
+    """Return the number of instances of a step on all its devices."""
     groups: list[dict[str, Any]] = json.loads(model_config).get("instance_group", [])
     return max(1, sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files outside a repository by which the steps of a running server, and `flagtriton serve`, find each other.
+"""Files outside a repository that the steps of a running server and `flagtriton serve` share.
 
-The private folder has links for paths that a program cannot open; no torch is imported.
+The private folder has links for paths that a program cannot open. The module does not import torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 REQUEST_LOG: Final = "FLAGTRITON_REQUEST_LOG"
-"""The environment variable that names the file of the request log."""
+"""The environment variable with the file name of the request log."""
 
 FLAG_FOLDER = Path("/dev/shm")
 _PREFIX: Final = "flagtriton_busy_"
@@ -59,10 +59,10 @@ def remove_abandoned_flags() -> None:
 
 
 def _namespace_prefix() -> str:
-    """Return the beginning of file names of this user in this PID namespace.
+    """Return the common beginning of this user's file names in this PID namespace.
 
-    Containers may share the folder while each counts its processes from 1. Files of other users can be neither opened
-    nor removed there.
+    Containers may share the folder while each numbers its processes from 1. Files of other users in that folder can be
+    neither opened nor removed.
     """
     return f"{_PREFIX}{os.getuid()}_{_PID_NAMESPACE.stat().st_ino}_"
 
@@ -73,17 +73,18 @@ def _remove(path: Path) -> None:
 
 
 TEMPORARY = Path("/tmp")
-"""Not TMPDIR, whose name may be what a program cannot take; Triton's Python backend needs this one in any case."""
+"""Not TMPDIR, since a program may be unable to open a folder of that name. Triton's Python backend needs this folder in
+any case."""
 
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
 _HASH_DIGITS = 12
 
 
 def private_folder() -> Path:
-    """Return `/tmp/flagtriton-UID`, made if it is not there.
+    """Return `/tmp/flagtriton-UID`, and create it if it does not exist.
 
     Raises:
-        OSError: it cannot be made, or somebody else could write to it.
+        OSError: the folder cannot be created, or another user could write to it.
     """
     folder = TEMPORARY / f"flagtriton-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -94,15 +95,15 @@ def private_folder() -> Path:
 
 
 def link_to(path: Path) -> Path:
-    """Return a private link to a path, whose name is ASCII without spaces; the same one for the same path.
+    """Return a private link to a path, with an ASCII name without spaces; the same path gives the same link.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: the link cannot be created.
     """
     raw = str(path).encode("utf-8", "surrogateescape")
     name = _UNUSUAL.sub("_", path.name)[:64]
     link = private_folder() / f"{name}-{hashlib.sha256(raw).hexdigest()[:_HASH_DIGITS]}"
-    with contextlib.suppress(FileExistsError):  # another process has made it, or an earlier one
+    with contextlib.suppress(FileExistsError):  # another process has created it, or an earlier one
         os.symlink(raw, link)  # noqa: PTH211 - Path takes no bytes
     return link
 
@@ -110,14 +111,14 @@ def link_to(path: Path) -> Path:
 def readable_path(path: str) -> str:
     """Return a path to the same folder that this interpreter and native libraries can open.
 
-    Triton's Python backend starts Python with ASCII names for files, whatever the locale is, so that a folder whose
-    name has other letters looks as if it were not there.
+    Triton's Python backend starts Python with ASCII file names, regardless of the locale. A folder with other letters
+    in its name then seems not to exist.
 
     Args:
-        path: of a folder, or something else, such as a hub's name, which is returned as it is.
+        path: path of a folder. Another value, such as a hub name, is returned unchanged.
 
     Raises:
-        OSError: no link can be made.
+        OSError: no link can be created.
     """
     try:
         os.fsencode(path)

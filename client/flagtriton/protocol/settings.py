@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each step is told by the parameters of its `config.pbtxt`, as frozen dataclasses.
+"""The settings of each step, from the parameters of its `config.pbtxt`, as frozen dataclasses.
 
-Imports neither torch nor Triton: `flagtriton add` writes the same classes that the steps read.
+Imports neither torch nor Triton. `flagtriton add` writes the same classes that the steps read.
 """
 
 from __future__ import annotations
@@ -30,23 +30,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TokenizerSettings:
-    """The tokenizer step.
+    """Settings of the tokenizer step.
 
     Attributes:
         checkpoint: local folder or hub name.
-        max_length: the most tokens of a text that a request may ask for, and what it gets if it asks for none.
-        model_class: FlagEmbedding's name of it, which settles what options requests have.
-        query_instruction: put before texts sent with `input_type=query`; likewise `passage_instruction`.
-        send_unweighted_ids: tell the steps behind which special tokens bear no lexical weight.
-        joins_pairs: requests bring pairs that become one row each, as a reranker reads them.
-        positions: tokens of a whole row, prompt included; None is `max_length`.
-        max_text_bytes: tokenised of one text at most, UTF-8; a longer one is refused unless these settle all of its
-            tokens that are kept.
-        max_request_bytes: of a request's texts together.
-        send_prompt_length: say how many of a text's first tokens are a prompt's; else see `protocol.Deployment`.
-        queue_requests: how many may wait, of each priority.
-        queue_tokens: of all their texts, about.
-        queue_timeout_s: how long one waits.
+        max_length: largest number of tokens of a text that a request may ask for, and the default without
+            `default_max_length`.
+        model_class: FlagEmbedding's name of the class, which determines the options of requests.
+        query_instruction: text before inputs with `input_type=query`; `passage_instruction` is its counterpart for
+            passages.
+        send_unweighted_ids: send the ids of special tokens without a lexical weight to the next steps.
+        joins_pairs: requests contain pairs, and each pair becomes one row, as a reranker reads it.
+        positions: largest number of tokens of a whole row, prompt included; None for `max_length`.
+        max_text_bytes: largest part of one text that is tokenized, bytes of UTF-8. A longer text is refused, unless
+            this part determines all tokens that are kept.
+        max_request_bytes: largest size of all texts of a request together, bytes of UTF-8.
+        send_prompt_length: send how many first tokens of a text belong to a prompt; for other fields see
+            `deployment.Deployment`.
+        queue_requests: largest number of waiting requests of each priority.
+        queue_tokens: approximate largest number of tokens of all their texts.
+        queue_timeout_s: longest time that a request waits, seconds.
     """
 
     checkpoint: str
@@ -80,26 +83,31 @@ class TokenizerSettings:
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """The encoder step.
+    """Settings of the encoder step.
 
     Attributes:
         checkpoint: local folder or hub name.
-        max_length: checked against the checkpoint's positions when it loads.
-        token_budget: the most tokens of one forward pass; a longer text still runs, alone.
+        max_length: largest number of tokens of a text, compared with the positions of the checkpoint when it loads.
+        token_budget: largest number of tokens of one forward pass; a longer text still runs, alone.
         precision: `auto`, `fp32`, `fp16` or `bf16`.
-        rows: which hidden states of a text leave the encoder: `all`, `first` or `last`.
-        pooling_method: pool here and send embeddings rather than hidden states; None leaves that to the pooler.
-        peft: an adapter, local folder or hub name, that is merged into the checkpoint's weights.
-        shard: numbers of the GPUs that one instance is spread over, e.g. `0,1`; None is the instance's own device.
-        token_types: rows are pairs, whose passages have a type of their own where the model knows types.
-        scores: run a reranker with its own head, whose score is then all that leaves the encoder: what code that comes
-            with a checkpoint calls a head cannot be known.
-        pseudo_moe: requests may choose a domain of the model's; and as for the pooler, where texts are pooled here.
-        queue_requests: how many may wait, of each priority; None follows from the token budget, as the next.
-        queue_tokens: of all their texts.
-        queue_timeout_s: how long one waits.
-        definition: what sentence-transformers' files said when it was added; `definition_check` describes it.
-        modules: what follows pooling where texts are pooled here; this and the next three are `PoolerSettings`'.
+        rows: hidden states of a text that leave the encoder: `all`, `first` or `last`.
+        pooling_method: pooling in the encoder, which then sends embeddings and not hidden states. None leaves pooling
+            to the pooler.
+        peft: an adapter, local folder or hub name, that is merged into the weights of the checkpoint.
+        shard: numbers of the GPUs that one instance is spread over, for example `0,1`; None for the device of the
+            instance.
+        token_types: rows are pairs, and passages have a separate token type if the model has token types.
+        scores: run a reranker with its own head and send only its score. The name of the head is unknown if the
+            checkpoint has its own code.
+        pseudo_moe: requests may choose a domain of the model. If the encoder pools, it also applies
+            `PoolerSettings.pseudo_moe`.
+        queue_requests: largest number of waiting requests of each priority; None derives it from the token budget.
+        queue_tokens: largest number of tokens of all their texts; None derives it from the token budget.
+        queue_timeout_s: longest time that a request waits, seconds.
+        definition: summary of sentence-transformers' files when the deployment was added; see
+            `sentence_transformers/check.py`.
+        modules: modules after pooling if the encoder pools. This field and the next three are those of
+            `PoolerSettings`.
     """
 
     checkpoint: str
@@ -127,10 +135,11 @@ class EncoderSettings:
 
 @dataclass(frozen=True)
 class LayerwiseSettings:
-    """The encoder step of a reranker whose layers are scored one by one.
+    """Settings of the encoder step of a reranker whose layers are scored separately.
 
     Attributes:
-        model_class: `decoder-only-layerwise` or `decoder-only-lightweight`; what else is as in `EncoderSettings`.
+        model_class: `decoder-only-layerwise` or `decoder-only-lightweight`; the other fields are those of
+            `EncoderSettings`.
     """
 
     checkpoint: str
@@ -147,18 +156,18 @@ class LayerwiseSettings:
 
 @dataclass(frozen=True)
 class PoolerSettings:
-    """The pooler step.
+    """Settings of the pooler step.
 
     Attributes:
-        precision: the encoder's, which tells the dtype of the hidden states that come.
-        device: where the encoder runs, `cpu` or `gpu`; `auto` means something else on each.
-        rows: which hidden states of a text leave the encoder: `all`, `first` or `last`.
+        precision: precision of the encoder, which determines the dtype of the hidden states.
+        device: device of the encoder, `cpu` or `gpu`; the meaning of `auto` depends on it.
+        rows: hidden states of a text that leave the encoder: `all`, `first` or `last`.
         pseudo_moe: send 0 for nan and ±10,000 for infinities.
-        modules: what follows pooling, separated by commas: `Dense:` and the module's folder, or `Normalize`.
+        modules: modules after pooling, separated by commas: `Dense:` and the folder of the module, or `Normalize`.
         checkpoint: local folder or hub name that has these folders.
-        normalize: whether vectors are normalised whose request does not say; None is true.
-        truncate_dim: how many components such a request gets; None is all.
-        skip_prompts: a prompt's tokens are not pooled; None is false.
+        normalize: whether vectors are normalized if the request does not set it; None for true.
+        truncate_dim: number of components if the request sets none; None for all.
+        skip_prompts: the tokens of a prompt are not pooled; None for false.
     """
 
     pooling_method: str
@@ -176,12 +185,12 @@ class PoolerSettings:
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """What steps with heads of their own share.
+    """Settings that all steps with heads share.
 
     Attributes:
-        checkpoint: local folder or hub name, whose files the heads are read from.
-        precision: the encoder's; a head is rounded as its weights are.
-        device: where the encoder runs, `cpu` or `gpu`.
+        checkpoint: local folder or hub name of the files that the heads are read from.
+        precision: precision of the encoder; a head is rounded like the encoder's weights.
+        device: device of the encoder, `cpu` or `gpu`.
     """
 
     checkpoint: str
@@ -192,11 +201,11 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class DenseSparseSettings(HeadSettings):
-    """The step that makes BGE-M3's dense vectors and lexical weights.
+    """Settings of the step that computes BGE-M3's dense vectors and lexical weights.
 
     Attributes:
-        pooling_method: of the dense vectors.
-        normalize: default of requests that do not say whether vectors are normalised; None is true.
+        pooling_method: pooling of the dense vectors.
+        normalize: whether vectors are normalized if the request does not set it; None for true.
     """
 
     pooling_method: str = "cls"
@@ -205,12 +214,12 @@ class DenseSparseSettings(HeadSettings):
 
 @dataclass(frozen=True)
 class RerankerHeadSettings(HeadSettings):
-    """The step that makes a reranker's scores.
+    """Settings of the step that computes the scores of a reranker.
 
     Attributes:
-        model_class: FlagEmbedding's name of it, which settles what kind of head the checkpoint has.
-        peft: an adapter, local folder or hub name, that may bring a head of its own.
-        scored_in_encoder: what comes are scores already, in float32.
+        model_class: FlagEmbedding's name of the class, which determines the kind of head that the checkpoint has.
+        peft: an adapter, local folder or hub name, that may contain a separate head.
+        scored_in_encoder: the input is already scores, in float32.
     """
 
     model_class: str = "encoder-only-base"
@@ -225,11 +234,11 @@ class RerankerHeadSettings(HeadSettings):
 
 @dataclass(frozen=True)
 class ColbertSettings(HeadSettings):
-    """The ColBERT step.
+    """Settings of the ColBERT step.
 
     Attributes:
-        colbert_dim: C that the head must have; None takes what it has.
-        colbert_dtype: `fp32` or `fp16`, which the SDK asks for; each request says itself in which its vectors travel.
+        colbert_dim: C that the head must have; None for any C.
+        colbert_dtype: `fp32` or `fp16`, the dtype that the SDK requests; each request sets the dtype of its vectors.
     """
 
     colbert_dim: int | None = None
@@ -238,10 +247,10 @@ class ColbertSettings(HeadSettings):
 
 @dataclass(frozen=True)
 class ScorerSettings(HeadSettings):
-    """The step that scores pairs.
+    """Settings of the step that scores pairs.
 
     Attributes:
-        pooling_method: of the dense vectors.
+        pooling_method: pooling of the dense vectors.
         colbert_dim: as in `ColbertSettings`.
     """
 
@@ -250,18 +259,19 @@ class ScorerSettings(HeadSettings):
 
 
 def rows_needed(pooling_method: str, *, skip_prompts: bool = False) -> str:
-    """Return which of a text's hidden states a pooling reads: `first`, `last` or `all`."""
+    """Return which hidden states of a text a pooling reads: `first`, `last` or `all`."""
     return "all" if skip_prompts else {"cls": "first", "last_token": "last"}.get(pooling_method, "all")
 
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """What may wait, of interactive and of bulk requests each.
+    """Limits of a queue, which apply to interactive and to bulk requests separately.
 
     Attributes:
-        requests: so many at most.
-        tokens: of all their texts together; a request that finds none waiting is taken whatever its size.
-        timeout_s: how long one waits at most before it is refused; a request may ask for less.
+        requests: largest number of waiting requests.
+        tokens: largest number of tokens of all their texts; a request that finds no other waiting is admitted with any
+            size.
+        timeout_s: longest time that a request waits before it is refused, seconds; a request may ask for less.
     """
 
     requests: int
@@ -270,9 +280,9 @@ class QueueLimits:
 
     @classmethod
     def for_budget(cls, token_budget: int) -> QueueLimits:
-        """Return those of a step that computes so many tokens in one forward pass.
+        """Return the limits of a step that computes `token_budget` tokens in one forward pass.
 
-        The work of 32 passes, as bulk requests bring it; of short queries, which cost more than their tokens, only as
-        many as are answered within a moment.
+        The token limit is the work of 32 passes, which suits bulk requests. Short queries cost more than their tokens.
+        The request limit therefore admits only as many of them as are answered within a moment.
         """
         return cls(max(64, token_budget // 32), 32 * token_budget)

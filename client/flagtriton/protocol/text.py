@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Callers' texts: what is accepted, and how they become a BYTES tensor. Knows nothing of servers."""
+"""Callers' texts: the accepted values, and their conversion to a BYTES tensor. Independent of servers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["check_encodable", "shown", "text_sizes", "text_tensor"]
 
 
 def check_encodable(text: str, what: str) -> None:
-    """Raise where a text has no UTF-8 form.
+    """Raise if a text has no UTF-8 form.
 
     Raises:
-        ValueError: it holds a lone surrogate; `what` and the position are named.
+        ValueError: it holds a lone surrogate; the message contains `what` and the position.
     """
     if text.isascii():
         return
@@ -28,7 +28,7 @@ def check_encodable(text: str, what: str) -> None:
 
 
 def text_sizes(texts: Sequence[str]) -> NDArray[np.int64]:
-    """Return `[B]` each text's length in bytes of UTF-8: in every script some 3 to 5 bytes make a token."""
+    """Return `[B]` length of each text in bytes of UTF-8; in every script about 3 to 5 bytes make a token."""
     return np.fromiter((len(text) if text.isascii() else len(text.encode()) for text in texts), np.int64, len(texts))
 
 
@@ -40,6 +40,6 @@ def text_tensor(texts: Sequence[str]) -> NDArray[Any]:
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """Return what a value looks like, for a message, in so many characters at most."""
+    """Return the `repr` of a value for a message, with at most `limit` characters."""
     whole = repr(value)
     return whole if len(whole) <= limit else f"{whole[: limit - 1]}…"

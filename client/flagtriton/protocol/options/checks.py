@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How one option of a request is checked: a value that is not allowed is named, with what is. Knows no option."""
+"""Checks of single request options. An error names the refused value and the allowed ones. Contains no option."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ __all__ = [
 ]
 
 OptionValue: TypeAlias = str | int | bool
-"""What a Triton request parameter can hold."""
+"""Types that a Triton request parameter can hold."""
 
-# What Triton itself puts among, or reserves in, a request's parameters.
+# Parameters that Triton adds to a request or reserves.
 _TRITONS_PREFIXES = ("sequence_", "triton_")
 _TRITONS_NAMES = frozenset({"binary_data_output", "headers", "id", "priority", "timeout"})
 
 
 Check: TypeAlias = Callable[[str, object], None]
-"""Takes an option's name and the value that came; raises `OptionError` where it is not allowed."""
+"""Takes the name and the value of an option; raises `OptionError` if the value is not allowed."""
 
 
 class OptionError(ValueError):
     """A request option is unknown, or its value is not allowed."""
 
 
-def different(options: Any) -> dict[str, Any]:  # noqa: ANN401 - either dataclass of options
+def different(options: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass of options
     """Return the fields of a dataclass that differ from their defaults, by name."""
     fields = dataclasses.fields(options)
     given = {f.name: value for f in fields if (value := getattr(options, f.name)) != f.default}
@@ -51,10 +51,10 @@ def different(options: Any) -> dict[str, Any]:  # noqa: ANN401 - either dataclas
 
 
 def checked(parameters: Mapping[str, Any], checks: Mapping[str, Check]) -> dict[str, Any]:
-    """Return the parameters without Triton's own, all of them known and allowed.
+    """Return the parameters without those of Triton; all of them are known and allowed.
 
     Raises:
-        OptionError: one is not; names it, what came, and what is allowed.
+        OptionError: a parameter is not; the message has its name, its value and the allowed values.
     """
     given = {name: value for name, value in parameters.items() if not _is_tritons(name)}
     for name, value in given.items():
@@ -69,7 +69,7 @@ def _is_tritons(name: str) -> bool:
 
 
 def a_whole_number(least: int, most: int | None, unit: str) -> Check:
-    """Return a check for an integer from `least` to `most` (None is no bound) of some unit."""
+    """Return a check for an integer from `least` to `most` (None for no bound) of some unit."""
     allowed = f"from {least} to {most}" if most is not None else f"of at least {least}"
     limit = math.inf if most is None else most
 
@@ -98,10 +98,10 @@ def whole_numbers(least: int) -> Check:
 
 
 def numbers_in(value: object) -> tuple[int, ...]:
-    """Return the numbers of such an option, in their order.
+    """Return the numbers of an option that `whole_numbers` checks, in their order.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: it holds another value.
     """
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError(value)
@@ -114,7 +114,7 @@ def tokens(least: int, most: int) -> Check:
 
 
 def one_of(*choices: str) -> Check:
-    """Return a check for one of some strings."""
+    """Return a check for one of several strings."""
 
     def check(name: str, value: object) -> None:
         if value not in choices:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a request, which travel as Triton request parameters: made by the SDK, checked by the steps.
+"""The options of an embedding request, as Triton request parameters: written by the SDK, checked by the steps.
 
-A reranker's are in `rerank_options`.
+`options/rerank.py` has those of a reranker.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _examples(name: str, value: object) -> None:
     try:
         examples = json.loads(str(value))
         check_examples(examples, name, strict=True)
-        check_encodable(json.dumps(examples, ensure_ascii=False), name)  # JSON may spell lone surrogates out
+        check_encodable(json.dumps(examples, ensure_ascii=False), name)  # JSON may contain escaped lone surrogates
     except (RecursionError, TypeError, ValueError) as error:
         raise OptionError(
             f"option {name!r} is no JSON list of objects with the keys instruct, query and response: {error}"
@@ -78,22 +78,24 @@ class EmbedOptions:
     """The options of one embedding request, which travel as Triton request parameters.
 
     Attributes:
-        max_length: tokens of a text that are encoded, special tokens included; None is the deployment's own.
-        input_type: `query` or `passage` puts the deployment's instruction for it before every text.
-        instruction: replaces the deployment's instruction; needs an `input_type`, whose format it is put into.
-        instruction_format: replaces that format; two fields, instruction and text.
-        prompt_name: puts that prompt of the checkpoint before every text, in place of an instruction; empty is none.
-        normalize: L2-normalise the vectors.
-        truncate_dim: keep the first so many components, before normalising.
-        truncate: `END` cuts longer texts behind `max_length` tokens, `NONE` refuses them.
-        examples: few-shot examples that stand before every query, `decoder-only-icl` only, as the next three are; as a
-            parameter a JSON list of objects with the keys `instruct`, `query` and `response`.
-        examples_instruction_format: three fields, how one of them is written out.
-        prefix: in place of `examples`, the text that they make.
-        suffix: stands behind every query.
-        domain: which of its experts a `decoder-only-pseudo_moe` model uses.
-        colbert_dtype: `fp32` or `fp16`, in which ColBERT vectors travel, of `encoder-only-m3`; JSON has no fp16.
-        bulk: the request is part of a long job, which interactive requests may overtake.
+        max_length: largest number of tokens of a text, special tokens included; None for the default of the deployment.
+        input_type: `query` or `passage`; the deployment's instruction for it then precedes every text.
+        instruction: replacement of the deployment's instruction; needs an `input_type`, whose format applies.
+        instruction_format: replacement of that format, with two fields: instruction and text.
+        prompt_name: name of a prompt of the checkpoint that precedes every text in place of an instruction; empty for
+            no prompt.
+        normalize: L2-normalize the vectors.
+        truncate_dim: number of first components that are kept, before normalization.
+        truncate: `END` cuts longer texts after `max_length` tokens, `NONE` refuses them.
+        examples: few-shot examples before every query. This option and the next three belong to `decoder-only-icl`. The
+            parameter is a JSON list of objects with the keys `instruct`, `query` and `response`.
+        examples_instruction_format: format of one example, with three fields.
+        prefix: the text of the examples, in place of `examples`.
+        suffix: text after every query.
+        domain: the expert of a `decoder-only-pseudo_moe` model that is used.
+        colbert_dtype: `fp32` or `fp16`, the dtype of ColBERT vectors on the wire, for `encoder-only-m3`; JSON has no
+            fp16.
+        bulk: the request is part of a long job, and interactive requests may overtake it.
     """
 
     max_length: int | None = None
@@ -133,15 +135,16 @@ class EmbedOptions:
         """Return the options of a request.
 
         Args:
-            parameters: the request's parameters, as Triton hands them over.
-            min_length: the least `max_length` allowed: the tokenizer's special tokens, or 1.
-            max_length: the greatest allowed: the deployment's.
-            model_class: options that only other classes have are unknown; None knows all.
-            normalize: what a request gets that does not say.
-            truncate_dim: likewise.
+            parameters: the request's parameters, as Triton provides them.
+            min_length: smallest `max_length` allowed: the number of the tokenizer's special tokens, or 1.
+            max_length: largest `max_length` allowed: that of the deployment.
+            model_class: options that only other classes have are unknown; None allows the options of all classes.
+            normalize: value for a request that does not set it.
+            truncate_dim: value for a request that does not set it.
 
         Raises:
-            OptionError: names the option, what came, and what is allowed.
+            OptionError: an option is unknown or not allowed; the message has its name, its value and the allowed
+                values.
         """
         checks: dict[str, Check] = {
             "max_length": tokens(min_length, max_length),
@@ -164,7 +167,7 @@ class EmbedOptions:
 
 
 def _check_company(given: Mapping[str, Any]) -> None:
-    """Refuse options that mean nothing without another, or not beside another."""
+    """Refuse options that need another option, or that exclude another option."""
     for name in ("instruction", "instruction_format"):
         if name in given and "input_type" not in given:
             raise OptionError(f"option {name!r} came without 'input_type'; send 'query' or 'passage' with it")

@@ -25,7 +25,7 @@ from flagtriton.protocol.options.checks import (
 __all__ = ["DEFAULT_COMPRESS_LAYERS", "RerankOptions"]
 
 DEFAULT_COMPRESS_LAYERS: Final = (8,)
-"""FlagEmbedding's, which has an effect only beside a `compress_ratio` above 1."""
+"""FlagEmbedding's default, which has an effect only with a `compress_ratio` above 1."""
 
 _LISTS: Final = {"cutoff_layers", "compress_layers"}
 
@@ -37,7 +37,7 @@ _CHECKS: Final[dict[str, Check]] = {
     "compress_layers": whole_numbers(0),
     "compress_ratio": a_whole_number(1, None, "tokens that become one; 1 leaves them"),
 }
-"""The options that some classes have; the rows of `model_classes` list them."""
+"""The options that rerankers of some classes have; the rows of `model_classes` list them."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,22 @@ class RerankOptions:
     """The options of one request to a reranker.
 
     Attributes:
-        query_max_length: tokens of a query that are read; None is three quarters of `max_length`.
-        max_length: None is the deployment's own. Of an encoder reranker, tokens of a pair, special tokens included; of
-            an LLM reranker, tokens of a passage; query and passage together have as many more as the prompt has.
+        query_max_length: largest number of tokens of a query; None for three quarters of `max_length`.
+        max_length: None for the default of the deployment. For an encoder reranker, the limit of a pair, special tokens
+            included. For an LLM reranker, the limit of a passage; query and passage together may exceed it by the
+            tokens of the prompt.
         normalize: send the sigmoid of each score.
         truncate: `END` cuts longer passages (and queries), `NONE` refuses them.
-        prompt: what an LLM is asked behind each pair; None is its class's own.
-        query_instruction: put before each query; None is the deployment's. Only of LLM rerankers, as what follows.
-        passage_instruction: likewise.
-        cutoff_layers: the layers whose scores are sent, of the layerwise and the lightweight class; None is the last
-            one. As a parameter it is a string such as `8,16`, as is `compress_layers`.
-        compress_ratio: neighbouring tokens of a passage that become one, of the lightweight class; 1 leaves them.
-        compress_layers: the layers before which that happens.
-        bulk: the request is part of a long job, which interactive requests may overtake.
+        prompt: question to an LLM after each pair; None for the default of its class.
+        query_instruction: text before each query; None for that of the deployment. This option and the following belong
+            to LLM rerankers.
+        passage_instruction: text before each passage; None for that of the deployment.
+        cutoff_layers: layers whose scores are sent, for the layerwise and the lightweight class; None for the last
+            layer. The parameter is a string such as `8,16`, like that of `compress_layers`.
+        compress_ratio: number of neighbouring tokens of a passage that become one, for the lightweight class; 1 for no
+            change.
+        compress_layers: layers before which the tokens are compressed.
+        bulk: the request is part of a long job, and interactive requests may overtake it.
     """
 
     query_max_length: int | None = None
@@ -86,13 +89,14 @@ class RerankOptions:
         """Return the options of a request.
 
         Args:
-            parameters: the request's parameters, as Triton hands them over.
-            min_length: the least `max_length` allowed.
-            max_length: the greatest allowed: the deployment's.
-            model_class: FlagEmbedding's name of it; options that only others have are unknown.
+            parameters: the request's parameters, as Triton provides them.
+            min_length: smallest `max_length` allowed.
+            max_length: largest `max_length` allowed: that of the deployment.
+            model_class: FlagEmbedding's name of the class; options that only other classes have are unknown.
 
         Raises:
-            OptionError: names the option, what came, and what is allowed.
+            OptionError: an option is unknown or not allowed; the message has its name, its value and the allowed
+                values.
         """
         given = checked(
             parameters,

@@ -27,13 +27,15 @@ class ScoreOptions:
     """The options of one request for BGE-M3's scores of pairs.
 
     Attributes:
-        query_max_length: tokens of a query that are encoded, special tokens included; None is the deployment's own.
-        passage_max_length: likewise, of a passage.
-        weights: of the dense, the sparse and the ColBERT score, in the two means; as a parameter it is a string such
+        query_max_length: largest number of tokens of a query, special tokens included; None for the default of the
+            deployment.
+        passage_max_length: largest number of tokens of a passage, special tokens included; None for the default of the
+            deployment.
+        weights: weights of the dense, the sparse and the ColBERT score in the two means. The parameter is a string such
             as `1,0.3,1`.
-        normalize: L2-normalise dense and ColBERT vectors before they are compared.
+        normalize: L2-normalize dense and ColBERT vectors before they are compared.
         truncate: `END` cuts longer texts, `NONE` refuses them.
-        bulk: the request is part of a long job, which interactive requests may overtake.
+        bulk: the request is part of a long job, and interactive requests may overtake it.
     """
 
     query_max_length: int | None = None
@@ -55,7 +57,8 @@ class ScoreOptions:
         """Return the options of a request; the arguments are those of `EmbedOptions.from_parameters`.
 
         Raises:
-            OptionError: names the option, what came, and what is allowed.
+            OptionError: an option is unknown or not allowed; the message has its name, its value and the allowed
+                values.
         """
         length = tokens(min_length, max_length)
         given = checked(
@@ -78,7 +81,7 @@ def check_weights(weights: Sequence[float]) -> tuple[float, float, float]:
     """Return the weights of the dense, the sparse and the ColBERT score, in this order.
 
     Raises:
-        ValueError: they are not three finite numbers of at least 0, one of them more.
+        ValueError: the weights are not three finite numbers of at least 0, or all of them are 0.
     """
     expected = "expected three finite numbers, for dense, sparse and ColBERT, none below 0 and not all of them 0"
     try:
