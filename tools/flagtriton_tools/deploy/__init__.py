@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint and the user's options to the folders of a deployment. Pure, but for reading files."""
+"""From a checkpoint and the user's options to the folders of a deployment. Pure, except for reading files."""

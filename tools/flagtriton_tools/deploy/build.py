@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one deployment consists of: its ensemble and steps, from the user's options and the checkpoint's facts.
+"""Builds the ensembles and steps of one deployment from the user's options and the facts of its checkpoint.
 
-Pure: nothing is written here. A model class is one row of `flagtriton.protocol.model_classes`.
+Pure: this module writes nothing. A model class is one row of `flagtriton.protocol.model_classes`.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ __all__ = ["build", "describe"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DEFAULT_POOLING = "cls"
-"""FlagEmbedding's, where nothing else is said or known."""
+"""FlagEmbedding's default, for checkpoints that neither the user nor the facts give a pooling."""
 
 _LAST_TOKEN = "last_token"
 _ANY_POOLING = EmbedderModelClass.ENCODER_ONLY_BASE.value
 
 _PAIRS_OF_A_REQUEST = 1024
-"""Where nothing else is said: a query's candidates are to travel together."""
+"""Default of `max_batch_size` for rerankers, so that all candidates of a query fit one request."""
 
 
 def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
-    """Return what is to be served: the user's word first, then what is known of the checkpoint.
+    """Return the description of a deployment. The user's options come first, then the facts of the checkpoint.
 
     Raises:
-        ToolError: something is neither said nor known, or contradicts the checkpoint.
+        ToolError: neither options nor facts give a needed value, or an option contradicts the checkpoint.
     """
     facts = with_reading(facts, options)
     task = options.task or facts.task
@@ -86,10 +86,10 @@ def describe(facts: CheckpointFacts, options: AddOptions) -> Deployment:
 
 
 def build(facts: CheckpointFacts, options: AddOptions) -> list[Model]:
-    """Return the folders of one deployment, the public ensemble first.
+    """Return the folders of one deployment, with the public ensemble first.
 
     Raises:
-        ToolError: as `describe`; an unusable name; a model class that this version does not serve.
+        ToolError: as `describe`, or the name is unusable, or this version does not serve the model class.
     """
     name = facts.name if options.name is None else options.name
     if not _NAME.fullmatch(name):
@@ -147,7 +147,7 @@ def _first(*choices: str | None) -> str | None:
 
 
 def _positions(facts: CheckpointFacts, options: AddOptions, row: ModelClass) -> int | None:
-    """Return how long an LLM reranker's rows may get, if that is more than texts may ask for."""
+    """Return the row length of an LLM reranker if it exceeds the length that texts may ask for, else None."""
     if not row.is_llm_reranker or options.max_length is None or facts.max_length is None:
         return None
     return facts.max_length if facts.max_length > options.max_length else None
@@ -207,7 +207,7 @@ def _remote_code(facts: CheckpointFacts, options: AddOptions, row: ModelClass) -
 
 
 def _query_format(facts: CheckpointFacts, row: ModelClass) -> str:
-    """Return the checkpoint's own format; where none is known, the format of its class."""
+    """Return the query format of the checkpoint, or the format of its class if the checkpoint has the plain one."""
     known = facts.query_instruction_format
     return row.query_instruction_format if known == "{}{}" else known
 

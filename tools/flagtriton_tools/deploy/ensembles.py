@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the steps of each model class are chained: a deployment's folders, the public ensemble first. Pure."""
+"""Chains of steps for each model class: the folders of a deployment, with the public ensemble first. Pure."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from flagtriton_tools.errors import ToolError
 __all__ = ["PART_OF", "builder_of"]
 
 PART_OF = "part_of"
-"""The parameter by which a further ensemble names the deployment that it belongs to."""
+"""Parameter in which an additional ensemble names its deployment."""
 
 
 def _embedder(name: str, served: Deployment, options: AddOptions) -> list[Model]:
@@ -107,7 +107,7 @@ def _reranker(name: str, served: Deployment, options: AddOptions) -> list[Model]
 
 
 def _refuse_of_reranker(name: str, served: Deployment, options: AddOptions) -> None:
-    """Refuse options that mean nothing to a reranker, or to one of this class."""
+    """Raise for options that no reranker has, or that rerankers of this class do not have."""
     for flag, said in {"--pool-in-encoder": options.pool_in_encoder, "--pooling": options.pooling_method}.items():
         if said:
             raise ToolError(f"{flag}: {name} is a reranker, whose own head makes its scores")
@@ -147,9 +147,9 @@ def _m3_embedder(name: str, served: Deployment, options: AddOptions) -> list[Mod
 
 
 def _m3_embed_ensemble(name: str, served: Deployment, options: AddOptions) -> ModelConfig:
-    """Return the ensemble whose heads run one after the other: a request for ColBERT vectors alone runs both.
+    """Return the ensemble that runs both heads in sequence. A request for ColBERT vectors alone runs both.
 
-    Where two steps are ready at once and the client has left, Triton 24.10 ends with signal 11.
+    Triton 24.10 ends with signal 11 if two steps become ready together after the client has disconnected.
     """
     states = _same(HIDDEN_STATES, INPUT_IDS)
     return ensemble_config(
@@ -201,7 +201,7 @@ def _same(*tensors: TensorSpec) -> dict[str, str]:
 
 
 def builder_of(row: ModelClass) -> Callable[[str, Deployment, AddOptions], list[Model]]:
-    """Return what makes the folders of a deployment of a class."""
+    """Return the function that builds the folders of a deployment of this class."""
     if row.task == "rerank":
         return _reranker
     return _m3_embedder if "colbert" in row.steps else _embedder

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be known of a checkpoint without loading it: from its files, or from the model table by its name."""
+"""Facts about a checkpoint that need no loading: from its files, or from the model table by its name."""
 
 from __future__ import annotations
 
@@ -37,37 +37,37 @@ _POOLINGS = {
     "mean_tokens": "mean",
     "lasttoken": "last_token",
 }
-"""sentence-transformers' names, in its older files (behind `pooling_mode_`) and its newer ones, to FlagEmbedding's."""
+"""Pooling names of sentence-transformers to FlagEmbedding's. Older files put `pooling_mode_` before the name."""
 
 _HIDDEN_SIZES = ("hidden_size", "dim", "d_model", "n_embd")
-"""What architectures call D."""
+"""Keys under which the configurations of architectures store the hidden size D."""
 
 _CLASS_OF_ARCHITECTURE = {name: row for row in MODEL_CLASSES.values() for name in row.architectures}
-"""Rerankers whose checkpoints bring code that is not needed here, by their architecture."""
+"""Architectures of rerankers whose checkpoints bring code that flagtriton does not need, to their model class."""
 
 _TABLE = "the model table"
 _NAME_ALONE = "its name alone"
 _M3_HEADS = ("sparse_linear", "colbert_linear")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _NO_LIMIT = 10**9
-"""Tokenizers without a length of their own say some number far beyond this."""
+"""Lengths from here on mean no limit: tokenizers without a maximum length report a far larger number."""
 
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """What is known; None where it is not, and the user has to say.
+    """Known facts of a checkpoint. A fact is None if it is unknown and the user has to state it.
 
     Attributes:
-        source: absolute path, or hub name as it came.
-        name: what the deployment is called unless told otherwise.
-        max_length: tokens the model has positions for.
+        source: absolute path, or the hub name as the user gave it.
+        name: default name of the deployment.
+        max_length: number of tokens that the model has positions for.
         model_type: transformers' name of the architecture.
-        labels: of the classification head that a reranker has.
-        unknown_pooling: what the checkpoint says of pooling, where it is none of FlagEmbedding's.
-        trust_remote_code: the checkpoint is known to need code of its own.
-        class_by_files: the model class was told from the files, and is not the model table's.
-        known_from: where the facts come from, for the user to read.
-        reading: sentence-transformers' files, where they were read.
+        labels: number of labels of a reranker's classification head.
+        unknown_pooling: pooling that the checkpoint names and that FlagEmbedding does not have.
+        trust_remote_code: True if the checkpoint needs its own Python code.
+        class_by_files: True if the model class comes from the files and not from the model table.
+        known_from: source of the facts, for messages.
+        reading: content of sentence-transformers' files, if they were read.
     """
 
     source: str
@@ -88,20 +88,20 @@ class CheckpointFacts:
 
     @property
     def by_table(self) -> bool:
-        """Whether the model table knows the name."""
+        """Whether the model table has the name."""
         return self.known_from == _TABLE
 
     @property
     def name_alone(self) -> bool:
-        """Whether nothing but a hub name is known."""
+        """Whether only a hub name is known."""
         return self.known_from == _NAME_ALONE
 
 
 def inspect_checkpoint(path_or_name: str) -> CheckpointFacts:
-    """Return what is known of a local folder or a hub name.
+    """Return the facts of a local folder or a hub name.
 
     Raises:
-        ToolError: a path that does not exist or is no checkpoint; says what is missing.
+        ToolError: the path does not exist or is no checkpoint. The message says what is missing.
     """
     path = Path(path_or_name).expanduser()
     if path_or_name and path.is_dir():
@@ -117,7 +117,7 @@ def inspect_checkpoint(path_or_name: str) -> CheckpointFacts:
 
 
 def adapter_source(path_or_name: str) -> str:
-    """Return a PEFT adapter's folder as an absolute path, or its hub name as it came.
+    """Return the absolute path of a PEFT adapter's folder, or its hub name as given.
 
     Raises:
         ToolError: it is neither, or the folder holds no adapter.
@@ -162,9 +162,9 @@ def _by_table(facts: CheckpointFacts) -> CheckpointFacts:
 
 
 def _table_name(facts: CheckpointFacts) -> str:
-    """Return the name in the model table: the checkpoint's as it was given, else that of the folder it leads to.
+    """Return the name in the model table, or an empty string. The given name comes before the name of its folder.
 
-    Case does not count, as published names never differ in case alone.
+    Case does not count, because no two published names differ in case alone.
     """
     published = {name.casefold(): name for name in (*EMBEDDERS, *RERANKERS)}
     names = (facts.name, checkpoint_name(facts.source))
@@ -199,9 +199,9 @@ def _local(path: Path, name: str) -> CheckpointFacts:
 
 
 def with_definition(facts: CheckpointFacts, reading: Reading, capacity: int | None) -> CheckpointFacts:
-    """Return the facts with what sentence-transformers' files say of pooling, and of lengths beyond the tokenizer's.
+    """Return the facts with the pooling of sentence-transformers' files, and with lengths beyond the tokenizer's.
 
-    A checkpoint with a pooling is an embedder, and an encoder where it pools more than a text's last token.
+    A checkpoint with a pooling is an embedder. It is an encoder if the pooling is not `last_token`.
     """
     defined = reading.definition
     if defined is None or defined.pooling is None:
@@ -222,7 +222,7 @@ def with_definition(facts: CheckpointFacts, reading: Reading, capacity: int | No
 
 
 def _check_is_snapshot(path: Path) -> None:
-    """Raise for a repository's whole folder in the Hub's cache, which holds a checkpoint for each revision."""
+    """Raise for the folder of a whole repository in the Hub's cache, which holds one checkpoint per revision."""
     snapshots = path / "snapshots"
     if (path / "config.json").is_file() or not snapshots.is_dir():
         return
@@ -279,17 +279,17 @@ def _max_length(path: Path, config: dict[str, Any]) -> int | None:
 
 
 def _classify(path: Path, config: dict[str, Any]) -> tuple[str | None, str | None]:
-    """Return task and model class where the files settle them."""
+    """Return task and model class, each None if the files do not settle it."""
     architecture = next(iter(config.get("architectures") or [""]))
     if any((path / f"{head}.{suffix}").is_file() for head in _M3_HEADS for suffix in ("pt", "safetensors")):
-        return "embed", "encoder-only-m3"  # should one be missing, loading it will say so
+        return "embed", "encoder-only-m3"  # if one of the heads is missing, loading fails with a message
     if architecture.endswith("ForSequenceClassification"):
         return "rerank", "encoder-only-base"
     if architecture in _CLASS_OF_ARCHITECTURE:
         row = _CLASS_OF_ARCHITECTURE[architecture]
         return row.task, row.name.value
     known = architecture_of(config.get("model_type"))
-    if architecture.endswith(("ForCausalLM", "ForMaskedLM")):  # both embedders and rerankers are saved so
+    if architecture.endswith(("ForCausalLM", "ForMaskedLM")):  # embedders and rerankers both use these classes
         return None, "decoder-only-base" if known.decoder and architecture.endswith("ForCausalLM") else None
     if architecture.endswith("Model"):
         return "embed", "encoder-only-base" if known.encoder else "decoder-only-base" if known.decoder else None
@@ -297,7 +297,7 @@ def _classify(path: Path, config: dict[str, Any]) -> tuple[str | None, str | Non
 
 
 def _pooling_names(path: Path) -> list[str]:
-    """Return the poolings that sentence-transformers' own file beside the weights switches on."""
+    """Return the poolings that `1_Pooling/config.json` of sentence-transformers switches on."""
     file = path / "1_Pooling" / "config.json"
     if not file.is_file():
         return []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes into a deployment and what comes out of it: the user's options, and folders of a repository."""
+"""Input and output of a deployment's builder: the user's options, and folders of a repository."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DEFAULT_ROWS = 256
 
 @dataclass(frozen=True)
 class AddOptions:
-    """What the user said; None where the checkpoint's facts decide."""
+    """Options of the user. None leaves the value to the facts of the checkpoint."""
 
     name: str | None = None
     task: str | None = None
@@ -52,7 +52,7 @@ class AddOptions:
 
     @property
     def rows(self) -> int:
-        """Rows of one request at most, to every step of the deployment."""
+        """Maximum number of rows of one request, for every step of the deployment."""
         return self.max_batch_size or _DEFAULT_ROWS
 
 
@@ -61,8 +61,8 @@ class Model:
     """One folder of a model repository.
 
     Attributes:
-        step: the module of `flagtriton_server` it runs; None for an ensemble.
-        copies: files that are to lie in the version's folder, by where, and where they come from.
+        step: module of `flagtriton_server.steps` that the folder runs; None for an ensemble.
+        copies: source of each file to copy into the version's folder, by its path in that folder.
     """
 
     name: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`config.pbtxt` through Triton's own protobuf, both ways. Knows nothing of what is served."""
+"""Reads and writes `config.pbtxt` through Triton's protobuf, independently of the models that are served."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Device:
-    """Where a step's instances run: `count` on the processor, `count` on each of `gpus`, or one over all of them."""
+    """Placement of a step's instances: `count` on the CPU, `count` on each of `gpus`, or one over all `gpus`."""
 
     gpus: tuple[int, ...] = ()
     count: int = 1
@@ -41,10 +41,10 @@ class Device:
 
     @classmethod
     def parse(cls, text: str, count: int) -> Device:
-        """Return what `cpu` or `gpu:0,1` means.
+        """Return the placement that `cpu` or `gpu:0,1` means.
 
         Raises:
-            ToolError: it is neither.
+            ToolError: the text is neither.
         """
         kind, _, numbers = text.partition(":")
         if text == "cpu":
@@ -59,7 +59,7 @@ class Device:
 
 @dataclass(frozen=True)
 class EnsembleStep:
-    """One step of an ensemble: which model, and which ensemble tensor each of its own is."""
+    """One step of an ensemble: its model, and the ensemble tensor that each of its own tensors maps to."""
 
     model: str
     inputs: Mapping[str, str]
@@ -76,16 +76,17 @@ def step_config(
     warmup_tokens: Sequence[int] = (),
     optional_inputs: Sequence[TensorSpec] = (),
 ) -> ModelConfig:
-    """Return the configuration of a Python-backend model with dynamic batching, all of whose versions are served.
+    """Return the configuration of a Python-backend model with dynamic batching. Triton serves all its versions.
 
     Args:
-        inputs: those with a variable dimension may be ragged across the requests of a batch.
-        outputs: likewise.
-        max_batch_size: rows of one execution.
-        device: where its instances run.
-        parameters: what its settings class reads.
-        warmup_tokens: a request of zeros, this many tokens long, is run for each before the model is ready.
-        optional_inputs: further ones, of which a request brings some; the step itself says which go together.
+        inputs: required inputs; those with a variable dimension may be ragged across the requests of a batch.
+        outputs: outputs of the model.
+        max_batch_size: maximum number of rows of one execution.
+        device: placement of its instances.
+        parameters: content of its settings class.
+        warmup_tokens: lengths of the warmup requests. Triton runs a request of zeros of each length before the model
+            becomes ready.
+        optional_inputs: further inputs, of which a request brings some. The step checks which belong together.
     """
     config = ModelConfig(backend="python", max_batch_size=max_batch_size)
     config.version_policy.all.SetInParent()
@@ -95,7 +96,7 @@ def step_config(
         added.optional = tensor in optional_inputs
     for tensor in outputs:
         config.output.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims)
-    if device.shard:  # the model itself places its weights
+    if device.shard:  # the step places the weights itself
         config.instance_group.add(count=1, kind=ModelInstanceGroup.KIND_MODEL)
     else:
         kind = ModelInstanceGroup.KIND_GPU if device.gpus else ModelInstanceGroup.KIND_CPU
@@ -119,7 +120,7 @@ def ensemble_config(
     steps: Sequence[EnsembleStep],
     parameters: Mapping[str, str],
 ) -> ModelConfig:
-    """Return the configuration of an ensemble in its version 1."""
+    """Return the configuration of an ensemble that serves version 1."""
     config = ModelConfig(platform="ensemble", max_batch_size=max_batch_size)
     for tensor in inputs:
         config.input.add(name=tensor.name, data_type=_type(tensor), dims=tensor.dims)
@@ -138,14 +139,14 @@ def ensemble_config(
 
 
 def serving(config: ModelConfig, version: int, parameters: Mapping[str, str] | None = None) -> ModelConfig:
-    """Return an ensemble's configuration for another version: that alone is served, by the same version of each step.
+    """Return an ensemble's configuration that serves only one version, with the same version of each step.
 
-    A step's is the same for all versions.
+    The configuration of a step is the same for all versions and is returned unchanged.
 
     Args:
-        config: of the ensemble or step.
-        version: which.
-        parameters: in place of those it has; None keeps them.
+        config: configuration of the ensemble or step.
+        version: version to serve.
+        parameters: new parameters; None keeps the present ones.
     """
     changed = ModelConfig()
     changed.CopyFrom(config)
@@ -161,31 +162,31 @@ def serving(config: ModelConfig, version: int, parameters: Mapping[str, str] | N
 
 
 def string_parameters(config: ModelConfig) -> dict[str, str]:
-    """Return a configuration's parameters, all of which are strings."""
+    """Return the parameters of a configuration, all of which are strings."""
     return {name: value.string_value for name, value in config.parameters.items()}
 
 
 def different_fields(config: ModelConfig, other: ModelConfig) -> list[str]:
-    """Return in which fields two configurations differ, version and parameters aside, of which Triton's own count."""
+    """Return the names of fields that differ, apart from versions and parameters. Triton's own parameters do count."""
     parts = [_beside_versions(each) for each in (config, other)]
     names = [descriptor.name for descriptor in ModelConfig.DESCRIPTOR.fields]
     return [name for name in names if getattr(parts[0], name) != getattr(parts[1], name)]
 
 
 def to_pbtxt(config: ModelConfig) -> str:
-    """Return a configuration as text, the same for the same content."""
+    """Return a configuration as text. The same content gives the same text."""
     return text_format.MessageToString(config, as_utf8=True)
 
 
 def read_config(path: Path, *, to_be_written: bool = False) -> ModelConfig:
-    """Return the configuration in a `config.pbtxt`, without fields that only newer Tritons have.
+    """Return the configuration in a `config.pbtxt`, without fields that only newer releases of Triton have.
 
     Args:
-        path: the file.
-        to_be_written: it will be replaced by what comes of this, so nothing may be left out.
+        path: file to read.
+        to_be_written: True if the result will replace the file. An unknown field is then an error and is not dropped.
 
     Raises:
-        ToolError: it does not parse.
+        ToolError: the file does not parse.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the step that pools does beside pooling, as its settings and its inputs have it. Pure."""
+"""Settings and inputs of the step that pools, other than the pooling method. Pure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def finishing(served: Deployment) -> dict[str, Any]:
 
 
 def finishing_said(served: Deployment) -> str:
-    """Return what a checkpoint's files add to its pooling, each with a comma behind it, for `add` to print."""
+    """Return the additions of a checkpoint's files to its pooling, each followed by a comma. `add` prints them."""
     if served.task != "embed":
         return ""
     parts = {
@@ -40,10 +40,10 @@ def finishing_said(served: Deployment) -> str:
 
 
 def prompt_tensors(served: Deployment) -> list[TensorSpec]:
-    """Return the tensor that tells pooling which tokens are a prompt's, where they are left out."""
+    """Return the tensor with the length of a text's prompt if pooling skips prompts, else nothing."""
     return [PROMPT_LENGTH] if skips_prompts(served) else []
 
 
 def skips_prompts(served: Deployment) -> bool | None:
-    """Return whether they are; None, as an absent parameter, is false."""
+    """Return True if pooling skips the tokens of prompts, else None. An absent parameter means false."""
     return True if served.include_prompt is False else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What sentence-transformers' files say of a checkpoint, read once; `defined` makes a deployment's settings of it."""
+"""Reads sentence-transformers' files of a checkpoint once, so that `sentence_transformers_overlay` has settings."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["Reading", "check_transformer_place", "module_folders", "read_files"]
 
 @dataclass(frozen=True)
 class Reading:
-    """The files of one checkpoint.
+    """Content of the files of one checkpoint.
 
     Attributes:
-        kinds: the classes in `modules.json`, in its order; empty where there is none.
-        definition: what they define; None where that is not served.
-        problem: why it is not served.
-        summary: what a step finds again when it loads; None where there is no `modules.json`.
-        available: the files could be read.
+        kinds: classes in `modules.json`, in its order; empty without that file.
+        definition: definition of the embedder in the files; None if this version cannot serve it.
+        problem: reason why it cannot be served.
+        summary: text that a step compares with the files when it loads; None without `modules.json`.
+        available: False if the files could not be read.
     """
 
     kinds: tuple[str, ...] = ()
@@ -44,12 +44,12 @@ UNAVAILABLE = Reading(available=False)
 
 
 def read_files(source: str, revision: str | None = None, *, by_table: bool = False) -> Reading:
-    """Return what the files of a local folder or a hub name say.
+    """Return the content of the files of a local folder or a hub name.
 
     Args:
-        source: the checkpoint.
-        revision: of a hub name.
-        by_table: the model table knows its name, and says all but what follows pooling, and the prompts.
+        source: checkpoint.
+        revision: revision of a hub name.
+        by_table: True if the model table has the name. Only modules after pooling, and prompts, then come from files.
     """
     find = file_finder(source, revision)
     try:
@@ -82,12 +82,15 @@ def _tried(read: Callable[[], EmbedderDefinition]) -> EmbedderDefinition | str:
 
 
 def _of_table(find: FileFinder, defined: EmbedderDefinition) -> EmbedderDefinition:
-    """Return what counts beside the model table: it, as FlagEmbedding does, normalises and pools all tokens."""
+    """Return the definition with the model table's settings: normalized, and pooled over all tokens.
+
+    FlagEmbedding does the same.
+    """
     return with_prompts(find, replace(defined, normalize=True, include_prompt=True))
 
 
 def module_folders(folder: Path) -> list[str]:
-    """Return the folders of a local checkpoint's modules, the checkpoint's own left out; none if they are not known."""
+    """Return the folders of a local checkpoint's modules without its main folder; empty if they are unknown."""
     try:
         return [module.path for module in listed_modules(file_finder(str(folder))) if module.path]
     except DefinitionError:
@@ -95,10 +98,10 @@ def module_folders(folder: Path) -> list[str]:
 
 
 def check_transformer_place(folder: Path) -> None:
-    """Raise where a checkpoint keeps its weights in a module's folder, as sentence-transformers' first versions did.
+    """Raise if the weights lie in a module's folder, as the first versions of sentence-transformers stored them.
 
     Raises:
-        ToolError: says what to copy.
+        ToolError: they do. The message says which files to copy.
     """
     if (folder / "config.json").is_file():
         return

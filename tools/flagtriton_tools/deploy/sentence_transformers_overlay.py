@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A deployment's settings that come of sentence-transformers' files: the user's word first, then the files'."""
+"""Settings of a deployment from sentence-transformers' files, which the user's options override."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _M3 = EmbedderModelClass.ENCODER_ONLY_M3
 
 _QUERY_PROMPTS = ("query",)
 _PASSAGE_PROMPTS = ("document", "passage", "corpus")
-"""The prompts that become instructions, the first of them that says something; sentence-transformers' names."""
+"""Prompts of sentence-transformers that become instructions. The first one that is not empty counts."""
 
 
 def with_reading(facts: CheckpointFacts, options: AddOptions) -> CheckpointFacts:
-    """Return what is known together with a hub name's files, where they matter and can be had.
+    """Return the facts together with the files of a hub name, if the files matter and can be read.
 
-    A name in the model table needs none, unless its prompts are asked for.
+    A name in the model table needs the files only if the user asks for prompts.
     """
     if facts.reading is not None or not (facts.name_alone or options.prompts) or not options.modules:
         return facts
@@ -40,18 +40,18 @@ def with_reading(facts: CheckpointFacts, options: AddOptions) -> CheckpointFacts
 def defined_settings(
     facts: CheckpointFacts, options: AddOptions, task: str, model_class: str, formats: Mapping[str, str], pooling: str
 ) -> dict[str, Any]:
-    """Return fields of a `Deployment` by name, those that the files settle.
+    """Return the fields of a `Deployment` that the files settle, by name.
 
     Args:
-        facts: with their reading.
-        options: the user's.
-        task: the deployment's.
-        model_class: likewise.
-        formats: of its instructions, by `query` and `passage`.
-        pooling: its pooling method.
+        facts: facts with the content of the files.
+        options: options of the user.
+        task: task of the deployment.
+        model_class: model class of the deployment.
+        formats: formats of its instructions, by `query` and `passage`.
+        pooling: pooling method of the deployment.
 
     Raises:
-        ToolError: the files define something that is not served, or that the options contradict.
+        ToolError: the files define something that is not served, or that contradicts the options.
     """
     if task == "rerank":
         return _of_reranker(facts, options)
@@ -100,7 +100,7 @@ def _of_reranker(facts: CheckpointFacts, options: AddOptions) -> dict[str, Any]:
 
 
 def _check_class(facts: CheckpointFacts, defined: EmbedderDefinition, model_class: str) -> None:
-    """Refuse what a class's own way of making vectors has no place for."""
+    """Raise if the files define something that the model class cannot do."""
     m3 = model_class == _M3
     cut = None if defined.truncate_dim is None else f"truncate_dim {defined.truncate_dim}"
     if m3 and (cut or defined.modules) is not None:
@@ -113,7 +113,7 @@ def _check_class(facts: CheckpointFacts, defined: EmbedderDefinition, model_clas
 
 
 def _default_length(facts: CheckpointFacts, options: AddOptions, defined: EmbedderDefinition) -> int | None:
-    """Return how long texts are whose request does not say, where that is less than may be asked for."""
+    """Return the default length of texts if the files give one below the maximum, else None."""
     most = facts.max_length or DEFAULT_MAX_LENGTH
     length = defined.max_seq_length
     return length if options.max_length is None and length is not None and length < most else None
@@ -136,10 +136,10 @@ def _prompts(
 
 
 def _within(prompt: str, kind: str, instruction_format: str, source: str) -> str:
-    """Return the instruction that a format makes a prompt of.
+    """Return the instruction from which a format makes a prompt.
 
     Raises:
-        ToolError: it makes no prompt like this one.
+        ToolError: the format cannot make this prompt.
     """
     before, _, behind = instruction_format.replace("\\n", "\n").format("\0", "\1").partition("\0")
     middle, text, end = behind.partition("\1")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One step of a deployment each: its folder's name, its `config.pbtxt`, and the module it runs. Pure."""
+"""One builder for each step of a deployment: folder name, `config.pbtxt` and the module that it runs. Pure."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ _WARMUP_TOKENS = (16, 256)
 
 
 def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs: bool = False) -> Model:
-    """Return the step that makes token ids; with `pairs` it takes pairs, and decodes ids, too.
+    """Return the step that turns texts into token ids. With `pairs` it also takes pairs and decodes ids.
 
-    A reranker's takes pairs alone, and joins each into one row.
+    A reranker's tokenizer takes only pairs and joins each pair into one row.
     """
     joins = served.task == "rerank"
     further = [*PAIR_TENSORS, UNWEIGHTED_IDS, TOKEN] if pairs else part_tensors(served) if joins else []
@@ -115,7 +115,7 @@ def tokenizer_step(name: str, served: Deployment, options: AddOptions, *, pairs:
 
 
 def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
-    """Return the step that runs the checkpoint; `rows` of a text's hidden states leave it."""
+    """Return the step that runs the checkpoint. `rows` names the hidden states of a text that leave the step."""
     device = replace(Device.parse(options.device, options.instances), shard=options.shard)
     pairs = served.row.is_encoder_reranker
     settings = EncoderSettings(
@@ -145,7 +145,7 @@ def encoder_step(name: str, served: Deployment, options: AddOptions, *, rows: st
 
 
 def layerwise_encoder_step(name: str, served: Deployment, options: AddOptions) -> Model:
-    """Return the step that runs a layerwise reranker's checkpoint as deep as requests ask."""
+    """Return the step that runs a layerwise reranker's checkpoint, up to the layers that requests ask for."""
     device = Device.parse(options.device, options.instances)
     settings = LayerwiseSettings(
         checkpoint=served.checkpoint,
@@ -163,7 +163,7 @@ def layerwise_encoder_step(name: str, served: Deployment, options: AddOptions) -
 
 
 def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str) -> Model:
-    """Return the step that makes dense vectors of `rows`, which is what the encoder sends."""
+    """Return the step that computes dense vectors from `rows`, the hidden states that the encoder sends."""
     settings = PoolerSettings(
         served.pooling_method,
         _precision(served),
@@ -179,7 +179,7 @@ def pooler_step(name: str, served: Deployment, options: AddOptions, *, rows: str
 
 
 def dense_sparse_step(name: str, served: Deployment, options: AddOptions) -> Model:
-    """Return the step that makes dense vectors and lexical weights, on a processor: it is little work."""
+    """Return the step that computes dense vectors and lexical weights. It runs on the CPU, as its work is small."""
     settings = DenseSparseSettings(**_head(served), pooling_method=served.pooling_method, normalize=served.normalize)
     outputs = [DENSE_VECS, SPARSE_IDS, SPARSE_WEIGHTS, DONE]
     inputs = [HIDDEN_STATES, INPUT_IDS, UNWEIGHTED_IDS]
@@ -187,7 +187,7 @@ def dense_sparse_step(name: str, served: Deployment, options: AddOptions) -> Mod
 
 
 def colbert_step(name: str, served: Deployment, options: AddOptions) -> Model:
-    """Return the step that makes ColBERT vectors, beside the encoder."""
+    """Return the step that computes ColBERT vectors on the encoder's device."""
     dtype = served.colbert_dtype or "fp32"
     settings = ColbertSettings(**_head(served), colbert_dim=served.colbert_dim, colbert_dtype=dtype)
     outputs = [COLBERT_VECS, COLBERT_LENGTHS]
@@ -196,7 +196,7 @@ def colbert_step(name: str, served: Deployment, options: AddOptions) -> Model:
 
 
 def reranker_scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
-    """Return the step that makes a reranker's scores; so little work that a processor does it for any encoder."""
+    """Return the step that computes a reranker's scores. It runs on the CPU for any encoder, as its work is small."""
     settings = RerankerHeadSettings(
         **_head(served),
         model_class=served.model_class,
@@ -209,7 +209,7 @@ def reranker_scorer_step(name: str, served: Deployment, options: AddOptions) -> 
 
 
 def scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
-    """Return the step that scores pairs, beside the encoder."""
+    """Return the step that scores pairs on the encoder's device."""
     settings = ScorerSettings(**_head(served), pooling_method=served.pooling_method, colbert_dim=served.colbert_dim)
     inputs = [QUERY_STATES, PASSAGE_STATES, *PAIR_TENSORS, UNWEIGHTED_IDS]
     return _behind_encoder(
@@ -218,14 +218,17 @@ def scorer_step(name: str, served: Deployment, options: AddOptions) -> Model:
 
 
 def part_tensors(served: Deployment) -> list[TensorSpec]:
-    """Return the tensors that tell a reranker's encoder which of a row's tokens are the passage's, if it asks."""
+    """Return the tensors that mark the passage tokens of a reranker's rows; empty for other models."""
     if served.row.layerwise:
         return [PASSAGE_START, PASSAGE_END]
     return [PASSAGE_START] if served.row.is_encoder_reranker else []
 
 
 def _scored_in_encoder(served: Deployment) -> bool:
-    """Return whether an encoder reranker runs whole: its head is its own affair, unless it is one of BERT's kin."""
+    """Return whether an encoder reranker runs with its head in the encoder step.
+
+    Only BERT, RoBERTa, XLM-R and CamemBERT have a known head that a separate step can run.
+    """
     return served.row.is_encoder_reranker and (served.trust_remote_code or served.attention == "padded")
 
 
@@ -256,7 +259,7 @@ def _behind_encoder(
     step: str,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
-    settings: Any,  # noqa: ANN401 - the step's own dataclass
+    settings: Any,  # noqa: ANN401 - the settings dataclass of the step
     options: AddOptions,
     device: Device,
 ) -> Model:
@@ -280,7 +283,7 @@ def _head(served: Deployment) -> dict[str, Any]:
 
 
 def _precision(served: Deployment) -> str:
-    """Return the precision that the steps are told: `auto` is resolved here on a GPU, by the steps on a processor."""
+    """Return the precision in the settings of a step. `auto` is resolved here for GPUs and in the step for CPUs."""
     if _encoder_device(served) == "cpu":
         return served.precision
     return resolve_precision(served.precision, "gpu", decoder=served.row.decoder)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths that bash can read without quotes: Triton's Python backend starts each step by such a command line.
+"""Paths that bash reads without quotes, as the command line of a step has none.
 
-In it stand the backend's folder, the model's folder and its name, and EXECUTION_ENV_PATH. A space in one of them shifts
-those behind it, and the process aborts before Triton begins to watch it; Triton then waits for it for ever.
+Triton's Python backend starts each step with that line. It holds the backend's folder, the model's folder and name, and
+EXECUTION_ENV_PATH. A space in one of them shifts all arguments after it. The process then aborts before Triton watches
+it, and Triton waits for it for ever.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from flagtriton_tools.errors import ToolError
 __all__ = ["EXECUTION_ENV", "check_stub_words", "hub_cache", "is_one_word", "plain_path", "plain_temporary_folder"]
 
 EXECUTION_ENV = "EXECUTION_ENV_PATH"
-"""Triton's own parameter: the Python environment that a model's process runs in, packed or unpacked."""
+"""Triton's parameter for the Python environment of a model's process, packed or unpacked."""
 
 _ONE_WORD = re.compile(r"(\$\$TRITON_MODEL_DIRECTORY)?[A-Za-z0-9_./+@%,:=-]*")
 _EXPECTED = "expected letters, digits and _ . / + @ % , : = - alone, as Triton hands it to a shell without quotes"
 
 
 def is_one_word(text: str) -> bool:
-    """Return whether bash reads a text as one word that means itself, in any locale."""
+    """Return whether bash, in any locale, reads a text as one word with no special meaning."""
     return _ONE_WORD.fullmatch(text) is not None
 
 
 def plain_path(path: Path, link: Path) -> Path:
-    """Return an absolute path to a folder that is one word: its own, or `link`, which is made.
+    """Return an absolute path to a folder that is one word: its real path, or the link `link`, which this creates.
 
     Args:
-        path: of the folder.
-        link: a place for a link, which this process alone uses; one that is there is replaced.
+        path: path of the folder.
+        link: path for the link. Only this process uses it, and an existing link is replaced.
     """
     path = path.resolve()
     if is_one_word(str(path)):
@@ -46,7 +47,7 @@ def plain_path(path: Path, link: Path) -> Path:
 
 
 def plain_temporary_folder() -> Path:
-    """Return the temporary folder, or, where its name is not one word, another that can be written to.
+    """Return the temporary folder, or another writable one if its name is not one word.
 
     Raises:
         ToolError: there is none.
@@ -59,14 +60,14 @@ def plain_temporary_folder() -> Path:
 
 
 def check_stub_words(repository: Path, models: list[str]) -> None:
-    """Raise where a Python model's own words would not survive the command line that starts it.
+    """Raise if a value of a Python model would break the command line that starts the model.
 
     Args:
-        repository: a folder of models.
-        models: those that are to be served.
+        repository: folder of models.
+        models: names of the models to serve.
 
     Raises:
-        ToolError: the name of one, or its EXECUTION_ENV_PATH, is not one word.
+        ToolError: the name of a model, or its EXECUTION_ENV_PATH, is not one word.
     """
     for name in models:
         config = read_config(repository / name / "config.pbtxt")
@@ -79,12 +80,12 @@ def check_stub_words(repository: Path, models: list[str]) -> None:
 
 
 def hub_cache() -> dict[str, str]:
-    """Return what the steps' environment needs so that they can open the Hugging Face cache: nothing, mostly.
+    """Return the environment variables with which the steps can open the Hugging Face cache, mostly none.
 
-    Their Python takes ASCII names of files alone; see `runtime_files.readable_path`.
+    The Python of the steps opens only ASCII file names; see `runtime_files.readable_path`.
 
     Raises:
-        ToolError: the cache's name is not ASCII, and no link to it can be made.
+        ToolError: the cache's path is not ASCII, and no link to it can be made.
     """
     caches = {name: os.environ[name] for name in ("HF_HOME", "HF_HUB_CACHE") if os.environ.get(name)}
     if not caches:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model repository on disk: what is written into it, and moved as a whole."""
+"""A model repository on disk: writes files next to it, and moves them in as a whole."""

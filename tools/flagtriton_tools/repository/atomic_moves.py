@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Changes of a model repository that happen whole or not at all: made beside it, then moved in."""
+"""Atomic changes of a model repository: files are prepared in a staging folder and renamed into place."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ __all__ = ["move_all", "staging"]
 
 @contextmanager
 def staging(repository: Path) -> Iterator[Path]:
-    """Yield a folder on the repository's file system, removed at the end.
+    """Yield a temporary folder on the repository's file system, and remove it at the end.
 
-    It lies beside the repository, where Triton does not look; inside only where that is another disk or read-only.
+    The folder lies next to the repository, where Triton does not look. It lies inside the repository only if the parent
+    is on another disk or is read-only.
     """
     beside = repository.resolve().parent
     same_disk = beside.stat().st_dev == repository.stat().st_dev
@@ -30,7 +31,7 @@ def staging(repository: Path) -> Iterator[Path]:
 
 
 def move_all(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Move files and folders from one place to another, in order; on failure move everything back."""
+    """Rename files and folders in order; on failure rename everything back."""
     for _, target in moves:
         target.parent.mkdir(parents=True, exist_ok=True)
     begun: list[tuple[Path, Path]] = []
@@ -40,6 +41,6 @@ def move_all(moves: Sequence[tuple[Path, Path]]) -> None:
             move[0].rename(move[1])
     except BaseException:
         for source, target in reversed(begun):
-            if not source.exists():  # of the last one it is not known how far it came
+            if not source.exists():  # the last rename may have failed or completed
                 target.rename(source)
         raise

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A deployment that brings its checkpoint along: the files that each step reads, copied into the step's own folder.
+"""Deployments that contain their checkpoint: each step's folder gets a copy of the files that the step reads.
 
-Triton fetches each model's folder from a bucket by itself, to a place of its own choosing, and nothing else. So a
-step can reach its files only below its own folder, and two steps that read the same file have a copy each.
+Triton downloads only the model's folder from a bucket, to a path that Triton chooses. So a step can reach only files
+below its folder, and two steps that read the same file have one copy each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flagtriton_tools.errors import ToolError
 __all__ = ["bytes_of", "with_copies"]
 
 _READ_ALL = frozenset(["encoder", "layerwise_encoder", "reranker_scorer"])
-"""Steps that read weights; the others read a tokenizer, or BGE-M3's heads."""
+"""Steps that read weights; the others read a tokenizer or BGE-M3's heads."""
 
 _HEADS = ("sparse_linear", "colbert_linear")
 _TENSORS = frozenset(
@@ -44,25 +44,25 @@ _TENSORS = frozenset(
         ".ot",
     ]
 )
-"""Suffixes of files that may have gigabytes; of SentencePiece's vocabularies, which end in `.model`, none is."""
+"""Suffixes of files that may have gigabytes. SentencePiece's vocabularies end in `.model` and are small."""
 
 
 def with_copies(models: Sequence[Model], version: int) -> list[Model]:
-    """Return the models of a deployment with the checkpoint's files that each is to have, and told to read those.
+    """Return the models of a deployment with the checkpoint files to copy, and with parameters that name the copies.
 
     Args:
-        models: what `deployments.build` returned.
-        version: in whose folder they will lie.
+        models: result of `deploy.build.build`.
+        version: number of the version's folder.
 
     Raises:
-        ToolError: a checkpoint or adapter is neither a folder nor to be had from the hub, or its code is elsewhere.
+        ToolError: a checkpoint or adapter is no folder and cannot be downloaded, or its code is in another repository.
     """
-    local = cache(_local)  # the hub is asked once for all steps
+    local = cache(_local)  # one download for all steps
     return [model if model.step is None else _with_copies(model, model.step, version, local) for model in models]
 
 
 def bytes_of(models: Sequence[Model]) -> int:
-    """Return how much is to be copied."""
+    """Return the size of the files to copy, in bytes."""
     return sum(source.stat().st_size for model in models for source in model.copies.values())
 
 
@@ -81,12 +81,12 @@ def _with_copies(model: Model, step: str, version: int, local: Callable[[str, st
         copies |= {f"{name}/{file.relative_to(folder)}": file.resolve() for file in found}
         config.parameters[name].string_value = f"{MODEL_DIRECTORY}/{version}/{name}"
     if "revision" in parameters:
-        del config.parameters["revision"]  # what lies there is of that revision
+        del config.parameters["revision"]  # the copies are of that revision
     return replace(model, config=config, copies=copies)
 
 
 def _files_read(folder: Path, step: str, *, pools: bool) -> list[Path]:
-    """Return the files of a checkpoint that a step reads; with `pools`, the Dense layers behind pooling, too."""
+    """Return the files of a checkpoint that a step reads. With `pools` they include the Dense layers after pooling."""
     own = [file for name in module_folders(folder) if (folder / name).is_dir() for file in _files(folder / name)]
     modules = own if pools else [file for file in own if file.suffix not in _TENSORS]
     if step == "pooler":
@@ -104,7 +104,7 @@ def _files_of_model(folder: Path, step: str) -> list[Path]:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """Return the files that the weights are read from; no others, which may be gigabytes more."""
+    """Return only the files that the weights are read from. Other formats may add gigabytes."""
     try:
         files = weight_files(folder)
     except ValueError as error:
@@ -116,7 +116,7 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def _check_code(folder: Path) -> None:
-    """Raise where a checkpoint's code lies in another repository of the hub, which no copy of this one holds."""
+    """Raise if a checkpoint's code lies in another repository of the hub, as a copy of this one does not hold it."""
     config = folder / "config.json"
     code = json.loads(config.read_text(encoding="utf-8")).get("auto_map", {}) if config.is_file() else {}
     elsewhere = sorted({str(name).partition("--")[0] for name in code.values() if "--" in str(name)})
@@ -143,5 +143,5 @@ def _local(source: str, revision: str | None) -> Path:
         folder = Path(snapshot_download(source, revision=revision, ignore_patterns=["*/*"]))
         modules = [f"{name}/*" for name in module_folders(folder)]
         return Path(snapshot_download(source, revision=revision, allow_patterns=modules)) if modules else folder
-    except Exception as error:  # the hub's errors have no class in common
+    except Exception as error:  # the hub's errors have no common base class
         raise ToolError(f"{source} cannot be fetched from the hub: {error}") from error

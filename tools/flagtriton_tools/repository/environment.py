@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Python environment in one file, for servers on which this package is not installed.
+"""Packs a Python environment into one file, for servers on which this package is not installed.
 
-Triton's Python backend unpacks it once, sources its `bin/activate` and starts a step's process, which then finds
-`bin/python3` first on its path, and beside that a `pyvenv.cfg`: a virtual environment, as `python -m venv` makes them,
-that does not know where it lies. It holds what is installed here, so what was tried here is what runs there.
+Triton's Python backend unpacks it once, sources its `bin/activate` and starts a step's process. The process finds
+`bin/python3` first on its path, and `pyvenv.cfg` one folder up. So it is a virtual environment like those of
+`python -m venv`, except that it can lie anywhere. It holds the packages that are installed here.
+So the server runs the same versions that were tested here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from flagtriton_tools.errors import ToolError
 __all__ = ["Members", "environment_members", "write_environment"]
 
 Members = dict[str, Path]
-"""Files of an environment: where they lie in it, and where they are now."""
+"""Files of an environment: from the path inside it to the path on this machine."""
 
 _OWN = "flagtriton"
 _OWN_PACKAGES = ("flagtriton", "flagtriton_server")
@@ -46,13 +47,13 @@ unset PYTHONHOME
 
 
 def environment_members(without: Iterable[str] = ()) -> Members:
-    """Return the files that the steps need of what is installed here: `flagtriton[server]` and all it requires.
+    """Return the installed files that the steps need: `flagtriton[server]` and all its requirements.
 
     Args:
-        without: packages that the server's machine has itself; what only they require is left out, too.
+        without: packages that the server's machine already has. Packages that only they require are left out, too.
 
     Raises:
-        ToolError: something is not installed, or is installed as a link to its sources.
+        ToolError: a package is not installed, or is installed as a link to its sources.
     """
     left_out = {canonicalize_name(name) for name in without}
     members: Members = {}
@@ -73,18 +74,18 @@ def write_environment(
     compression: int = 6,
     advance: Callable[[int], object] = lambda _: None,
 ) -> None:
-    """Write an environment as `.tar.gz`, or not at all.
+    """Write an environment as `.tar.gz`. On failure no file is left.
 
     Args:
-        members: what `environment_members` returned.
-        target: the file.
-        interpreter: the server's, of the same version as this one; None is this one's own.
-        system_packages: packages of that interpreter's own are found, too, behind those in here.
-        compression: gzip's level, 0 to 9.
-        advance: told the bytes of each file that is in.
+        members: result of `environment_members`.
+        target: path of the file.
+        interpreter: Python interpreter on the server, of the same version as this one; None is this interpreter.
+        system_packages: also find packages of that interpreter, after the packed ones.
+        compression: gzip level, 0 to 9.
+        advance: called with the size of each file in bytes once it is packed.
 
     Raises:
-        ToolError: it cannot be written.
+        ToolError: the file cannot be written.
     """
     if not target.name.endswith((".tar.gz", ".tgz")):
         raise ToolError(f"{target} must end in .tar.gz, by which Triton tells that it is to be unpacked")
@@ -109,7 +110,7 @@ def write_environment(
 
 
 def _required(root: str, without: Collection[str]) -> list[Distribution]:
-    """Return the installed packages that one needs, itself included."""
+    """Return the installed packages that a requirement needs, itself included."""
     found: dict[str, Distribution] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     waiting = [Requirement(root)]
@@ -128,13 +129,13 @@ def _required(root: str, without: Collection[str]) -> list[Distribution]:
 
 
 def _requirements(found: Distribution, extras: frozenset[str]) -> list[Requirement]:
-    """Return what a package requires on this machine with some of its extras."""
+    """Return the requirements of a package on this machine with some of its extras."""
     every = [Requirement(line) for line in found.requires or ()]
     return [r for r in every if r.marker is None or any(r.marker.evaluate({"extra": e}) for e in (extras or {""}))]
 
 
 def _own_files() -> Members:
-    """Return this package's own, wherever they lie: they may be a link to their sources."""
+    """Return the files of flagtriton's packages. They may be installed as a link to their sources."""
     members: Members = {}
     for package in _OWN_PACKAGES:
         spec = importlib.util.find_spec(package)
@@ -153,7 +154,7 @@ def _files_of(found: Distribution) -> Members:
     for path in found.files:
         inside = PurePosixPath(path)
         if ".." in inside.parts or inside.is_absolute() or "__pycache__" in inside.parts:
-            continue  # programs, of which none is run
+            continue  # scripts, which no step runs
         source = Path(str(found.locate_file(path)))
         if source.is_file():
             members[f"{_SITE_PACKAGES}/{inside}"] = source
@@ -161,7 +162,7 @@ def _files_of(found: Distribution) -> Members:
 
 
 def _interpreter() -> Path:
-    """Return the interpreter that this environment was made of."""
+    """Return the base interpreter of this environment."""
     base = Path(sys.base_prefix, "bin", _PYTHON)
     return base if base.exists() else Path(os.path.realpath(sys.executable))
 

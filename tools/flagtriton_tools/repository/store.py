@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model repository on disk: deployments added, listed and removed, whole or not at all."""
+"""A model repository on disk: adds, lists and removes deployments atomically."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Entry:
     """One deployment found in a repository.
 
     Attributes:
-        ensembles: further public ones beside that of its own name.
-        version: which is served.
-        versions: all there are.
+        ensembles: further public ensembles, without the one that has the deployment's name.
+        version: version that answers requests.
+        versions: all versions.
     """
 
     name: str
@@ -62,21 +62,21 @@ class Entry:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """All its folders, its own first."""
+        """All folders of the deployment, with the public ensemble first."""
         return (self.name, *self.ensembles, *self.steps)
 
 
 def add_models(models: Sequence[Model], repository: Path, *, force: bool = False, version: int = 1) -> None:
-    """Write the folders of a deployment; on any failure the repository is left as it was.
+    """Write the folders of a deployment. On failure the repository stays unchanged.
 
     Args:
-        models: what `deployments.build` returned.
-        repository: made if it does not exist.
+        models: result of `deploy.build.build`.
+        repository: folder of the repository; created if it does not exist.
         force: replace folders of the same name.
-        version: what it begins with.
+        version: number of the first version.
 
     Raises:
-        ToolError: a folder of that name is there and `force` is not set, or it is part of another deployment; or the
+        ToolError: a folder of that name exists and `force` is not set, or it is part of another deployment, or the
             repository cannot be written.
     """
     names = [model.name for model in models]
@@ -98,10 +98,10 @@ def add_models(models: Sequence[Model], repository: Path, *, force: bool = False
 
 
 def remove_deployment(name: str, repository: Path) -> tuple[str, ...]:
-    """Remove a deployment's ensemble and steps; return the names of the folders.
+    """Remove the ensembles and steps of a deployment, and return the names of their folders.
 
     Raises:
-        ToolError: there is no such deployment, and says which there are; or the repository cannot be changed.
+        ToolError: there is no such deployment, or the repository cannot be changed. The message lists the deployments.
     """
     found = {entry.name: entry for entry in entries(repository)}
     own = (folder for folder in _named(name, found, repository).folders if folder == name or folder not in found)
@@ -133,7 +133,7 @@ def entry_named(name: str, repository: Path) -> Entry:
     """Return one deployment of a repository.
 
     Raises:
-        ToolError: there is none of that name, and says which there are; or as `entries`.
+        ToolError: there is no deployment of that name, and the message lists those there are; or as `entries`.
     """
     return _named(name, {entry.name: entry for entry in entries(repository)}, repository)
 
@@ -145,12 +145,12 @@ def _named(name: str, found: Mapping[str, Entry], repository: Path) -> Entry:
 
 
 def model_names(repository: Path) -> list[str]:
-    """Return the names of all models, steps and those of others included."""
+    """Return the names of all models, including steps and models that flagtriton did not add."""
     return sorted(path.parent.name for path in repository.glob("*/config.pbtxt"))
 
 
 def _replaced(names: Sequence[str], repository: Path) -> list[str]:
-    """Return the folders that make room: those of `names`, and those that the first, the ensemble, had before.
+    """Return the folders to move away: those of `names`, and those of the former deployment with the first name.
 
     Raises:
         ToolError: one of them is part of another deployment.
@@ -172,7 +172,7 @@ def _entry(name: str, configs: Mapping[str, ModelConfig], repository: Path) -> E
     try:
         deployment = read_parameters(Deployment, string_parameters(config), ignore_unknown=True)
     except ParameterError:
-        return None  # an ensemble that somebody else made, or a further one of a deployment
+        return None  # an ensemble that flagtriton did not make, or an additional one of a deployment
     further = {other: c for other, c in configs.items() if _part_of(c) == name}
     steps = [step.model_name for c in (config, *further.values()) for step in c.ensemble_scheduling.step]
     versions = tuple(sorted(int(path.name) for path in (repository / name).iterdir() if path.name.isdecimal()))
@@ -183,7 +183,7 @@ def _entry(name: str, configs: Mapping[str, ModelConfig], repository: Path) -> E
 
 
 def _part_of(config: ModelConfig) -> str | None:
-    """Return the deployment that a further ensemble belongs to."""
+    """Return the deployment that an additional ensemble belongs to, or None."""
     marked = config.platform == "ensemble" and PART_OF in config.parameters
     return config.parameters[PART_OF].string_value if marked else None
 
@@ -191,14 +191,14 @@ def _part_of(config: ModelConfig) -> str | None:
 def write_model(model: Model, folder: Path, version: int, *, beside: bool = False) -> None:
     """Write one folder of a deployment.
 
-    An ensemble's version folder holds its parameters, by which it can be switched to later. Triton wants such a folder;
-    neither Git nor a bucket knows an empty one.
+    An ensemble's version folder holds its parameters, so that a later switch can restore them. Triton requires this
+    folder, and neither Git nor a bucket stores an empty one.
 
     Args:
-        model: what is to lie there.
-        folder: made here.
-        version: a number.
-        beside: there are others, whose parameters stand in `config.pbtxt`.
+        model: content of the folder.
+        folder: path of the folder; created here.
+        version: number of the version.
+        beside: True if the model has other versions. `config.pbtxt` holds their parameters, so this one needs a file.
     """
     own = folder / str(version)
     own.mkdir(parents=True)
@@ -215,5 +215,5 @@ def write_model(model: Model, folder: Path, version: int, *, beside: bool = Fals
 
 
 def _out(names: Sequence[str], repository: Path, folder: Path) -> list[tuple[Path, Path]]:
-    """Return the moves that take folders of a repository away."""
+    """Return the moves that take folders out of a repository."""
     return [(repository / name, folder / "old" / name) for name in names]

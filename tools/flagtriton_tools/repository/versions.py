@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Versions of one deployment: another checkpoint beside the one that is served, and which of them answers.
+"""Versions of one deployment: adds and removes checkpoints, and switches to the version that answers.
 
-Triton has one `config.pbtxt` for all versions of a model, so an ensemble cannot have other steps in each. Its
-configuration names one version of every step instead; changing that is the switch, which a running server makes
-between two requests. Both versions of the steps are loaded meanwhile.
+Triton has one `config.pbtxt` for all versions of a model, so the versions of an ensemble cannot have different steps.
+An ensemble's configuration names one version of every step instead. A switch changes that version, and a running server
+applies it between two requests. Both versions of the steps are loaded at that time.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _CONFIG = "config.pbtxt"
 
 
 def add_version(models: Sequence[Model], repository: Path, version: int, *, force: bool = False) -> None:
-    """Add a version to a deployment, which is served from then on; the deployment begins with it where there is none.
+    """Add a version to a deployment, and create the deployment if there is none. The new version answers from then on.
 
     Args:
-        models: what `deployments.build` returned.
-        repository: made if it does not exist.
-        version: a number.
+        models: result of `deploy.build.build`.
+        repository: folder of the repository; created if it does not exist.
+        version: number of the version.
         force: replace a version of the same number.
 
     Raises:
-        ToolError: there is that version and `force` is not set, or it is the one that answers; or the versions would
-            need different configurations; or the repository cannot be written.
+        ToolError: the version exists and `force` is not set, or it is the one that answers, or the versions would need
+            different configurations, or the repository cannot be written.
     """
     name = models[0].name
     entry = {found.name: found for found in entries(repository)}.get(name) if repository.is_dir() else None
@@ -66,10 +66,10 @@ def add_version(models: Sequence[Model], repository: Path, version: int, *, forc
 
 
 def switch_version(name: str, version: int, repository: Path) -> int:
-    """Let another version of a deployment answer once it is loaded; return which did before.
+    """Let another version of a deployment answer once it is loaded, and return the former version.
 
     Raises:
-        ToolError: there is no such deployment or version; or the repository cannot be written.
+        ToolError: there is no such deployment or version, or the repository cannot be written.
     """
     entry = _with_version(name, version, repository)
     try:
@@ -91,10 +91,10 @@ def switch_version(name: str, version: int, repository: Path) -> int:
 
 
 def remove_version(name: str, version: int, repository: Path) -> None:
-    """Remove a version that does not answer.
+    """Remove a version that does not answer requests.
 
     Raises:
-        ToolError: there is no such deployment or version, or it is the one that answers; or the repository cannot be
+        ToolError: there is no such deployment or version, or it is the one that answers, or the repository cannot be
             changed.
     """
     entry = _with_version(name, version, repository)
@@ -118,7 +118,7 @@ def _with_version(name: str, version: int, repository: Path) -> Entry:
 
 
 def _check_fits(models: Sequence[Model], entry: Entry, repository: Path) -> None:
-    """Raise where two versions could not share their configurations."""
+    """Raise if two versions cannot share their configurations."""
     remedy = "versions share theirs: say what the other version was added with, or give this one another --name"
     if {model.name for model in models} != set(entry.folders):
         raise ToolError(
@@ -153,5 +153,5 @@ def _out(entry: Entry, version: int, repository: Path, folder: Path) -> list[tup
 
 
 def _exchanged(made: Path, own: Path, folder: Path) -> list[tuple[Path, Path]]:
-    """Return the moves that put one configuration in place of another."""
+    """Return the moves that replace one configuration by another."""
     return [(own / _CONFIG, folder / "old" / own.name / _CONFIG), (made / _CONFIG, own / _CONFIG)]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One tritonserver process: how it is started, what it says, and its HTTP API."""
+"""One tritonserver process: its start, its log and its HTTP API."""

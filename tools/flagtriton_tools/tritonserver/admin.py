@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running server's models, looked at and loaded over HTTP."""
+"""Queries, loads and unloads the models of a running server over HTTP."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from flagtriton_tools.errors import ToolError
 __all__ = ["SECRET_HEADER", "Admin", "ModelState", "Reply"]
 
 SECRET_HEADER = "flagtriton-secret"
-"""The HTTP header that carries the secret; over gRPC Triton puts `triton-grpc-protocol-` before its name."""
+"""HTTP header that carries the secret. Over gRPC Triton puts `triton-grpc-protocol-` before its name."""
 
 
 _STATES = ("", "UNAVAILABLE", "UNLOADING", "LOADING", "READY")
-"""From the worst on; a version that failed beside one that answers does not matter to callers."""
+"""From worst to best. A version that failed does not matter to callers while another version answers."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server answered; status 0 means that it did not."""
+    """Reply of the server. Status 0 means that there was no reply."""
 
     status: int
     body: bytes = b""
 
     @property
     def error(self) -> str:
-        """Triton's sentence about what went wrong, or the beginning of whatever came."""
+        """Error message of Triton, or the first 200 bytes of any other body."""
         try:
             return _without_traceback(str(json.loads(self.body)["error"]))
         except (ValueError, KeyError, TypeError):
@@ -46,9 +46,9 @@ class ModelState:
     """One model of the server's repository.
 
     Attributes:
-        state: `READY`, `LOADING`, `UNLOADING`, `UNAVAILABLE`, or empty for what has never been loaded.
-        reason: of an unavailable one; `unloaded` where somebody asked for it.
-        versions: those that are ready.
+        state: `READY`, `LOADING`, `UNLOADING`, `UNAVAILABLE`, or empty for a model that was never loaded.
+        reason: reason for `UNAVAILABLE`; `unloaded` after an unload request.
+        versions: versions that are ready.
     """
 
     name: str
@@ -58,29 +58,29 @@ class ModelState:
 
     @property
     def is_ready(self) -> bool:
-        """Whether Triton says so, which it also says of a model whose process is dead."""
+        """Whether Triton calls the model ready, which it also does if the model's process is dead."""
         return self.state == "READY"
 
     @property
     def is_gone(self) -> bool:
-        """Whether it takes no requests and has none left to answer."""
+        """Whether the model takes no requests and has none left to answer."""
         return self.state not in ("READY", "UNLOADING")
 
     @property
     def cause(self) -> str:
-        """The reason without the traceback behind it."""
+        """The reason without its traceback."""
         return _without_traceback(self.reason)
 
 
 @dataclass(frozen=True)
 class Admin:
-    """Talks to one server. Safe to share between threads.
+    """Client of one server's API. Safe to share between threads.
 
     Attributes:
         url: `http://host:port` or `https://host:port`.
-        secret: for the operations that need it; None sends none.
-        timeout_s: of everything but loading, which takes as long as it takes.
-        ca_file: whose certificates are trusted over HTTPS; None is the system's.
+        secret: secret for the operations that need it; None sends none.
+        timeout_s: timeout of each request except loading, which has none.
+        ca_file: PEM file with the trusted certificates for HTTPS; None means those of the system.
     """
 
     url: str
@@ -105,10 +105,10 @@ class Admin:
                 raise ToolError(f"--ca-file is {self.ca_file}: {error}; expected PEM certificates") from error
 
     def states(self) -> dict[str, ModelState] | None:
-        """Return every model of the repository by name; None where the server does not answer.
+        """Return every model of the repository by name, or None if the server does not answer.
 
         Raises:
-            ToolError: it wants another secret.
+            ToolError: the server requires another secret, or the reply is not Triton's.
         """
         reply = self.post("/v2/repository/index", {})
         if reply.status == 0:
@@ -120,15 +120,15 @@ class Admin:
             raise ToolError(f"{self.url} is not Triton's HTTP address; it answered {reply.error!r}") from error
 
     def load(self, name: str) -> None:
-        """Load a model, or load it anew if its files have changed; return once it serves.
+        """Load a model, or reload it if its files have changed. Return once it is ready.
 
         Raises:
-            ToolError: it does not load, and why.
+            ToolError: the model does not load. The message has the reason.
         """
         self._done(self.post(f"/v2/repository/models/{quote(name)}/load", {}, timeout_s=None))
 
     def unload(self, name: str) -> None:
-        """Take no new requests for a model; it ends once those it has are answered, after this returns.
+        """Stop new requests to a model. The model ends after this returns, once its present requests are answered.
 
         Raises:
             ToolError: the server refuses.
@@ -136,16 +136,16 @@ class Admin:
         self._done(self.post(f"/v2/repository/models/{quote(name)}/unload", {}))
 
     def config(self, name: str) -> dict[str, Any] | None:
-        """Return a loaded model's configuration; None where there is none."""
+        """Return the configuration of a loaded model, or None if there is none."""
         reply = self.get(f"/v2/models/{quote(name)}/config")
         return json.loads(reply.body) if reply.status == 200 else None
 
     def get(self, path: str) -> Reply:
-        """Return the answer to a GET request."""
+        """Return the reply to a GET request."""
         return self._send(path, None, self.timeout_s)
 
     def post(self, path: str, body: Mapping[str, Any], timeout_s: float | None = 0.0) -> Reply:
-        """Return the answer to a POST request; `timeout_s` 0 is the usual one, None is none."""
+        """Return the reply to a POST request. `timeout_s` 0 means the usual timeout, None means no timeout."""
         return self._send(path, json.dumps(body).encode(), self.timeout_s if timeout_s == 0.0 else timeout_s)
 
     def _done(self, reply: Reply) -> None:
@@ -163,7 +163,7 @@ class Admin:
     def _send(self, path: str, body: bytes | None, timeout_s: float | None) -> Reply:
         headers = {SECRET_HEADER: self.secret} if self.secret else {}
         request = urllib.request.Request(self.url + path, body, headers)
-        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]  # none leads to loopback
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]  # no proxy leads to loopback
         if self._context is not None:
             handlers.append(urllib.request.HTTPSHandler(context=self._context))
         try:
@@ -177,7 +177,7 @@ class Admin:
 
 
 def _by_name(models: Iterable[Mapping[str, str]]) -> dict[str, ModelState]:
-    """Return how models stand, of which the server's index has each version: the best that can be said of any."""
+    """Return the state of each model. The index lists every version, and the best version counts."""
     found: dict[str, ModelState] = {}
     for model in models:
         name, state = model["name"], model.get("state", "")
@@ -189,11 +189,11 @@ def _by_name(models: Iterable[Mapping[str, str]]) -> dict[str, ModelState]:
 
 
 def _told_first(said: tuple[str, str]) -> tuple[int, bool]:
-    """Order what is said of a model's versions: the best state last, and of the same state what tells a cause."""
+    """Order the states of a model's versions. The best state is last; of equal states the one with a cause is last."""
     state, reason = said
     return _STATES.index(state), reason not in ("", "unloaded")
 
 
 def _without_traceback(message: str) -> str:
-    """Return what stands before the places in the code that the Python backend adds to an exception's message."""
+    """Return the message without the code locations that the Python backend adds to an exception."""
     return message.replace("\\n", "\n").split("\n\nAt:")[0].strip()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The secret without which nobody loads models, registers shared memory or changes the log of a server.
+"""Secret for the operations that load models, register shared memory or change the log settings of a server.
 
-Whoever can load a model can run code. So the launcher makes a secret for each start, keeps it in a file that its user
-alone can read, and the tools look it up there.
+A client that can load a model can run code. So the launcher makes a secret for each start and keeps it in a file that
+only its user can read. The tools read it there.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _FIELD_OF_ARG_START, _FIELD_OF_ARG_END = 47, 48  # in /proc/PID/stat, counted fr
 
 
 def state_folder() -> Path:
-    """Return where logs and secrets are kept from one command to the next; without a home, a folder in /tmp.
+    """Return the folder where logs and secrets persist between commands; without a home folder, one in /tmp.
 
     Raises:
-        ToolError: there is no home, and somebody else has made that folder.
+        ToolError: there is no home folder, and another user has created that folder in /tmp.
     """
     chosen = os.environ.get("XDG_STATE_HOME")
     if chosen:
@@ -50,7 +50,7 @@ def _without_home() -> Path:
 
 @contextmanager
 def kept_secret(http_port: int) -> Iterator[str]:
-    """Make a secret; keep it, while the block runs, where `find_secret` finds it.
+    """Make a secret and keep it where `find_secret` looks, while the block runs.
 
     Raises:
         ToolError: it cannot be written.
@@ -59,7 +59,7 @@ def kept_secret(http_port: int) -> Iterator[str]:
     secret = secrets.token_urlsafe(32)
     try:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file.unlink(missing_ok=True)  # an old one may be readable to others
+        file.unlink(missing_ok=True)  # others may be able to read an old one
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
             opened.write(secret)
@@ -75,10 +75,10 @@ def kept_secret(http_port: int) -> Iterator[str]:
 
 
 def read_secret(file: Path) -> str:
-    """Return the secret in a file of the user's, as a mounted Kubernetes Secret is.
+    """Return the secret in a file of the user, such as a mounted Kubernetes Secret.
 
     Raises:
-        ToolError: it cannot be read, is too short to be one, or has characters that a header cannot carry.
+        ToolError: it cannot be read, has fewer than 16 characters, or has characters that a header cannot carry.
     """
     try:
         secret = file.read_text(encoding="utf-8").strip()
@@ -93,7 +93,7 @@ def read_secret(file: Path) -> str:
 
 
 def find_secret(url: str, file: Path | None) -> str | None:
-    """Return the secret for a server: of the file, else the one kept for a server of this machine, else None."""
+    """Return the secret for a server: from the file, else the kept one of a server on this machine, else None."""
     if file is not None:
         return read_secret(file)
     parts = urlsplit(url)
@@ -105,12 +105,13 @@ def find_secret(url: str, file: Path | None) -> str | None:
 
 
 def hide_from_process_list(process_id: int, secret: str) -> bool:
-    """Overwrite a secret among a child's arguments, which other users of this machine could read; say if that worked.
+    """Overwrite a secret in the command line of a child process, and return whether that worked.
 
-    tritonserver takes it as a flag and in no other way. It has copied its flags by the time it answers.
+    Other users of this machine can read that command line. tritonserver accepts the secret only as a flag. It has
+    copied its flags once it answers requests.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
-        # What stands before is the command's name in parentheses, which may hold spaces.
+        # The fields before are the process id and the command's name in parentheses, which may contain spaces.
         fields = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         start, end = (int(fields[index - 2]) for index in (_FIELD_OF_ARG_START, _FIELD_OF_ARG_END))
         with open(f"/proc/{process_id}/mem", "r+b", buffering=0) as memory:  # noqa: PTH123 - a device file

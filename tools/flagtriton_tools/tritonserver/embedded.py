@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where `tritonserver` comes from, and what the one inside the nvidia-pytriton wheel needs to run.
+"""Finds `tritonserver`, and sets up the one inside the nvidia-pytriton wheel.
 
-The wheel's server looks for its Python stub, its libraries and this interpreter in places of its own; each line
-here answers one of those.
+The wheel's server expects its Python stub, its libraries and the Python interpreter in fixed places. The functions here
+provide them there.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ __all__ = ["Tritonserver", "check_numpy", "find_tritonserver"]
 
 _EMBEDDED_VERSION = "2.51.0"
 _FIRST_WITH_NUMPY_2 = (2, 52)
-"""Triton's version in release 24.11; the Python stubs of earlier ones lose text and outputs with NumPy 2."""
+"""Triton's version in release 24.11. Python stubs of earlier releases lose text and outputs with NumPy 2."""
 
 
 @dataclass(frozen=True)
 class Tritonserver:
-    """A server binary and how it is started.
+    """A server binary and its start options.
 
     Attributes:
-        origin: where it was found, for the user to read.
-        arguments: come before all others.
-        environment: set on top of the caller's own.
+        origin: place where it was found, for messages.
+        arguments: arguments before all others.
+        environment: variables on top of the caller's environment.
     """
 
     binary: Path
@@ -47,11 +47,12 @@ def find_tritonserver(asked: str | None, work_folder: Path) -> Tritonserver:
     """Return the server at `asked`, else the one on `PATH`, else the embedded one.
 
     Args:
-        asked: `--tritonserver`.
-        work_folder: where the embedded server's backend folder is put together.
+        asked: value of `--tritonserver`.
+        work_folder: folder in which the backend folder of the embedded server is created.
 
     Raises:
-        ToolError: none of the three is there, or the embedded one cannot run with this interpreter.
+        ToolError: there is none of the three, `asked` is not executable, or the embedded one cannot run with this
+            interpreter.
     """
     path = {"PATH": _path_with_this_python()}
     if asked is not None:
@@ -72,7 +73,7 @@ def find_tritonserver(asked: str | None, work_folder: Path) -> Tritonserver:
 
 
 def check_numpy(numpy_version: str, triton_version: str) -> None:
-    """Refuse a pair that would crash on text and return empty tensors without an error.
+    """Refuse a pair of versions that would crash on text and return empty tensors without an error.
 
     Raises:
         ToolError: NumPy 2 with a Triton before release 24.11.
@@ -89,7 +90,7 @@ def _embedded(package: Path, work_folder: Path, path: dict[str, str]) -> Tritons
     check_numpy(importlib.metadata.version("numpy"), _EMBEDDED_VERSION)
     libpython = _shared_libpython()
     server = package / "tritonserver"
-    libraries = [  # which a shell reads, too, where a model has an EXECUTION_ENV_PATH
+    libraries = [  # a shell reads these, too, if a model has an EXECUTION_ENV_PATH
         str(plain_path(package.parent / "nvidia_pytriton.libs", work_folder / "libraries-of-triton")),
         str(plain_path(libpython.parent, work_folder / "libraries-of-python")),
         os.environ.get("LD_LIBRARY_PATH"),
@@ -106,7 +107,7 @@ def _embedded(package: Path, work_folder: Path, path: dict[str, str]) -> Tritons
 
 
 def _backend_folder(server: Path, work_folder: Path) -> Path:
-    """Put together a backends folder with the stub for this Python where the server wants it."""
+    """Create a backend folder that has the stub for this Python where the server expects it."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.is_file():
@@ -126,7 +127,7 @@ def _path_with_this_python() -> str:
 
 
 def _shared_libpython() -> Path:
-    """Return the interpreter's shared library."""
+    """Return the shared library of the interpreter."""
     name = sysconfig.get_config_var("INSTSONAME") or ""
     folders = [sysconfig.get_config_var("LIBDIR") or "", sysconfig.get_config_var("LIBPL") or ""]
     folders.append(str(Path(folders[0]) / (sysconfig.get_config_var("MULTIARCH") or "")))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The flags that tritonserver is started with. Pure."""
+"""Flags of tritonserver's command line. Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from flagtriton_tools.tritonserver.options import ServeOptions
 __all__ = ["RESTRICTED", "server_flags"]
 
 RESTRICTED = ("model-repository", "logging", "trace", "shared-memory")
-"""Triton's operations that change the server or read its memory, which need the secret."""
+"""Triton's operations that change the server or read its memory. They need the secret."""
 
 _EXIT_TIMEOUT_S = 10
-"""How long the server waits for requests, and for clients' idle HTTP connections, before it ends without them."""
+"""Time that the server waits at its end for requests and idle HTTP connections, in seconds. It then drops them."""
 
 
 def server_flags(
@@ -28,12 +28,12 @@ def server_flags(
     """Return tritonserver's flags.
 
     Args:
-        options: what is served, and where.
-        models: loaded at the start, steps by their own names: so that one of them can be loaded anew alone.
-        secret: for the restricted operations; None leaves them open.
-        shared_memory_prefix: what the server's files in `/dev/shm` begin with.
-        auto_complete: let Triton ask each model for what its configuration leaves out, for which it starts every
-            Python model twice. Ours leave nothing out.
+        options: repository and addresses.
+        models: models to load at the start. Steps are named, too, so that each can be reloaded alone.
+        secret: secret for the restricted operations; None leaves them open.
+        shared_memory_prefix: prefix of the names of the server's files in `/dev/shm`.
+        auto_complete: let Triton ask each model for missing parts of its configuration. Triton then starts every Python
+            model twice. The configurations of flagtriton are complete.
     """
     return [
         f"--model-repository={options.repository.absolute()}",

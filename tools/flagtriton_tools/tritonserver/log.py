@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's log: where it goes, and the part of it that explains a failure."""
+"""The server's log: its file, and the lines in it that explain a failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flagtriton_tools.errors import ToolError
 __all__ = ["log_excerpt", "opened_log", "printed_by_steps"]
 
 _ERROR_LINE = re.compile(r"E\d{4} |.*: unrecognized option ")
-"""How Triton's log marks errors, by the level and the date, month and day; and what is said of a wrong flag."""
+"""Errors in Triton's log, which begin with the level, month and day; and the message about an unknown flag."""
 
 _TRITONS_LINE = re.compile(r"[EWI]\d{4} |[+|]")
 _PRINTED_LINES = 12
@@ -24,10 +24,10 @@ _TAIL_LINES = 6
 
 @contextmanager
 def opened_log(file: Path | None, *, again: bool = False) -> Iterator[BinaryIO | None]:
-    """Yield the log, begun anew or continued `again`; None stays None.
+    """Yield the log file, emptied first or, with `again`, continued. None stays None.
 
     Raises:
-        ToolError: it cannot be written.
+        ToolError: the log cannot be written.
     """
     if file is None:
         yield None
@@ -42,7 +42,7 @@ def opened_log(file: Path | None, *, again: bool = False) -> Iterator[BinaryIO |
 
 
 def printed_by_steps(log_file: Path | None) -> str:
-    """Return a pointer to the log, and the last lines in it that are not Triton's: those of the steps' processes."""
+    """Return a pointer to the log, with the last lines that the steps' processes, and not Triton, have written."""
     if log_file is None:
         return "; its log is above"
     lines = [line for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip("+-| ")]
@@ -51,7 +51,7 @@ def printed_by_steps(log_file: Path | None) -> str:
 
 
 def log_excerpt(log_file: Path | None) -> str:
-    """Return a pointer to the log, its last errors and its last lines, without the tables that Triton draws."""
+    """Return a pointer to the log, with its last errors and last lines but without Triton's tables."""
     if log_file is None:
         return "; its log is above"
     lines = [line for line in log_file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip("+-| ")]

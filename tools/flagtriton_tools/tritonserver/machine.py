@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server needs of the machine beside its ports: shared memory and room for its log."""
+"""Checks the machine's free shared memory, and the free disk space for the log."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ SHARED_MEMORY = Path("/dev/shm")
 
 _MB = 1_000_000
 _OF_EACH_MODEL = 1.1 * _MB
-"""What each process of a Python model begins with; it grows with the tensors that cross it."""
+"""Shared memory of a Python model's process at its start, bytes. It grows with the tensors that pass through."""
 
 _COMFORTABLE = 256 * _MB
 _FOR_LOGS = 100 * _MB
 
 
 def check_room(models: int, log_file: Path | None) -> list[str]:
-    """Return warnings of what is scarce.
+    """Return warnings about scarce resources.
 
     Args:
-        models: how many are to be loaded.
-        log_file: grows on its disk; None is the terminal.
+        models: number of models to load.
+        log_file: log, which grows on its disk; None is the terminal.
 
     Raises:
-        ToolError: there is not enough shared memory to start so many.
+        ToolError: the shared memory is too small to start that number of models.
     """
     warnings = []
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a repository is to be served, and whether that can work, before anything is started."""
+"""Options for serving a repository, and checks of them before a server starts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OWN_FLAGS = {
     "--grpc-server-key": "--tls-key",
     "--grpc-root-cert": "--tls-client-ca",
 }
-"""tritonserver's flags that `serve` sets itself, and which of its options does."""
+"""Flags of tritonserver that `serve` sets, to the option of `serve` that controls each."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,21 @@ class ServeOptions:
     """How a repository is served.
 
     Attributes:
-        load: only these deployments; empty loads all.
-        host: where gRPC, metrics and health listen, and HTTP, too, unless gRPC is encrypted, which Triton's HTTP cannot
-            be: it then stays on this machine.
-        plain_http_host: where HTTP listens, whatever the rest does; None is as said.
-        health_port: of the launcher's own `/healthz`; None has none.
-        log_file: what the server prints; None leaves it on this terminal.
-        ready_timeout_s: seconds until all models must be ready.
-        exit_on_error: a model that does not load stops the server, rather than be missing.
-        tls_certificate: PEM file with the certificate chain for gRPC; None speaks plain text.
-        tls_key: PEM file with its private key.
-        tls_client_ca: PEM file with the authority that clients' certificates must be of; None asks for none.
-        secret_file: holds the secret for admin operations; None makes one.
-        open_admin: admin operations need no secret.
-        request_log: the steps append a line of JSON to it for each request; None keeps none.
-        extra: further tritonserver flags, as they are.
+        load: deployments to load; empty loads all.
+        host: address on which gRPC, metrics and health listen. HTTP listens there, too, unless gRPC has TLS. Triton's
+            HTTP has no TLS, so it then stays on loopback.
+        plain_http_host: address on which HTTP listens, independently of `host`; None derives it from `host`.
+        health_port: port of the launcher's `/healthz`; None has none.
+        log_file: file for the output of the server; None leaves the output on this terminal.
+        ready_timeout_s: time until all models must be ready, seconds.
+        exit_on_error: stop the server if a model does not load; False serves the other models.
+        tls_certificate: PEM file with the certificate chain for gRPC; None means plain text.
+        tls_key: PEM file with the private key of that certificate.
+        tls_client_ca: PEM file with the authority that must have signed client certificates; None requires none.
+        secret_file: file with the secret for admin operations; None makes a secret.
+        open_admin: let admin operations work without a secret.
+        request_log: file to which the steps append one line of JSON for each request; None keeps no log.
+        extra: further flags for tritonserver, passed on unchanged.
     """
 
     repository: Path
@@ -80,38 +80,38 @@ class ServeOptions:
 
     @property
     def http_host(self) -> str:
-        """Where HTTP listens."""
+        """Address on which HTTP listens."""
         if self.plain_http_host is not None:
             return self.plain_http_host
         return self.host if self.tls_certificate is None else "127.0.0.1"
 
     @property
     def http_url(self) -> str:
-        """The server's HTTP address, seen from this machine."""
+        """Address of the server for HTTP, seen from this machine."""
         return f"http://{_reachable(self.http_host)}:{self.http_port}"
 
     @property
     def grpc_url(self) -> str:
-        """The server's gRPC address, seen from this machine."""
+        """Address of the server for gRPC, seen from this machine."""
         scheme = "grpc" if self.tls_certificate is None else "grpcs"
         return f"{scheme}://{_reachable(self.host)}:{self.grpc_port}"
 
     def url_of(self, port: int) -> str:
-        """Return the address of what listens for metrics or health, seen from this machine."""
+        """Return the address of the metrics or health port, seen from this machine."""
         return f"http://{_reachable(self.host)}:{port}"
 
     @property
     def open_to_network(self) -> dict[str, str]:
-        """Where others than this machine reach which port: flag to host."""
+        """Addresses that other machines can reach, by the flag that sets each."""
         hosts = {"--host": self.host} | ({"--http-host": self.http_host} if self.http_host != self.host else {})
         return {flag: host for flag, host in hosts.items() if not is_loopback(host)}
 
 
 def check_options(options: ServeOptions) -> None:
-    """Raise where serving cannot work.
+    """Raise if serving cannot work.
 
     Raises:
-        ToolError: no such repository or model, a port is taken, or a flag would contradict an option.
+        ToolError: there is no such repository or model, a port is taken, or an extra flag would contradict an option.
     """
     _check_models(options)
     _check_tls(options)
@@ -194,13 +194,13 @@ def _check_tls(options: ServeOptions) -> None:
 
 
 def _reachable(host: str) -> str:
-    """Return the host under which this machine reaches what listens there, as URLs write it."""
+    """Return the host, as URLs write it, under which this machine reaches a listener on `host`."""
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{reachable}]" if ":" in reachable else reachable
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches what listens there."""
+    """Return whether only this machine can reach a listener on this host."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

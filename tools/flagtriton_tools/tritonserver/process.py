@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One `tritonserver` process: started so that it cannot be left behind, and stopped."""
+"""Starts and stops one `tritonserver` process. The process ends if its parent dies."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from flagtriton_tools.tritonserver.options import ServeOptions
 __all__ = ["RunningServer", "start_server"]
 
 _STOP_TIMEOUT_S = 40.0
-"""As long as Triton's own grace period of 30 s, which a flag may bring back, and some."""
+"""Seconds: Triton's default grace period of 30 s, which an extra flag may restore, plus 10 s."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
-"""Loaded here because nothing may be loaded between fork and exec."""
+"""Loaded here, because nothing may be loaded between fork and exec."""
 
 
 @dataclass
@@ -36,12 +36,12 @@ class RunningServer:
     """A server that was started.
 
     Attributes:
-        process: the server itself, first of its process group; its Python stubs are the others.
-        shared_memory: what the names of its files in `/dev/shm` begin with.
-        secret: for admin operations; None where they need none.
-        log_start: where in the log its part begins, bytes.
-        version: what it calls itself once it has answered.
-        failed: deployments that it could not load, and why.
+        process: tritonserver, the leader of its process group. Its Python stubs are the other members.
+        shared_memory: prefix of the names of its files in `/dev/shm`.
+        secret: secret for admin operations; None if they need none.
+        log_start: start of this server's part in the log, bytes.
+        version: version that the server reports once it answers.
+        failed: reason of each deployment that did not load, by its name.
     """
 
     options: ServeOptions
@@ -54,16 +54,16 @@ class RunningServer:
 
     @property
     def exit_code(self) -> int | None:
-        """The server's exit code, None while it runs; one ended by signal n gives 128 + n."""
+        """Exit code of the server, None while it runs. A server that signal n ended gives 128 + n."""
         code = self.process.poll()
         return None if code is None else _exit_code(code)
 
     def wait(self) -> int:
-        """Return the server's exit code, once it ends."""
+        """Wait until the server ends, and return its exit code."""
         return _exit_code(self.process.wait())
 
     def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> int:
-        """Ask the server to end, kill it where it has not within so many seconds, and return its exit code."""
+        """Terminate the server, kill it after `timeout_s` seconds if it still runs, and return its exit code."""
         try:
             if self.process.poll() is None:
                 self.process.terminate()
@@ -75,7 +75,7 @@ class RunningServer:
         return self.wait()
 
     def kill(self) -> None:
-        """End at once what is left of the server and its stubs, and free their shared memory."""
+        """Kill the server and its stubs at once, and free their shared memory."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         for file in SHARED_MEMORY.glob(f"{self.shared_memory}*"):
@@ -83,7 +83,7 @@ class RunningServer:
         remove_flags(self.process.pid)
 
     def last_words(self) -> str:
-        """Return, for a message, where the log is and how it ends."""
+        """Return the log's path and last lines, for a message."""
         return log_excerpt(self.options.log_file)
 
 
@@ -99,19 +99,19 @@ def start_server(
 ) -> RunningServer:
     """Start the server and return at once.
 
-    It ends with the thread that calls this, if that ends first.
+    The server ends if the thread that calls this ends first.
 
     Args:
-        binary: which server.
-        options: what it serves.
-        work_folder: where it runs: a folder without anything that could be imported.
-        models: what it loads.
-        secret: what admin operations need; None is nothing.
-        again: the log of the server before it is continued.
-        auto_complete: there are models whose configurations leave something out.
+        binary: server binary.
+        options: repository and addresses.
+        work_folder: working directory of the server; a folder without any module that could be imported.
+        models: models to load.
+        secret: secret for admin operations; None leaves them open.
+        again: continue the log of the previous server.
+        auto_complete: True if the configurations of some models are incomplete.
 
     Raises:
-        ToolError: the binary cannot be run, or its log not be written.
+        ToolError: the binary cannot be run, or its log cannot be written.
     """
     shared_memory = f"flagtriton_{os.getpid()}_{options.http_port}_"
     served = replace(options, repository=plain_path(options.repository, work_folder / "model-repository"))
@@ -122,12 +122,12 @@ def start_server(
             log_start = 0 if log is None else log.tell()
             process = subprocess.Popen(
                 command,
-                cwd=work_folder,  # first on the stubs' sys.path, so it must hold nothing that could be imported
+                cwd=work_folder,  # first on the stubs' sys.path, so it must hold no module that could be imported
                 env={**os.environ, **binary.environment, **hub_cache(), **_request_log(options)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a Ctrl-C reaches this process alone, which then stops the server in order
+                start_new_session=True,  # Ctrl-C reaches only this process, which then stops the server in order
                 preexec_fn=_die_with_parent,
             )
     except OSError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The processes that run a server's Python models."""
+"""Processes that run a server's Python models."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import psutil
 __all__ = ["instances", "live_stubs", "stub_processes", "unhealthy_model"]
 
 _NOT_HEALTHY = re.compile(r"Stub process '(.+)_\d+_\d+' is not healthy")
-"""What Triton answers for a model whose process has died; in the name stand the group and the instance."""
+"""Triton's reply for a model whose process has died. The name ends with the group and the instance."""
 
 
 def live_stubs(server_pid: int) -> Counter[tuple[str, str]]:
-    """Return how many processes each model of a server has in each of its versions that are alive."""
+    """Return the number of live processes of a server, by model and version."""
     return Counter({key: len(pids) for key, pids in stub_processes(server_pid).items()})
 
 
 def stub_processes(server_pid: int) -> dict[tuple[str, str], set[int]]:
-    """Return the processes of a server's models that are alive, by model and version."""
+    """Return the ids of the live processes of a server's models, by model and version."""
     found: dict[tuple[str, str], set[int]] = {}
     try:
         children = psutil.Process(server_pid).children()
@@ -33,7 +33,7 @@ def stub_processes(server_pid: int) -> dict[tuple[str, str], set[int]]:
         try:
             command, dead = child.cmdline(), child.status() == psutil.STATUS_ZOMBIE
         except psutil.Error:
-            continue  # it ended meanwhile
+            continue  # the process has ended since
         if not dead and len(command) > 1 and command[0].endswith("triton_python_backend_stub"):
             version = Path(command[1]).parent
             found.setdefault((version.parent.name, version.name), set()).add(child.pid)
@@ -41,7 +41,7 @@ def stub_processes(server_pid: int) -> dict[tuple[str, str], set[int]]:
 
 
 def instances(config: Mapping[str, Any]) -> int:
-    """Return how many processes a loaded model's configuration asks for; none for what is not Python's."""
+    """Return the number of processes that a loaded model's configuration asks for; 0 for other backends."""
     if config.get("backend") != "python":
         return 0
     groups = config.get("instance_group", [])
@@ -49,6 +49,6 @@ def instances(config: Mapping[str, Any]) -> int:
 
 
 def unhealthy_model(message: str) -> str | None:
-    """Return the model whose process is dead, by an error message of Triton's; None if that is not what it says."""
+    """Return the model whose process is dead according to an error message of Triton, or None."""
     match = _NOT_HEALTHY.search(message)
     return match[1] if match else None
