@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton serve`: a server watched, restarted where it fails, and asked to change."""
+"""`flagtriton serve`: starts and supervises a server, restarts it after failures, and loads and unloads models."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What clients load on a running server, to be reported: `flagtriton load`, and Triton's own repository API. Pure."""
+"""Detects models that clients load on a running server, with `flagtriton load` or Triton's repository API. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from flagtriton_tools.tritonserver.admin import ModelState
 __all__ = ["Changes", "Processes"]
 
 Processes = Mapping[str, frozenset[int]]
-"""The processes of a deployment, by step."""
+"""Process ids of a deployment, by step."""
 
 
 class Changes:
-    """Remembers how a server's models stood, and tells once what is different."""
+    """Keeps the last states of a server's models, and reports each difference once."""
 
     def __init__(self) -> None:
         self._causes: dict[str, str] | None = None
@@ -22,11 +22,11 @@ class Changes:
         self._last: dict[str, Processes] = {}
 
     def failures(self, states: Mapping[str, ModelState], leave_out: Collection[str]) -> dict[str, str]:
-        """Return the models that could not be loaded since the last call, and why; at first none.
+        """Return the models that failed to load since the last call, with the cause. The first call returns none.
 
         Args:
-            states: how all models stand.
-            leave_out: models that are being brought back, of which is reported elsewhere.
+            states: states of all models.
+            leave_out: models that are being recovered, as they are reported elsewhere.
         """
         causes = {name: state.cause for name, state in states.items() if _has_failed(state)}
         former, self._causes = self._causes, causes
@@ -36,9 +36,9 @@ class Changes:
         return {name: cause for name, cause in new.items() if name not in leave_out}
 
     def loaded_again(self, name: str, processes: Processes) -> bool:
-        """Return whether a deployment has other processes than when this was last asked, and all of them.
+        """Return whether a deployment has a complete and settled set of processes that differs from the last one.
 
-        Those of several steps come one after another: it is so once they stay the same from one call to the next.
+        The processes of several steps start one after another. So a set is settled once two calls in a row see it.
         """
         former, self._last[name] = self._last.get(name), processes
         if processes != former or not all(processes.values()):
@@ -47,7 +47,7 @@ class Changes:
         return known not in (None, processes)
 
     def forget(self, name: str) -> None:
-        """Take the next processes of a deployment for its first: it was unloaded, or brought back."""
+        """Treat the next processes of a deployment as its first ones, after it was unloaded or recovered."""
         self._last.pop(name, None)
         self._settled.pop(name, None)
 

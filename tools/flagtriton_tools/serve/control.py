@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deployments of a running server, loaded and unloaded with all of their models, no other being touched."""
+"""Loads and unloads a deployment with all of its models on a running server. Other deployments stay untouched."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _PROCESSES_END_WITHIN_S = 20.0
 
 
 def load_deployment(admin: Admin, name: str) -> list[str]:
-    """Load a deployment, or load what has changed of it; return the names of its models.
+    """Load a deployment, or reload its changed models; return the names of its models.
 
-    Triton loads an ensemble's steps with it, but looks for changed files only in what is named. So what is there
-    already is named model by model; each serves until its successor is ready.
+    Triton loads the steps of an ensemble with it, but checks only named models for changed files. So the models that
+    are loaded already are named one by one. Each of them answers until its successor is ready.
 
     Raises:
-        ToolError: it does not load, and why, or is a step of one, or the server does not answer.
+        ToolError: a model does not load (with the cause), the name is a step, or the server does not answer.
     """
     before = _states(admin)
     _refuse_step(admin, name, before, "load")
@@ -40,7 +40,7 @@ def load_deployment(admin: Admin, name: str) -> list[str]:
             admin.load(ensemble)
     configs = public_ensembles(admin, name, _states(admin))
     models = [*configs, *steps_of(configs)] or [name]
-    for model in reversed(models):  # steps first: the ensembles then find them as they are to be
+    for model in reversed(models):  # steps before ensembles, which then find the new steps
         try:
             admin.load(model)
         except ToolError as error:
@@ -54,7 +54,7 @@ def load_deployment(admin: Admin, name: str) -> list[str]:
 
 
 def _refuse_step(admin: Admin, name: str, states: Mapping[str, ModelState], command: str) -> None:
-    """Raise `ToolError` for one step of a deployment, without which the deployment would not answer."""
+    """Raise `ToolError` if the name is a step, without which its deployment would not answer."""
     for owner in states:
         if name.startswith(f"{owner}_") and name in steps_of(public_ensembles(admin, owner, states)):
             raise ToolError(f"{name} is a step of {owner}; name the deployment: `flagtriton {command} {owner}`")
@@ -62,13 +62,13 @@ def _refuse_step(admin: Admin, name: str, states: Mapping[str, ModelState], comm
 
 @contextmanager
 def progress(admin: Admin, name: str, show: Callable[[str], object], every_s: float) -> Iterator[None]:
-    """Show every few seconds, while the block runs, what of a deployment is still being loaded.
+    """Show, every few seconds while the block runs, which models of a deployment are still loading.
 
     Args:
-        admin: of the server.
-        name: the deployment's.
-        show: takes a line.
-        every_s: seconds.
+        admin: client of the server.
+        name: name of the deployment.
+        show: called with one line.
+        every_s: interval, seconds.
     """
     began, ended = time.monotonic(), threading.Event()
 
@@ -96,13 +96,14 @@ def unload_deployment(admin: Admin, name: str, report: Callable[[str], object] =
     """Unload a deployment once its requests are answered; return the names of its models.
 
     Args:
-        admin: of the server.
-        name: the deployment's.
-        report: told of steps that Triton keeps, though there are no requests for them: some were in a process that
-            died, which Triton goes on to wait for.
+        admin: client of the server.
+        name: name of the deployment.
+        report: called with a line about steps that Triton keeps. Triton waits for their requests that were in a process
+            when it died.
 
     Raises:
-        ToolError: it is not loaded, or is a step of one, or the server does not answer, or requests do not end.
+        ToolError: the deployment is not loaded, the name is a step, the server does not answer, or requests do not end
+            within 60 s.
     """
     states = _states(admin)
     _refuse_step(admin, name, states, "unload")
@@ -132,7 +133,7 @@ def _states(admin: Admin) -> dict[str, ModelState]:
 
 
 def _left_after(admin: Admin, models: list[str], seconds: float) -> list[str]:
-    """Return those that are not gone within so many seconds."""
+    """Wait until the models are gone, at most `seconds`; return those that are not."""
     deadline = time.monotonic() + seconds
     while True:
         states = _states(admin)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is true of a server, for probes, over HTTP and as a file: Triton calls a model ready whose process is dead."""
+"""Health of the deployments for probes, over HTTP and as a file. Triton calls a model with a dead process ready."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ READY = "ready"
 
 @dataclass
 class _Standing:
-    """How one deployment stands: `ready`, or what keeps it from that, and how often it was brought back."""
+    """State of one deployment, `ready` or another with its reason, and the number of its recoveries."""
 
     state: str
     reason: str = ""
     recoveries: int = 0
     since: float = field(default_factory=time.time)
-    lost_at: float | None = None  # when it last answered, by the monotonic clock, if it once did and does not
+    lost_at: float | None = None  # monotonic time of the last change from ready to another state; None while ready
 
 
 class Health:
-    """How the server and each of its deployments stand. Safe to share between threads.
+    """Health of the server and of each deployment. Safe to share between threads.
 
     Args:
-        file: exists while all of them answer, written anew at each `beat`; None has none.
+        file: file that exists while all of them answer, rewritten at each `beat`; None has none.
 
     Raises:
         ToolError: the file cannot be written.
@@ -58,13 +58,13 @@ class Health:
         self._write()
 
     def server_is(self, state: str, *, restarts: int = 0) -> None:
-        """Say how the server stands: `starting`, `ready`, `draining` or `restarting`."""
+        """Set the state of the server: `starting`, `ready`, `draining` or `restarting`."""
         with self._lock:
             self._server, self._restarts = state, restarts
         self._write()
 
     def deployment_is(self, name: str, state: str, reason: str = "", *, recovered: bool = False) -> bool:
-        """Say how a deployment stands; return whether that is new."""
+        """Set the state of a deployment; return whether it differs from the last one."""
         with self._lock:
             former = self._standings.get(name)
             recoveries = (former.recoveries if former else 0) + recovered
@@ -75,13 +75,13 @@ class Health:
         return True
 
     def forget(self, name: str) -> None:
-        """Say that a deployment is no longer served, and is not meant to be."""
+        """Remove a deployment that is no longer meant to be served."""
         with self._lock:
             self._standings.pop(name, None)
         self._write()
 
     def is_ready(self, name: str | None = None) -> bool:
-        """Return whether the server answers, and all deployments do, or the one of that name."""
+        """Return whether the server and all deployments answer, or the server and the named deployment."""
         with self._lock:
             if name is not None:
                 standings = [self._standings[name]] if name in self._standings else []
@@ -90,17 +90,17 @@ class Health:
             return self._server == READY and bool(standings) and all(s.state == READY for s in standings)
 
     def lost_for_s(self) -> float:
-        """Return for how long a deployment that once answered has not, the longest of all; 0 if all do."""
+        """Return the longest time, in seconds, since which a deployment that once answered has not; 0 if all do."""
         with self._lock:
             lost = [standing.lost_at for standing in self._standings.values() if standing.lost_at is not None]
         return max((time.monotonic() - at for at in lost), default=0.0)
 
     def beat(self) -> None:
-        """Show that the launcher is alive: make the file's time the present one."""
+        """Rewrite the file, so that its modification time shows that the launcher is alive."""
         self._write()
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything as plain data."""
+        """Return the state of the server and of all deployments as plain data."""
         ready = self.is_ready()
         with self._lock:
             return {
@@ -129,10 +129,10 @@ class Health:
 
 @contextmanager
 def served_health(health: Health, host: str, port: int) -> Iterator[None]:
-    """Answer `/healthz`, `/healthz/DEPLOYMENT` and `/livez` while the block runs: 200 if it is so, else 503.
+    """Serve `/healthz`, `/healthz/DEPLOYMENT` and `/livez` while the block runs, with status 200 or 503.
 
-    `/livez?within=SECONDS` is 503 where a deployment that once answered has not for longer; `/metrics` says how things
-    stand to Prometheus.
+    `/livez?within=SECONDS` returns 503 if a deployment that once answered has not for longer than that. `/metrics` has
+    the same states for Prometheus.
 
     Raises:
         ToolError: the port is taken.
@@ -140,7 +140,7 @@ def served_health(health: Health, host: str, port: int) -> Iterator[None]:
 
     class Handler(BaseHTTPRequestHandler):
         server_version, sys_version = "flagtriton", ""
-        timeout = 10  # of a client that sends nothing
+        timeout = 10  # seconds, for clients that send nothing
 
         def do_GET(self) -> None:
             path, _, query = self.path.partition("?")
@@ -152,14 +152,14 @@ def served_health(health: Health, host: str, port: int) -> Iterator[None]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Write nothing: a probe comes every few seconds."""
+            """Write nothing, as probes come every few seconds."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         address_family = _family(host)
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """Pass over clients that go away."""
+            """Ignore clients that disconnect."""
 
     try:
         server = Server((host, port), Handler)
@@ -188,7 +188,7 @@ def _shown(standing: _Standing) -> dict[str, Any]:
 
 
 def _answer(health: Health, path: str, query: Mapping[str, list[str]]) -> tuple[HTTPStatus, str, bytes]:
-    """Return the status, the content type and the body that a path is answered with."""
+    """Return the status, content type and body of the reply for a path."""
     kind, _, name = path.strip("/").partition("/")
     if kind == "metrics":
         return HTTPStatus.OK, CONTENT_TYPE, exposition(health.to_json())
@@ -216,7 +216,7 @@ def _standing(health: Health, kind: str, name: str) -> tuple[HTTPStatus, dict[st
     return HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, body
 
 
-def _family(host: str) -> Any:  # noqa: ANN401 - an enum of socket's
+def _family(host: str) -> Any:  # noqa: ANN401 - an enumeration of the module socket
     import socket
 
     return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a server stands, as Prometheus reads it: what Triton does not tell of a model whose process is dead."""
+"""Prometheus metrics of the deployments' health. Triton's metrics do not show a model with a dead process."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Standing(Collector):
 
 
 def exposition(standing: Mapping[str, Any]) -> bytes:
-    """Return the metrics of what `Health.to_json` says, in Prometheus' text format."""
+    """Return the metrics for a result of `Health.to_json`, in the text format of Prometheus."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Standing(standing))
     return generate_latest(registry)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server from start to stop: checked, started, waited for, and never left behind."""
+"""Checks the options of a server, starts it, waits until it is ready, and stops it in every case."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Report = Callable[[str], None]
 
 
 class ServerStoppedError(ToolError):
-    """The server ended by itself before it was ready, or has nothing to serve."""
+    """Raised if a server ends by itself before it is ready, waits for a dead process, or can load no model."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -46,8 +46,8 @@ class Launcher:
     """Starts servers of one repository, one after another.
 
     Attributes:
-        secret: what admin operations need; None is nothing.
-        report: told what is happening, a line at a time.
+        secret: secret for admin operations; None leaves them open.
+        report: called with one line for each event.
     """
 
     options: ServeOptions
@@ -58,20 +58,20 @@ class Launcher:
 
     @property
     def admin(self) -> Admin:
-        """What loads and unloads models of a server that this has started."""
+        """Client that loads and unloads models of a server that this launcher has started."""
         return Admin(self.options.http_url, self.secret)
 
     @contextmanager
     def started(self, names: Sequence[str] = (), *, again: bool = False) -> Iterator[RunningServer]:
-        """Yield a server that is ready; stop it on leaving, whatever the reason. It ends with this thread, too.
+        """Yield a server that is ready, and stop it on leaving for any reason. It also ends with this thread.
 
         Args:
-            names: the deployments it loads; none is what the options say.
-            again: after another one, whose log it continues.
+            names: deployments to load; empty means those of the options.
+            again: the server follows another one, and continues its log.
 
         Raises:
-            ServerStoppedError: the server ended before it was ready, or could load nothing; the message ends with the
-                log's last lines.
+            ServerStoppedError: the server ended before it was ready, or could load no model. The message ends with the
+                last lines of the log.
         """
         models = _models(self.options.repository, names or self.options.load)
         check_stub_words(self.options.repository, models)
@@ -101,9 +101,9 @@ class Launcher:
     def _wait(
         self, server: RunningServer, models: Sequence[str], units: Mapping[str, Sequence[str]]
     ) -> tuple[Mapping[str, ModelState], set[str]]:
-        """Return how each model stands once all of them are ready, or cannot be, and which failures were reported.
+        """Return the state of each model once none is loading, and the failures that were already reported.
 
-        Those are reported when they happen, as other deployments may load for minutes.
+        A failure is reported as soon as it happens, because other deployments may load for minutes.
         """
         deadline = time.monotonic() + self.options.ready_timeout_s
         start_up = StartUp(server.process.pid, self.options.log_file, server.log_start, models)
@@ -134,10 +134,10 @@ class Launcher:
         states: Mapping[str, ModelState],
         told: Collection[str],
     ) -> Mapping[str, str]:
-        """Return why each deployment that is not ready is not; another's model counts as one.
+        """Return the reason of each deployment that is not ready. A model of no deployment counts as one.
 
         Raises:
-            ServerStoppedError: none is.
+            ServerStoppedError: no deployment is ready.
         """
         failed = {name: cause for name, parts in units.items() if (cause := _cause(parts, states)) is not None}
         for name in failed.keys() - told:
@@ -149,10 +149,10 @@ class Launcher:
 
 @contextmanager
 def prepared(options: ServeOptions, report: Report = lambda _: None) -> Iterator[Launcher]:
-    """Check everything that can be wrong before a server is started, and yield what starts it.
+    """Check all that can be wrong before a server starts, and yield its launcher.
 
     Raises:
-        ToolError: the repository, a name or a port is wrong, or there is no server to run.
+        ToolError: the repository, a name or a port is wrong, or there is no server binary.
     """
     check_options(options)
     with ExitStack() as stack:
@@ -170,24 +170,24 @@ def prepared(options: ServeOptions, report: Report = lambda _: None) -> Iterator
 
 @contextmanager
 def running_server(options: ServeOptions, report: Report = lambda _: None) -> Iterator[RunningServer]:
-    """Yield a server whose models are all ready, or those that can be unless `exit_on_error`; stop it on leaving.
+    """Yield a server whose models are ready, and stop it on leaving. Without `exit_on_error` some may be missing.
 
-    It ends with the thread that started it, too.
+    The server also ends with the thread that started it.
 
     Args:
-        options: what to serve, where.
-        report: told what is happening, a line at a time.
+        options: repository and addresses.
+        report: called with one line for each event.
 
     Raises:
-        ToolError: the repository, a name or a port is wrong, or there is no server to run; nothing was started.
-        ServerStoppedError: the server ended before it was ready; the message ends with the log's last lines.
+        ToolError: the repository, a name or a port is wrong, or there is no server binary; nothing was started.
+        ServerStoppedError: the server ended before it was ready. The message ends with the last lines of the log.
     """
     with prepared(options, report) as launcher, launcher.started() as server:
         yield server
 
 
 def _models(repository: Path, names: Sequence[str]) -> list[str]:
-    """Return the models of some deployments, their steps included; of all in the repository where none is named."""
+    """Return the models of the named deployments with their steps, or of the whole repository if none is named."""
     if not names:
         return model_names(repository)
     found = {entry.name: entry.folders for entry in entries(repository)}
@@ -201,16 +201,16 @@ def _foreign(repository: Path) -> list[str]:
 
 
 def _units(repository: Path, models: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Return what is named to the user, deployments and models of others, each with its models."""
+    """Return the models by the name that users see: a deployment, or a model that belongs to none."""
     found: list[Entry] = entries(repository)
     units = {entry.name: entry.folders for entry in found if entry.name in models}
     parts = {folder for entry in found for folder in entry.folders}
     others = {name: (name,) for name in models if name not in parts}
-    return units | others or {name: (name,) for name in models}  # steps alone, which somebody wants to try
+    return units | others or {name: (name,) for name in models}  # steps without their ensemble, loaded for a trial
 
 
 def _cause(parts: Sequence[str], states: Mapping[str, ModelState]) -> str | None:
-    """Return why not all of a deployment's models are ready, None if they are: a step's own cause rather than that."""
+    """Return why a deployment is not ready, or None if it is. The cause of a step comes before that of an ensemble."""
     missing = [states.get(name, ModelState(name)) for name in parts if not states.get(name, ModelState(name)).is_ready]
     if not missing:
         return None
@@ -219,7 +219,7 @@ def _cause(parts: Sequence[str], states: Mapping[str, ModelState]) -> str | None
 
 
 def _explained(cause: str) -> str:
-    """Return a cause with what is mostly behind it, where Triton says only that a process is gone."""
+    """Return a cause, with its usual reason if Triton says only that a process has died."""
     if unhealthy_model(cause) is None:
         return cause
     return f"{cause} It died while it was loading, mostly for want of memory: `dmesg` then says `Killed process`"

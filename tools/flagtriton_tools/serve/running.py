@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers of this machine that serve a repository, so that commands which change it can say what that leaves undone."""
+"""Finds servers on this machine that serve a repository, so that commands can print the step that comes next."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ANSWERS_WITHIN_S = 2.0
 
 @contextmanager
 def announced(options: ServeOptions) -> Iterator[None]:
-    """Let `servers_of` find this process's server while the block runs; where nothing can be written, it does not."""
+    """Let `servers_of` find this process's server while the block runs. A file that cannot be written is no error."""
     told = {"repository": str(options.repository.resolve()), "url": options.http_url, "pid": os.getpid()}
     file = None
     with contextlib.suppress(OSError, ToolError):
@@ -40,7 +40,7 @@ def announced(options: ServeOptions) -> Iterator[None]:
 
 
 def servers_of(repository: Path) -> list[str]:
-    """Return the URLs of this user's servers that were started by `flagtriton serve` with a repository, and answer."""
+    """Return the URLs of this user's `flagtriton serve` processes that have the repository and answer."""
     found = []
     with contextlib.suppress(OSError, ToolError):
         for file in sorted(state_folder().glob("server-*.json")):
@@ -51,20 +51,21 @@ def servers_of(repository: Path) -> list[str]:
 
 
 def serving_name(repository: Path, name: str) -> list[str]:
-    """Return the URLs of servers that answer for a deployment: those of its repository, else one on the usual port.
+    """Return the URLs of servers that answer for a deployment: those of its repository, else the one on port 8000.
 
-    The latter may have been started by other means, or have another repository with a deployment of that name.
+    The server on port 8000 may have been started by other means. It may also have another repository with a deployment
+    of that name.
     """
     return [url for url in servers_of(repository) or [_DEFAULT_URL] if _is_ready(url, name)]
 
 
 def how_to_load(repository: Path, name: str) -> str:
-    """Return the command by which the running server of a repository takes what has changed."""
+    """Return the command that makes the running server of a repository load the changes."""
     return with_url(f"flagtriton load {name}", next(iter(servers_of(repository)), _DEFAULT_URL))
 
 
 def how_to_serve(repository: Path, name: str, *, is_version: bool) -> list[str]:
-    """Return what is to be said of a deployment that was added."""
+    """Return the lines to print after a deployment was added."""
     if servers_of(repository):
         return [f"the running server takes it with: {how_to_load(repository, name)}"]
     said = [f"serve it with: flagtriton serve --repository {shlex.quote(str(repository))}"]
@@ -72,7 +73,7 @@ def how_to_serve(repository: Path, name: str, *, is_version: bool) -> list[str]:
 
 
 def still_served(repository: Path, name: str) -> list[str]:
-    """Return what is to be said of a deployment that was removed: a server goes on from memory."""
+    """Return the lines to print after a deployment was removed, as a running server still answers from memory."""
     return [
         f"{name} is still served at {url}; end that with: {with_url(f'flagtriton unload {name}', url)}"
         for url in serving_name(repository, name)
@@ -80,7 +81,7 @@ def still_served(repository: Path, name: str) -> list[str]:
 
 
 def with_url(command: str, url: str) -> str:
-    """Return a `flagtriton` command for the server at a URL, as it is typed."""
+    """Return a `flagtriton` command for the server at a URL, as the user types it."""
     default = url.replace("127.0.0.1", "localhost") == _DEFAULT_URL
     return command if default else f"{command} --url {shlex.quote(url)}"
 
@@ -97,7 +98,7 @@ def _admin(url: str) -> Admin:
 
 
 def _url_of(file: Path, repository: Path) -> str | None:
-    """Return the server's URL that a file tells, if it has that repository and its process lives."""
+    """Return the server's URL in a file, or None if it has another repository or its process has ended."""
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
         alive = Path("/proc", str(int(told["pid"]))).exists()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton serve`: a server that is watched, started again where it dies, and drained where it is to end."""
+"""`flagtriton serve`: supervises a server, restarts it if it dies, and drains it before it ends."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 60.0
 _STOP_TIMEOUT_S = 4.0
 _STEADY_S = 600.0
-"""A server that ran so long has recovered: what went wrong before no longer counts."""
+"""Time after which a running server counts as recovered, seconds. Earlier restarts then no longer count."""
 
 
 @dataclass(frozen=True)
 class WatchOptions:
-    """How a server is watched.
+    """How a server is supervised.
 
     Attributes:
-        every_s: seconds between two questions to each deployment.
-        max_restarts: of a server that dies, one after another; 0 never starts it again.
-        grace_period_s: how long requests in flight are waited for at the end.
-        health_file: exists while everything answers; None has none.
+        every_s: interval between two probes of each deployment, seconds.
+        max_restarts: maximum number of restarts in a row; 0 never restarts.
+        grace_period_s: maximum wait for requests in flight when the server ends, seconds.
+        health_file: file that exists while everything answers; None has none.
     """
 
     every_s: float = 2.0
@@ -45,11 +45,11 @@ class WatchOptions:
 
 
 def serve(options: ServeOptions, watch: WatchOptions, report: Report) -> int:
-    """Serve until interrupted; return the exit code: 0 after draining, else the server's that could not be kept up.
+    """Serve until interrupted. Return 0 after draining, else the exit code of the server that could not be kept up.
 
     Raises:
-        ToolError: nothing could be started, or not again.
-        KeyboardInterrupt: while nothing ran that could be drained.
+        ToolError: the server could not be started or restarted.
+        KeyboardInterrupt: the interrupt came while no server ran that could be drained.
     """
     health = Health(watch.health_file)
     with ExitStack() as stack:
@@ -66,8 +66,8 @@ def serve(options: ServeOptions, watch: WatchOptions, report: Report) -> int:
 def drain(admin: Admin, ensembles: Iterable[str], grace_period_s: float) -> bool:
     """Refuse new requests and wait for those in flight; return whether all of them were answered.
 
-    Triton's own stop accepts requests until its end, and then drops them. An ensemble that is unloaded takes no new
-    ones, answers those it has, and only then is gone; its steps go on meanwhile.
+    Triton's own stop accepts requests until its end and then drops them. An unloaded ensemble takes no new requests and
+    answers those it has. Its steps run until it is gone.
 
     Raises:
         ToolError: the server does not answer.
@@ -92,7 +92,7 @@ def drain(admin: Admin, ensembles: Iterable[str], grace_period_s: float) -> bool
 
 
 class _Serving:
-    """Servers one after another, until one is stopped or they die too often."""
+    """Runs servers one after another, until one is stopped or they die too often."""
 
     def __init__(self, launcher: Launcher, watch: WatchOptions, health: Health) -> None:
         self._launcher = launcher
@@ -108,7 +108,7 @@ class _Serving:
             try:
                 code, last_words = self._one_server()
             except ServerStoppedError as error:
-                if not self._restarts:  # the first one: nothing was ever served, so the user is to see to it
+                if not self._restarts:  # the first server has never served, so the user has to act
                     raise
                 code, last_words = error.exit_code, f": {error}"
             if code is None:
@@ -121,7 +121,7 @@ class _Serving:
             self._wait_before_restart(code, last_words)
 
     def _one_server(self) -> tuple[int | None, str]:
-        """Return the exit code of a server that died and its last words; None if it was drained."""
+        """Return the exit code and the last log lines of a server that died; the code is None if it was drained."""
         options = self._launcher.options
         with self._launcher.started(self._names, again=self._restarts > 0) as server:
             for name, cause in server.failed.items():
@@ -141,14 +141,14 @@ class _Serving:
                     raise
                 return None, ""
             self._names = sorted({*supervisor.names, *server.failed}) or self._names
-            return code or 1, server.last_words()  # 0 is for a server that was asked to end
+            return code or 1, server.last_words()  # only a server that was asked to end gives 0
 
     def _end(self, server: RunningServer, supervisor: Supervisor) -> None:
         """Drain the server and stop it."""
         self._health.server_is("draining")
         self._report("stopping; again to kill …")
         began = time.monotonic()
-        if not supervisor.ensembles:  # it had not begun yet
+        if not supervisor.ensembles:  # the supervisor had not begun yet
             supervisor.look_for_changes()
         try:
             drained = drain(self._launcher.admin, supervisor.ensembles, self._watch.grace_period_s)
@@ -157,7 +157,7 @@ class _Serving:
             drained = False
         if not drained:
             self._report(f"requests were still in flight after {time.monotonic() - began:.0f} s")
-        # What is left are connections that clients keep open, for which Triton would wait.
+        # Only connections that clients keep open are left, and Triton would wait for them.
         server.stop(_STOP_TIMEOUT_S)
 
     def _wait_before_restart(self, code: int, last_words: str) -> None:
@@ -172,7 +172,7 @@ class _Serving:
 
 
 def _further_addresses(options: ServeOptions) -> str:
-    """Return where health and metrics are asked for, seen from this machine."""
+    """Return the addresses of health and metrics, seen from this machine."""
     metrics = f"metrics: {options.url_of(options.metrics_port)}/metrics"
     if options.health_port is None:
         return metrics

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong while a server's models load. Triton answers nothing before all have loaded, or cannot."""
+"""Detects failures while a server's models load. Triton answers nothing until each has loaded or failed."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ __all__ = ["StartUp"]
 
 _LOADED = re.compile(r"successfully loaded '([^']+)'")
 _FAILED = re.compile(r"failed to load '([^']+)' version \d+: (.*)")
-"""How Triton's log tells how the loading of a model ended; nothing else does before all models have."""
+"""Lines of Triton's log about the end of a model's loading. No other source tells it before all models have ended."""
 
 _LOOKED_FOR_EVERY_S = 0.5
 _HANGS_AFTER_S = 4.0
-"""Triton sees the death of a process that it watches within a second or two, and reaps it."""
+"""Seconds after which a zombie counts as unwatched. Triton reaps a process that it watches within 1 or 2 s."""
 
 
 class StartUp:
     """Watches a server that loads models.
 
     Args:
-        server_pid: it.
-        log_file: what it prints; None is this terminal, where users read it themselves.
-        log_start: where in it this server's part begins, bytes.
-        models: those it loads.
-        clock: seconds.
+        server_pid: process id of the server.
+        log_file: log of the server; None is this terminal, where users read it themselves.
+        log_start: start of this server's part in the log, bytes.
+        models: models that the server loads.
+        clock: returns the present time in seconds.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class StartUp:
         self._dead_since: dict[int, float] = {}
 
     def failures(self) -> dict[str, str]:
-        """Return the models that have failed to load since the last call, and why, as the log tells."""
+        """Return the models that failed to load since the last call, with the cause from the log."""
         failed: dict[str, str] = {}
         for line in self._new_lines():
             if match := _LOADED.search(line):
@@ -63,9 +63,9 @@ class StartUp:
         return failed
 
     def lost(self) -> str | None:
-        """Return what is to be said of a process that died so early that Triton goes on waiting for it, or None.
+        """Return a message about a process that died before Triton watched it, or None.
 
-        It stays a zombie, which Triton does not reap.
+        Triton goes on waiting for it. The process stays a zombie, which Triton does not reap.
         """
         now = self._clock()
         if now < self._next_look:
@@ -83,7 +83,7 @@ class StartUp:
         return None
 
     def _new_lines(self) -> list[str]:
-        """Return the whole lines that the log has got since the last call."""
+        """Return the complete lines in the log since the last call."""
         if self._log_file is None:
             return []
         try:
@@ -107,12 +107,12 @@ def _zombies(parent: int) -> list[int]:
             if child.status() == psutil.STATUS_ZOMBIE:
                 found.append(child.pid)
         except psutil.Error:
-            continue  # it was reaped meanwhile
+            continue  # Triton has reaped it since
     return found
 
 
 def _end_of(pid: int) -> str:
-    """Return how a process ended that nobody has reaped."""
+    """Return how a zombie process ended."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").split()[-1]
         code = os.waitstatus_to_exitcode(int(status))

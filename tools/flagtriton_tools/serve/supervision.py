@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A running server, watched: every deployment is asked for an answer every few seconds, and brought back if it is dead.
+"""Supervises a running server: probes every deployment every few seconds, and recovers it if a process is dead.
 
-Triton 24.10 neither starts a Python process that has died again nor tells of it: it calls the model ready and fails
-every request. Loading the one model anew mends that, and touches no other.
+Triton 24.10 neither restarts a Python process that has died nor reports it. It calls the model ready and fails every
+request. Reloading only that model fixes this and affects no other.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ __all__ = ["Supervisor"]
 
 _TICK_S = 0.5
 _ROUND_S = 1.0
-"""How often it is looked whether deployments were loaded or unloaded meanwhile: a server that is started again loads
-those that were seen."""
+"""Interval between two checks for loaded and unloaded deployments, seconds. A restarted server loads those that the
+checks have found."""
 
 _LONGEST_WAIT_S = 60.0
 _HANGING_S = 60.0
@@ -36,11 +36,11 @@ class Supervisor:
     """Watches one server from the thread that calls `run`.
 
     Args:
-        server: it.
-        admin: loads its models.
-        health: told how each deployment stands.
-        report: told what happens, a line at a time.
-        every_s: seconds between two questions to one deployment.
+        server: server to watch.
+        admin: client that loads its models.
+        health: receives the state of each deployment.
+        report: called with one line for each event.
+        every_s: interval between two probes of one deployment, seconds.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class Supervisor:
 
     @property
     def names(self) -> list[str]:
-        """The deployments that are served or being brought back."""
+        """Deployments that are served or being recovered."""
         return sorted(self._watched)
 
     @property
     def ensembles(self) -> list[str]:
-        """All their public models."""
+        """Public models of all deployments."""
         return [ensemble for watched in self._watched.values() for ensemble in watched.ensembles]
 
     def run(self) -> int:
@@ -102,7 +102,7 @@ class Supervisor:
         self._health.beat()
 
     def look_for_changes(self) -> None:
-        """Watch what `flagtriton load` has loaded, and no longer what was unloaded; end a server that hangs."""
+        """Start and stop watching deployments that were loaded and unloaded; kill a server that hangs."""
         if self._end_if_it_hangs() or (states := self._admin.states()) is None:
             return
         for name in set(states) - set(self._watched):
@@ -139,7 +139,7 @@ class Supervisor:
         self._report(f"unloaded: {watched.name}, {cause}")
 
     def _report_loads(self, states: Mapping[str, ModelState]) -> None:
-        """Report what was loaded anew, as after `flagtriton add --force`, and what could not be loaded."""
+        """Report reloaded deployments, as after `flagtriton add --force`, and models that could not be loaded."""
         idle = [watched for watched in self._watched.values() if not (watched.is_busy or watched.attempts)]
         revived = {model for w in self._watched.values() if w not in idle for model in (*w.ensembles, *w.steps)}
         for name, cause in self._changes.failures(states, revived).items():
@@ -150,7 +150,7 @@ class Supervisor:
                 self._report(f"loaded: {watched.name}, changed, as a client asked")
 
     def _ask(self, watched: Watched) -> None:
-        """Send a tiny request through all of a deployment's steps, and revive those that do not answer it."""
+        """Send a tiny request through all steps of a deployment, and revive steps that do not answer it."""
         for ensemble, inputs in watched.ensembles.items():
             reply = self._admin.post(f"/v2/models/{ensemble}/generate", dict.fromkeys(inputs, "ok"))
             if reply.status in (200, _BUSY):
@@ -170,16 +170,16 @@ class Supervisor:
         self._says(watched, READY)
 
     def _revive(self, watched: Watched, dead: Sequence[str]) -> None:
-        """Load dead steps anew; after a failure wait longer each time."""
+        """Reload dead steps; after each failure double the wait before the next attempt, up to 60 s."""
         began = time.monotonic()
         states = self._admin.states() or {}
         if not watched.attempts and not self._still_dead(watched, dead, states):
-            watched.revive_at = began + _TICK_S  # somebody is loading or unloading it
+            watched.revive_at = began + _TICK_S  # a client is loading or unloading it
             return
         self._says(watched, "recovering", f"the process of {', '.join(dead)} has died")
         try:
             for step in dead:
-                self._admin.unload(step)  # which takes 30 s and more; the successor need not wait for it
+                self._admin.unload(step)  # takes 30 s or more, and the successor need not wait for it
             for step in dead:
                 if self._stopped:
                     return
@@ -197,10 +197,10 @@ class Supervisor:
         self._report(f"recovered: {watched.name}, after {time.monotonic() - began:.1f} s")
 
     def _load_what_is_missing(self, watched: Watched) -> None:
-        """Load the ensembles that Triton has not brought back with their steps, as it should have.
+        """Load the ensembles that Triton has not brought back with their steps, as it should.
 
-        One that is loaded by name has all of its steps looked at, and those loaded anew whose folders have changed, be
-        it by the bytecode of their first start: on a busy machine that takes half a minute.
+        Loading an ensemble by name makes Triton check all of its steps. It reloads steps whose folders have changed,
+        even if only by the bytecode of their first start. That takes half a minute on a busy machine.
         """
         states = self._admin.states() or {}
         for ensemble in watched.ensembles:
@@ -208,7 +208,10 @@ class Supervisor:
                 self._admin.load(ensemble)
 
     def _still_dead(self, watched: Watched, dead: Sequence[str], states: Mapping[str, ModelState]) -> bool:
-        """Return whether Triton thinks that the dead steps live; what was loaded anew may have other steps by now."""
+        """Return whether Triton still calls the dead steps ready.
+
+        A deployment that a client has reloaded may have other steps by now. `watched` takes them over.
+        """
         fresh = watched_deployment(self._admin, watched.name, states)
         if fresh is None:
             return False
@@ -228,11 +231,11 @@ def _is_ready(states: Mapping[str, ModelState], name: str) -> bool:
 
 
 def _is_gone(states: Mapping[str, ModelState], watched: Watched) -> bool:
-    """Return whether somebody has unloaded it, though Triton may keep steps that it thinks have requests."""
+    """Return whether a client has unloaded a deployment. Triton may keep steps for which it still counts requests."""
     kept = any(_is_ready(states, step) for step in watched.steps)
     return not kept and all(_was_unloaded(states, ensemble) for ensemble in watched.ensembles)
 
 
 def _was_unloaded(states: Mapping[str, ModelState], name: str) -> bool:
-    """Return whether somebody has asked for a model to be unloaded, and it is, or is no longer in the repository."""
+    """Return whether a client has unloaded a model, or the model is no longer in the repository."""
     return name not in states or states[name].reason == "unloaded"

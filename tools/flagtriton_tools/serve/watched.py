@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One deployment of a running server, as what watches it sees it: its public models, its steps and their processes."""
+"""State of one deployment for the supervisor: its public models, its steps and their processes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Watched:
     """One deployment of a running server.
 
     Attributes:
-        ensembles: its public models; what each takes, by input.
-        steps: its private ones, each with how many processes a version of it has.
-        version: which answers; what becomes of others that are loaded beside it is of no matter to callers.
-        attempts: to bring it back, since it last answered.
-        ask_at: when it is asked again, by the monotonic clock.
-        revive_at: before that it is not brought back again.
-        task: what is being done about it.
+        ensembles: input names of each public model.
+        steps: number of processes that one version of each step has.
+        version: version that answers. Other loaded versions do not matter to callers.
+        attempts: number of recovery attempts since the deployment last answered.
+        ask_at: monotonic time of the next probe.
+        revive_at: monotonic time before which no recovery starts.
+        task: probe or recovery that runs now.
     """
 
     name: str
@@ -42,25 +42,25 @@ class Watched:
 
     @property
     def is_busy(self) -> bool:
-        """Whether something is being done about it."""
+        """Whether a probe or a recovery runs."""
         return self.task is not None and not self.task.done()
 
     def lacking(self, alive: Mapping[tuple[str, str], int]) -> list[str]:
-        """Return the steps that have fewer live processes than they should, by processes of each model's versions."""
+        """Return the steps that have too few live processes. `alive` counts them by model and version."""
         return [step for step, count in self.steps.items() if alive.get((step, self.version), 0) < count]
 
     def processes(self, alive: Mapping[tuple[str, str], set[int]]) -> Processes:
-        """Return the processes of its version, by step, among those of each model's versions."""
+        """Return the processes of the answering version, by step. `alive` has them by model and version."""
         return {step: frozenset(alive.get((step, self.version), ())) for step in self.steps}
 
     def see_version(self, states: Mapping[str, ModelState]) -> None:
-        """See which version answers, an ensemble's being that of all its steps; while none does, the last that did."""
+        """Set the version that answers: the ensemble's, which its steps share. If none is ready, keep the last."""
         ready = states.get(self.name, ModelState(self.name)).versions
         self.version = ready[-1] if ready else self.version
 
 
 def public_ensembles(admin: Admin, name: str, states: Mapping[str, ModelState]) -> dict[str, dict[str, Any]]:
-    """Return the configurations of a deployment's public models, its own first; none where it is none of ours."""
+    """Return the configurations of a deployment's public models, the main one first; empty for other models."""
     own = admin.config(name)
     if own is None or not set(own.get("parameters", {})) >= DEPLOYMENT_KEYS or "ensemble_scheduling" not in own:
         return {}
@@ -73,13 +73,13 @@ def public_ensembles(admin: Admin, name: str, states: Mapping[str, ModelState]) 
 
 
 def steps_of(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return the models that some ensembles chain, each once."""
+    """Return the models that the ensembles chain, each once."""
     steps = [step["model_name"] for config in configs.values() for step in config["ensemble_scheduling"]["step"]]
     return list(dict.fromkeys(steps))
 
 
 def watched_deployment(admin: Admin, name: str, states: Mapping[str, ModelState]) -> Watched | None:
-    """Return a deployment as it is loaded now; None where it is none of ours."""
+    """Return a deployment as it is loaded now, or None for a model that is no deployment."""
     configs = public_ensembles(admin, name, states)
     if not configs:
         return None
