@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server's metrics say, as rates."""
+"""Reads a server's metrics and computes rates from them."""

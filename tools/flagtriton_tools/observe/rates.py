@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two moments of a server to what happened between them, a row for each deployment. Pure arithmetic."""
+"""Computes rates from two scrapes of a server's metrics, one row for each deployment. Pure arithmetic."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ _SILENT_S = 10.0
 
 @dataclass(frozen=True)
 class Rates:
-    """What one deployment did between two moments; None where nothing happened that would tell.
+    """Rates of one deployment between two scrapes. A value is None if nothing happened from which it follows.
 
     Attributes:
-        silent: steps of which a process has not been heard of for 10 s.
-        requests_per_s: answered.
-        refused_per_s: because it was busy.
-        failed_per_s: any other error.
-        texts_per_s: tokenised.
-        tokens_per_s: encoded.
-        p50_s: half of the requests were in the encoder step for no longer, with what they waited for it.
-        p99_s: likewise.
-        queue_s: the mean wait for it.
+        silent: steps with a process that has reported nothing for 10 s.
+        requests_per_s: requests answered.
+        refused_per_s: requests refused because the deployment was busy.
+        failed_per_s: requests that failed with any other error.
+        texts_per_s: texts tokenised.
+        tokens_per_s: tokens encoded.
+        p50_s: median time of a request in the encoder step, with its wait in the queue, seconds.
+        p99_s: 99th percentile of the same time, seconds.
+        queue_s: mean wait in the encoder's queue, seconds.
         waiting: requests in the encoder's queues now.
-        waiting_limit: at which more are refused.
-        busy: which part of the time the encoder's processes were at work, 0 to 1.
-        tokens_a_pass: mean of the forward passes.
-        padding: which part of their places was no token, 0 to 1.
-        truncated: which part of the texts was cut, 0 to 1.
+        waiting_limit: number of waiting requests from which more are refused.
+        busy: share of the time in which the encoder's processes worked, 0 to 1.
+        tokens_a_pass: mean number of tokens of a forward pass.
+        padding: share of the places in forward passes that held no token, 0 to 1.
+        truncated: share of the texts that were cut, 0 to 1.
     """
 
     deployment: str
@@ -75,18 +75,18 @@ class Rates:
 
 
 def rates_between(before: Scrape, after: Scrape, now: Callable[[], float] = time.time) -> list[Rates]:
-    """Return what each deployment that is served did, in the order of their names."""
+    """Return the rates of each deployment that is served, sorted by name."""
     names = {labels["deployment"] for labels, seen in after.series(LAST_SEEN.name) if not math.isnan(seen)}
     return [_of_deployment(before, after, name, now()) for name in sorted(names)]
 
 
 def quantile(share: float, counts: list[tuple[float, float]]) -> float | None:
-    """Return below which value a share of all things lies, evenly spread between two limits.
+    """Return the value below which a share of the samples lies, interpolated linearly between two limits.
 
     Args:
-        share: 0 to 1.
-        counts: how many lie at or below each limit, in ascending order, infinity last; what lies there counts as at the
-            last limit before it.
+        share: share of the samples, 0 to 1.
+        counts: number of samples at or below each limit, in ascending order, with infinity last. Samples above the last
+            finite limit count as at that limit.
     """
     if not counts or counts[-1][1] <= 0:
         return None
@@ -121,7 +121,7 @@ def _of_deployment(before: Scrape, after: Scrape, deployment: str, now: float) -
     within = _within(before, after, own)
     passes, places = encoder(MICRO_BATCHES), encoder(MICRO_BATCH_TOKENS) + encoder(PADDING_TOKENS)
     waiting, limit = (_sum(after, metric, own) for metric in (WAITING_REQUESTS, WAITING_REQUESTS_LIMIT))
-    # Steps tell their numbers once a second, so an interval may hold some of the time before it.
+    # Steps report their numbers once a second, so an interval may contain some of the time before it.
     busy = max((encoder(BUSY, **labels) / count for labels, count in processes), default=0.0)
     return Rates(
         deployment,
@@ -135,7 +135,7 @@ def _of_deployment(before: Scrape, after: Scrape, deployment: str, now: float) -
         quantile(0.99, within),
         _ratio(encoder(QUEUE_SECONDS), encoder(REQUESTS_TAKEN)),
         waiting,
-        2 * limit,  # of each priority
+        2 * limit,  # the limit holds for each of the two priorities
         min(1.0, busy / seconds),
         _ratio(encoder(MICRO_BATCH_TOKENS), passes),
         _ratio(encoder(PADDING_TOKENS), places),
@@ -144,7 +144,7 @@ def _of_deployment(before: Scrape, after: Scrape, deployment: str, now: float) -
 
 
 def _sum(scrape: Scrape, metric: Metric, own: dict[str, str]) -> int:
-    """Return the sum of a gauge's series, but for those of processes that have ended."""
+    """Return the sum of a gauge's series without those of processes that have ended."""
     return int(sum(value for _, value in scrape.series(metric.name, **own) if not math.isnan(value)))
 
 

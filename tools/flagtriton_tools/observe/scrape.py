@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server's metrics at one moment."""
+"""Reads a server's metrics at one moment."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class Scrape:
-    """What a metrics port said.
+    """Content of a metrics port.
 
     Attributes:
-        at: when, by the monotonic clock, seconds.
-        samples: by name, each with its labels.
+        at: monotonic time of the scrape, seconds.
+        samples: series by metric name, each with its labels and value.
     """
 
     at: float
@@ -33,10 +33,10 @@ class Scrape:
 
     @classmethod
     def parsed(cls, text: str, at: float) -> Scrape:
-        """Return what stands in an answer.
+        """Return the metrics in a reply.
 
         Raises:
-            ValueError: it is not in Prometheus' text format.
+            ValueError: the text is not in the text format of Prometheus.
         """
         samples: defaultdict[str, list[tuple[dict[str, str], float]]] = defaultdict(list)
         for family in text_string_to_metric_families(text):
@@ -45,24 +45,24 @@ class Scrape:
         return cls(at, dict(samples))
 
     def sum(self, name: str, **labels: str) -> float:
-        """Return the sum of the series of a name that have these labels; 0 if there is none."""
+        """Return the sum of a metric's series that have these labels; 0 if there are none."""
         return sum(value for _, value in self.series(name, **labels))
 
     def series(self, name: str, **labels: str) -> Iterator[tuple[dict[str, str], float]]:
-        """Yield the series of a name that have these labels, with all of their own."""
+        """Yield a metric's series that have these labels. Each comes with all of its labels."""
         for own, value in self.samples.get(name, ()):
             if labels.items() <= own.items():
                 yield own, value
 
 
 def scrape(url: str) -> Scrape:
-    """Return what a server says of itself now.
+    """Return the present metrics of a server.
 
     Args:
-        url: of its metrics port, e.g. `http://localhost:8002`.
+        url: address of its metrics port, for example `http://localhost:8002`.
 
     Raises:
-        ToolError: it does not answer, or something else does.
+        ToolError: the port does not answer, or its reply has no metrics.
     """
     address = f"{url.rstrip('/')}/metrics"
     if not address.startswith(("http://", "https://")):

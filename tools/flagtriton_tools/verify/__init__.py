@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton verify`: a deployment's answers beside those of plain transformers and of the libraries it stands for."""
+"""`flagtriton verify`: compares a deployment with plain transformers and with the libraries that it replaces."""

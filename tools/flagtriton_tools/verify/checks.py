@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How answers are compared: each comparison is one row of the report. Pure."""
+"""Comparisons of answers. Each comparison is one row of the report. Pure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SHOWN = 40
 
 @dataclass(frozen=True)
 class Limits:
-    """What a deployment's precision allows.
+    """Differences that the precision of a deployment allows.
 
     Attributes:
-        cosine: of vectors, at least.
-        difference: of a component of unit vectors and of lexical weights, at most; None is not bounded.
-        score: of a reranker's logits, at most, as a part of the largest (which counts as 1 at least).
+        cosine: lowest cosine of two vectors.
+        difference: largest difference of a component of unit vectors and of lexical weights; None has no limit.
+        score: largest difference of a reranker's logits, as a share of the largest logit (of 1 if that is larger).
     """
 
     cosine: float
@@ -31,7 +31,7 @@ class Limits:
 
     @classmethod
     def of(cls, precision: str) -> Limits:
-        """Return those of a deployment's precision; `auto` may be a half one."""
+        """Return the limits of a deployment's precision. `auto` gets those of half precision, as it may be one."""
         return _FULL if precision == "fp32" else _HALF
 
 
@@ -44,12 +44,12 @@ class Check:
     """One row of the report.
 
     Attributes:
-        what: what is compared, and with what.
-        ok: None where nothing was compared; `detail` says why.
-        compared: texts or pairs.
-        cosine: the lowest, of vectors.
-        difference: the largest, of numbers.
-        detail: the first mismatch, or a remark.
+        what: outputs that are compared, and the reference.
+        ok: True if they are equal within the limits; None if nothing was compared, and `detail` says why.
+        compared: number of texts or pairs.
+        cosine: lowest cosine, for vectors.
+        difference: largest difference, for numbers.
+        detail: first mismatch, or a remark.
     """
 
     what: str
@@ -103,11 +103,11 @@ def compare_weights(
     theirs: Sequence[Mapping[int, float]],
     limits: Limits,
 ) -> Check:
-    """Compare lexical weights by token id; a missing one counts as 0."""
+    """Compare lexical weights by token id. A missing weight counts as 0."""
     largest, worst = 0.0, 0
     for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
         found = max((abs(mine.get(key, 0.0) - other.get(key, 0.0)) for key in {*mine, *other}), default=0.0)
-        if not found <= largest:  # also where it is nan
+        if not found <= largest:  # also true if `found` is nan
             largest, worst = found, index
     limit = 0.05 if limits.difference is None else 10 * limits.difference
     ok = bool(largest <= limit)

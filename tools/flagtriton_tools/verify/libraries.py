@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The libraries that a deployment stands for, where they are installed: sentence-transformers and FlagEmbedding.
+"""Compares a deployment with sentence-transformers and FlagEmbedding, if they are installed.
 
-Both tokenise by the installed transformers. Where that gives other ids than the checkpoint's own files, their vectors
-differ for that reason; the row says so and is no mismatch of the deployment's.
+Both libraries tokenise with the installed transformers. If its ids differ from those of the checkpoint's own files, the
+vectors differ for that reason. The row then says so, and is no mismatch of the deployment.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flagtriton_tools.verify.served import ServedDeployment
 __all__ = ["library_checks"]
 
 LIBRARIES: Final = {"sentence-transformers": "sentence_transformers", "flagembedding": "FlagEmbedding"}
-"""Their names, and the modules by which they are found."""
+"""Names of the libraries, and the modules by which they are found."""
 
 _LENGTH = 512
 _OF_FLAGEMBEDDING = ("cls", "mean", "last_token")
@@ -37,7 +37,7 @@ def library_checks(
     texts: list[str],
     wanted: Sequence[str] | None,
 ) -> Iterator[Check]:
-    """Yield one comparison a library; None wants those that are installed."""
+    """Yield one comparison for each library. None means all libraries that are installed."""
     if served.deployment.task == "rerank":
         return
     for name, module in LIBRARIES.items():
@@ -54,7 +54,7 @@ def library_checks(
 
 
 def _reason_against(library: str, served: Deployment, checkpoint: str) -> str | None:
-    """Return why a library computes something else than is served, or None where it should compute the same."""
+    """Return the reason why a library computes something else than the deployment, or None if there is none."""
     if library == "sentence-transformers":
         if served.definition == "ignored":
             return "the deployment was added with --no-modules"
@@ -77,7 +77,7 @@ def _compare(
     most = min(_LENGTH, served.deployment.max_length)
     try:
         theirs, ids = encode(served.deployment, checkpoint, texts, most)
-    except Exception as error:  # whatever a library raises of a checkpoint that it cannot load
+    except Exception as error:  # a library may raise any error for a checkpoint that it cannot load
         return skipped(what, f"cannot run this checkpoint: {type(error).__name__}: {error}".splitlines()[0])
     unlike = sum(mine != other for mine, other in zip(plain.rows(texts, most), ids, strict=True))
     if unlike:

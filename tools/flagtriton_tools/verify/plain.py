@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint answers without flagtriton: plain transformers in float32, texts padded, ids of its own files.
+"""Computes a checkpoint's answers without flagtriton: plain transformers in float32 with padded texts.
 
-The arithmetic is written out here once more on purpose, without the code that serves: one padded batch, pooling by
-masks, heads by their formulas. Only `Dense` layers are those of the server package. Needs torch and transformers.
+The token ids come from the checkpoint's own files. This module repeats the arithmetic on purpose, without the code that
+serves: one padded batch, pooling by masks, heads by their formulas. Only the `Dense` layers are those of the server
+package. It needs torch and transformers.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ _POOLINGS: Final[dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]
     "mean_sqrt_len": lambda h, _: h.sum(dim=0) / len(h) ** 0.5,
     "weightedmean": lambda h, places: places @ h / places.sum(),
 }
-"""By the deployment's name, each of one text's `[T, D]` and its places in the text, `[T]` from 1 on, to `[D]`."""
+"""Poolings by name. Each takes a text's states `[T, D]` and its positions from 1 on, `[T]`, and returns `[D]`."""
 
 
 class PlainModel:
-    """A deployment's checkpoint.
+    """Reference model of a deployment's checkpoint.
 
     Args:
-        deployment: says which checkpoint, and how it is pooled.
-        checkpoint: where that lies on this machine.
+        deployment: deployment to compare with; it names the revision and the pooling.
+        checkpoint: folder or hub name of the checkpoint on this machine.
         device: `cpu` or `cuda`.
     """
 
@@ -63,7 +64,7 @@ class PlainModel:
 
     @cached_property
     def tokenizer(self) -> LoadedTokenizer:
-        """Read from `tokenizer.json` and the flags beside it, in this process."""
+        """Tokenizer of the checkpoint, read in this process from `tokenizer.json` and the flags next to it."""
         files = TokenizerFiles.find(self._checkpoint, self._deployment.revision)
         code = files.own_code if self._deployment.trust_remote_code else None
         if code is not None and code not in OWN_CODE_WITH_FLAGS:
@@ -71,7 +72,7 @@ class PlainModel:
         return load_tokenizer(files)
 
     def rows(self, texts: Sequence[str], max_length: int) -> Rows:
-        """Return the ids of texts cut to a length, special tokens included."""
+        """Return the token ids of texts cut to a length, with special tokens."""
         if self._deployment.lower_case:
             texts = [text.lower() for text in texts]
         backend = self.tokenizer.backend
@@ -80,7 +81,7 @@ class PlainModel:
         return [encoding.ids for encoding in backend.encode_batch(list(texts))]
 
     def pair_rows(self, pairs: Sequence[tuple[str, str]]) -> tuple[Rows, Rows]:
-        """Return the ids and token types of whole pairs, as the tokenizer joins them."""
+        """Return the ids and token types of pairs that are not cut, as the tokenizer joins them."""
         backend = self.tokenizer.backend
         backend.no_padding()
         backend.no_truncation()
@@ -88,7 +89,7 @@ class PlainModel:
         return [encoding.ids for encoding in encodings], [encoding.type_ids for encoding in encodings]
 
     def bare(self, text: str) -> list[int]:
-        """Return a text's ids without special tokens."""
+        """Return the token ids of a text without special tokens."""
         self.tokenizer.backend.no_truncation()
         return list(self.tokenizer.backend.encode(text, add_special_tokens=False).ids)
 
@@ -98,7 +99,7 @@ class PlainModel:
         return self._each(rows, lambda **inputs: module(**inputs).last_hidden_state)
 
     def encoder_scores(self, rows: Rows, types: Rows) -> NDArray[np.float32]:
-        """Return the logit of each row, `[P]`, by the checkpoint's own classification head."""
+        """Return the logit of each row, `[P]`, from the checkpoint's classification head."""
         module = self._load("AutoModelForSequenceClassification")
         if getattr(module.config, "type_vocab_size", 1) < 2:
             types = []
@@ -106,20 +107,20 @@ class PlainModel:
         return torch.stack(logits).reshape(-1).numpy()
 
     def yes_scores(self, rows: Rows) -> NDArray[np.float32]:
-        """Return the logit of `Yes` behind each row, `[P]`, of a causal language model."""
+        """Return the logit of `Yes` after each row, `[P]`, of a causal language model."""
         module = self._load("AutoModelForCausalLM")
         yes = self.bare("Yes")[0]
         logits = self._each(rows, lambda **inputs: module(**inputs).logits[..., yes : yes + 1])
         return torch.stack([of_row[-1, 0] for of_row in logits]).numpy()
 
     def dense(self, states: Sequence[torch.Tensor]) -> NDArray[np.float32]:
-        """Return unit vectors `[B, D]`, pooled as the deployment says, behind its `Dense` layers."""
+        """Return unit vectors `[B, D]`, pooled as in the deployment and passed through its `Dense` layers."""
         return functional.normalize(self._vectors(states), dim=-1).numpy()
 
     def by_default(self, texts: Sequence[str], max_length: int) -> NDArray[np.float32] | None:
-        """Return the vectors of requests that say nothing: with the default prompt, cut, normalised or not.
+        """Return the vectors of requests without options: with the default prompt, cut, normalised or not.
 
-        None where a prompt whose tokens are not pooled is all that is left of a text.
+        None if nothing is left of a text after a prompt whose tokens are not pooled.
         """
         served = self._deployment
         prompt: str = json.loads(served.prompts or "{}").get(served.default_prompt_name, "")
@@ -131,7 +132,7 @@ class PlainModel:
         return (vectors if served.normalize is False else functional.normalize(vectors, dim=-1)).numpy()
 
     def _prompt_tokens(self, prompt: str, max_length: int) -> int:
-        """Return how many of a text's first tokens are a prompt's; a special token at its end is none of them."""
+        """Return the number of leading tokens that belong to a prompt, without a special token at its end."""
         (row,) = self.rows([prompt], max_length)
         return len(row) - self.tokenizer.backend.encode(prompt).special_tokens_mask[-1]
 
@@ -152,7 +153,7 @@ class PlainModel:
 
     @torch.inference_mode()
     def _each(self, rows: Rows, run: Any, types: Rows | None = None, *, whole: bool = True) -> list[torch.Tensor]:  # noqa: ANN401
-        """Return what a module makes of each row; of the tokens of a row alone, where it makes something of each."""
+        """Return the output of a module for each row. With `whole` it has one entry for each token of the row."""
         results: list[torch.Tensor] = []
         for start in range(0, len(rows), _ROWS_OF_A_BATCH):
             batch = rows[start : start + _ROWS_OF_A_BATCH]

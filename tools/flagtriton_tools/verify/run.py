@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which comparisons a deployment gets: token ids, truncation, instructions, then vectors or scores."""
+"""Chooses the comparisons of a deployment: token ids, truncation, instructions, then vectors or scores."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from flagtriton_tools.verify.texts import pairs_of
 __all__ = ["checks_of", "definition_checks"]
 
 _SHORT = 32
-"""Tokens that texts are cut to where cutting itself is verified."""
+"""Length of texts in the comparison of truncation, tokens."""
 
 _LENGTH = 512
-"""Tokens that texts are cut to elsewhere, unless the deployment takes fewer: enough to differ, and soon computed."""
+"""Length of texts in other comparisons, tokens, unless the deployment takes fewer: enough to differ, and fast."""
 
 _FILES = "sentence-transformers' files"
 
 _HALF_DIFFERENCE = 0.05
-"""Of a component by a vector's length, in half precision: a vector that is not normalised differs by more."""
+"""Largest difference of a component of unit vectors, in half precision. Missing normalisation exceeds it."""
 
 _UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
 
@@ -49,14 +49,14 @@ _UNWEIGHTED = ("cls_token", "eos_token", "pad_token", "unk_token")
 def checks_of(
     served: ServedDeployment, plain: PlainModel, checkpoint: str, texts: list[str], libraries: Sequence[str] | None
 ) -> Iterator[Check]:
-    """Yield the comparisons of one deployment, as they are made.
+    """Yield the comparisons of one deployment as they finish.
 
     Args:
-        served: the deployment.
+        served: deployment of a running server.
         plain: its checkpoint in plain transformers.
-        checkpoint: where that lies.
-        texts: at least one.
-        libraries: to compare with, too; None is those that are installed.
+        checkpoint: folder or hub name of the checkpoint.
+        texts: texts to compare, at least one.
+        libraries: libraries to compare with; None means those that are installed.
     """
     if served.deployment.task == "rerank":
         yield from _reranker_checks(served, plain, pairs_of(texts))
@@ -67,7 +67,7 @@ def checks_of(
 
 
 def definition_checks(deployment: Deployment, checkpoint: str, name: str) -> Iterator[Check]:
-    """Yield whether sentence-transformers' files say what they said when an embedder was added, as a load would."""
+    """Yield whether sentence-transformers' files are the same as when the embedder was added, as loading checks it."""
     if deployment.definition == IGNORED:
         yield skipped(_FILES, "the deployment was added with --no-modules")
         return
@@ -120,7 +120,7 @@ def _instruction(served: ServedDeployment, plain: PlainModel, texts: list[str], 
 
 
 def _by_default(served: ServedDeployment, plain: PlainModel, texts: list[str]) -> Check:
-    """Compare vectors of requests without options, by the length that they should have."""
+    """Compare the vectors of requests without options after dividing both by the expected lengths."""
     length = served.deployment.default_max_length or served.deployment.max_length
     expected = plain.by_default(texts, min(length, _LENGTH))
     what, limits = "dense, no options", Limits.of(served.deployment.precision)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a deployment answers over the wire: token ids from its tokenizer step, vectors and scores from its ensemble."""
+"""Requests to a deployment: token ids from its tokenizer step, vectors and scores from its ensemble."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class ServedDeployment:
 
     @property
     def deployment(self) -> Deployment:
-        """What it says of itself."""
+        """The deployment's description, as the server reports it."""
         return self.model.deployment
 
     def _parameters(self, options: EmbedOptions) -> dict[str, OptionValue]:
-        """Return a request's parameters, with those said whose default may be another at this deployment."""
+        """Return a request's parameters, with explicit values for options whose default the deployment may change."""
         said: dict[str, OptionValue] = {"normalize": True}
         if self.deployment.truncate_dim is not None:
             said["truncate_dim"] = ALL_COMPONENTS
@@ -59,13 +59,13 @@ class ServedDeployment:
         return {**options.to_parameters(), **said}
 
     def token_ids(self, texts: Sequence[str], options: EmbedOptions) -> list[list[int]]:
-        """Return the ids of each text as its tokenizer step makes them."""
+        """Return the token ids of each text from the tokenizer step."""
         step = self.model.companion(f"{self.model.name}_tokenizer")
         (rows,) = _ask(step, {TEXT: texts}, [INPUT_IDS], self._parameters(options))
         return _without_filling(rows)
 
     def pair_ids(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
-        """Return the ids of each pair as its tokenizer step joins them, behind the deployment's instructions."""
+        """Return the token ids of each pair from the tokenizer step, which joins it with the instructions."""
         step = self.model.companion(f"{self.model.name}_tokenizer")
         (rows,) = _ask(step, _sides(pairs), [INPUT_IDS], RerankOptions().to_parameters())
         return _without_filling(rows)
@@ -76,18 +76,18 @@ class ServedDeployment:
         return np.concatenate(vectors)
 
     def by_default(self, texts: Sequence[str], max_length: int | None) -> NDArray[np.float32]:
-        """Return the dense vectors of requests that say nothing, unless of their texts' length."""
+        """Return the dense vectors of requests without options, except for `max_length` if it is given."""
         parameters = {} if max_length is None else {"max_length": max_length}
         (vectors,) = _ask(self.model, {TEXT: texts}, [DENSE_VECS], parameters)
         return np.concatenate(vectors)
 
     def token_counts(self, texts: Sequence[str], options: EmbedOptions) -> list[int]:
-        """Return how many tokens of each text were encoded."""
+        """Return the number of encoded tokens of each text."""
         (counts,) = _ask(self.model, {TEXT: texts}, [TOKEN_COUNT], self._parameters(options))
         return [int(count) for part in counts for count in part[:, 0]]
 
     def lexical(self, texts: Sequence[str], options: EmbedOptions) -> list[dict[int, float]]:
-        """Return each text's lexical weights by token id."""
+        """Return the lexical weights of each text by token id."""
         parts = _ask(self.model, {TEXT: texts}, [SPARSE_IDS, SPARSE_WEIGHTS], self._parameters(options))
         return [
             {int(token): float(weight) for token, weight in zip(ids, weights, strict=True) if token != NO_TOKEN}
@@ -96,7 +96,7 @@ class ServedDeployment:
         ]
 
     def colbert(self, texts: Sequence[str], options: EmbedOptions) -> list[NDArray[np.float32]]:
-        """Return each text's ColBERT vectors, `[T - 1, C]`."""
+        """Return the ColBERT vectors of each text, `[T - 1, C]`."""
         parts = _ask(self.model, {TEXT: texts}, [COLBERT_VECS, COLBERT_LENGTHS], self._parameters(options))
         return [
             vectors[: int(length[0])].astype(np.float32)
@@ -105,7 +105,7 @@ class ServedDeployment:
         ]
 
     def scores(self, pairs: Sequence[tuple[str, str]]) -> NDArray[np.float32]:
-        """Return the raw score of each pair, `[P]`, behind the deployment's instructions; the last layer's."""
+        """Return the raw score of each pair, `[P]`, with the deployment's instructions; the last layer's."""
         (scores,) = _ask(self.model, _sides(pairs), [SCORE], RerankOptions().to_parameters())
         return np.concatenate([part.reshape(len(part), -1)[:, -1] for part in scores])
 
@@ -120,7 +120,7 @@ def _ask(
     outputs: Sequence[TensorSpec],
     parameters: Mapping[str, Any],
 ) -> list[list[NDArray[Any]]]:
-    """Return each output's arrays, one a request."""
+    """Return the arrays of each output, one for each request."""
     count = len(next(iter(inputs.values())))
     rows = min(_ROWS_OF_A_REQUEST, model.max_batch_size)
     replies = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The texts that a deployment is verified on: difficult ones, or the user's own. Pure."""
+"""Texts for verifying a deployment: a difficult set, or the user's own. Pure."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ DIFFICULT_TEXTS: Final = (
     "a b c d e f g h i j k l m n o p q r s t u v w x y z " * 8,
     "The quick brown fox jumps over the lazy dog, again and again and again. " * 40,
 )
-"""Empty ones, white space, scripts, special tokens written out, and one of some 600 tokens that shorter limits cut."""
+"""Empty texts, white space, scripts, special tokens as text, and one of about 600 tokens that shorter limits cut."""
 
 
 def read_texts(file: Path) -> list[str]:
-    r"""Return the texts of a file, one a line; `\n` and `\t` in a line stand for a line break and a tab.
+    r"""Return the texts of a file, one on each line. `\n` and `\t` in a line mean a line break and a tab.
 
     Raises:
         ToolError: the file cannot be read, is not UTF-8, or has no line.
@@ -50,5 +50,5 @@ def read_texts(file: Path) -> list[str]:
 
 
 def pairs_of(texts: list[str]) -> list[tuple[str, str]]:
-    """Return pairs for a reranker: each text as the passage of the first one, and of the one before it."""
+    """Return pairs for a reranker: each text as a passage of the first text, and of the text before it."""
     return list(dict.fromkeys([*((texts[0], text) for text in texts), *pairwise(texts)]))
