@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `flagtriton` command: model repositories made, listed and served."""
+"""The `flagtriton` command, which adds, lists and serves the deployments of model repositories."""

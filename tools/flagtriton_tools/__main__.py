@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command's outermost frame, light enough that Ctrl-C finds it from the first moment on."""
+"""Entry point of the command. It imports nothing large, so that Ctrl-C is handled from the start."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 __all__ = ["entry_point"]
 
 _CLI_MODULES = frozenset({"click", "prometheus_client", "psutil", "rich"})
-"""Modules of the `cli` extra's packages that the SDK's own requirements do not bring."""
+"""Modules of the packages in the extra `cli`, without those that the SDK itself requires."""
 
 
 def entry_point() -> None:

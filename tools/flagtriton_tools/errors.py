@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error that the command line prints as one sentence."""
+"""The error that the command line prints as a short message."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ __all__ = ["ToolError"]
 
 
 class ToolError(Exception):
-    """Something the user can mend; the message says how. Ends the command with `exit_code`."""
+    """An error that the user can fix; the message says how. The command ends with `exit_code`."""
 
     exit_code: int = 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals that end a command do what Ctrl-C does, so that everything is put in order on the way out."""
+"""Handles signals that end a command like Ctrl-C, so that context managers clean up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["exit_code_of", "stopped_in_order"]
 
 
 class Signalled(KeyboardInterrupt):
-    """The process was asked to end by a signal other than Ctrl-C's."""
+    """Raised when a signal other than SIGINT asks the process to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -21,7 +21,7 @@ class Signalled(KeyboardInterrupt):
 
 @contextmanager
 def stopped_in_order() -> Iterator[None]:
-    """Raise `Signalled` on SIGTERM, and on SIGHUP unless that is ignored, as under nohup."""
+    """Raise `Signalled` on SIGTERM, and on SIGHUP unless the process ignores it, as under nohup."""
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         raise Signalled(number)
@@ -36,6 +36,6 @@ def stopped_in_order() -> Iterator[None]:
 
 
 def exit_code_of(interruption: BaseException) -> int:
-    """Return 128 and the signal's number, for an interruption or what was raised from it."""
+    """Return 128 plus the signal's number, for an interruption or an exception raised from it."""
     cause = interruption if isinstance(interruption, KeyboardInterrupt) else interruption.__cause__
     return 128 + (cause.number if isinstance(cause, Signalled) else signal.SIGINT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of layerwise rerankers' shapes, with random weights under the released names."""
+"""Writes checkpoints with the shapes of layerwise rerankers, and random weights under the released names."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def write_layered(sizes: Mapping[str, Any], model_class: str, target: Path) -> N
     """Write configuration and weights.
 
     Args:
-        sizes: what the configuration says of itself.
-        model_class: FlagEmbedding's name of it.
-        target: a folder that exists.
+        sizes: content of the configuration.
+        model_class: FlagEmbedding's name of the model class.
+        target: folder that exists.
     """
     spec = LayerwiseSpec.of(sizes, model_class)
     torch.manual_seed(0)

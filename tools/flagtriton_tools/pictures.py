@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures into files, without a screen; the only importer of matplotlib."""
+"""Draws pictures into files without a screen. No other module imports matplotlib."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["saved_axes"]
 def saved_axes(
     file: Path, *, size: tuple[float, float], rows: int = 1, columns: int = 1, dpi: int = 120, sharex: bool = False
 ) -> Iterator[Any]:
-    """Yield matplotlib's axes, one or an array of them; write the figure to a file once they are drawn on.
+    """Yield matplotlib's axes, one or an array of them; write the figure to a file at the end of the block.
 
     Args:
-        file: a PNG; its folder is made.
-        size: inches.
-        rows: of axes; likewise columns.
-        columns: see rows.
-        dpi: dots an inch.
-        sharex: all rows have one horizontal scale.
+        file: path of the PNG file; its folder is created.
+        size: width and height, inches.
+        rows: number of rows of axes.
+        columns: number of columns of axes.
+        dpi: dots per inch.
+        sharex: give all rows one horizontal scale.
     """
     import matplotlib as mpl
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints of published shapes with random weights: how long a pass takes does not depend on the weights' values."""
+"""Writes checkpoints of published shapes with random weights. A pass takes as long as with the real weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flagtriton_tools.workload import Workload, make_texts
 
-if TYPE_CHECKING:  # the command line lists the shapes where only the SDK is installed
+if TYPE_CHECKING:  # the command line lists the shapes, even if only the SDK is installed
     from tokenizers import Tokenizer
 
 __all__ = ["SHAPES", "Shape", "make_checkpoint"]
@@ -22,14 +22,14 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of one published model, from its `config.json`.
+    """Sizes of one published model, from its `config.json`.
 
     Attributes:
-        m3_heads: it has BGE-M3's two heads.
-        head: what a reranker's scores come from: `classification`, or `vocabulary` for a language model.
-        layerwise: the class of a layerwise reranker, whose configuration is all in `more`.
-        added_tokens: its tokenizer's further special tokens, the last of the vocabulary.
-        more: what else its configuration says.
+        m3_heads: True if it has BGE-M3's two heads.
+        head: source of a reranker's scores: `classification`, or `vocabulary` for a language model; None for others.
+        layerwise: model class of a layerwise reranker, whose further configuration is in `more`.
+        added_tokens: additional special tokens of its tokenizer, at the end of the vocabulary.
+        more: further entries of its configuration.
     """
 
     family: str
@@ -134,17 +134,17 @@ SHAPES: dict[str, Shape] = {
     "reranker-lightweight-small": _gemma2(12, 896, 4, 2, start_layer=4),
     "m3-base": Shape("xlm-roberta", 250_002, 12, 768, 12, 8194, m3_heads=True),
 }
-"""`m3-base` is BGE-M3 on XLM-R base, `icl-small` bge-en-icl at a quarter of its width and depth, `reranker-…-small` are
-published rerankers of which some layers and some width were left away: nobody published them, but a processor gets
-through them."""
+"""Published shapes, and smaller ones that a CPU can run. `m3-base` is BGE-M3 on XLM-R base. `icl-small` is bge-en-icl
+with a quarter of its width and depth. `reranker-…-small` are published rerankers with fewer layers and a smaller width.
+No model of these smaller shapes was published."""
 
 
 def make_checkpoint(name: str, folder: Path) -> Path:
-    """Write a checkpoint of a shape with its tokenizer, unless it is there already; return its folder.
+    """Write a checkpoint of a shape with its tokenizer, unless it exists; return its folder.
 
     Args:
-        name: a key of `SHAPES`.
-        folder: where checkpoints are kept from one run to the next.
+        name: key of `SHAPES`.
+        folder: folder that keeps checkpoints from one run to the next.
     """
     target, shape = folder / name, SHAPES[name]
     needed = ["config.json", "model.safetensors", *(f"{head}.pt" for head in _M3_HEADS if shape.m3_heads)]
@@ -201,7 +201,7 @@ def _save_tokenizer(tokenizer: Tokenizer, special: dict[str, int], shape: Shape,
 
 
 def _pieces() -> list[str]:
-    """Return the words of the measured texts and of prompts: common ones are one piece, rare ones several."""
+    """Return the words of the measured texts and of prompts. Common words are one piece, rare ones several."""
     from flagtriton.protocol.model_classes import MODEL_CLASSES
 
     texts = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts to measure with: English-looking, of a known spread of lengths, the same for the same seed."""
+"""Generates English-looking texts with a given distribution of lengths. The same seed gives the same texts."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ _RARE = tuple(
 )
 _TASK = "Given a question, find the passage that answers it."
 _RARE_SHARE = 0.2
-"""One word in five comes of several word pieces, as in prose."""
+"""Share of words that have several word pieces, one in five as in prose."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A spread of lengths: words of a text, log-normal, cut off at both ends.
+    """Log-normal distribution of the words of a text, clipped at both ends.
 
     Attributes:
-        count: texts.
-        median_words: half of the texts are shorter.
-        spread: standard deviation of the logarithm; 0 makes all texts alike.
-        least_words: shorter ones are made this long; likewise `most_words`.
+        count: number of texts.
+        median_words: median number of words.
+        spread: standard deviation of the logarithm of that number; 0 makes all texts equally long.
+        least_words: minimum number of words; shorter texts get this length.
+        most_words: maximum number of words; longer texts get this length.
     """
 
     count: int = 2000
@@ -57,7 +58,7 @@ def make_texts(workload: Workload) -> list[str]:
 
 
 def make_examples(words: int) -> list[dict[str, str]]:
-    """Return few-shot examples of so many words in all, some 100 each: a question, and a passage that answers it."""
+    """Return few-shot examples of `words` words together, about 100 each: a question and a passage with its answer."""
     texts = make_texts(Workload(count=words // 100 + 1, median_words=100.0, spread=0.0, seed=1))
     cut = " ".join(texts).split()[:words]
     parts = [cut[start : start + 100] for start in range(0, len(cut), 100)]

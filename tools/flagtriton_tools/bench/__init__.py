@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton bench`: one machine, the same texts, and everybody in turn."""
+"""`flagtriton bench`: measures a deployment and its peers on one machine, with the same texts, in turns."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton bench`: from options to contestants, and from results to what is shown."""
+"""`flagtriton bench`: builds the contestants from the options, and shows the results."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _SETTLED_TEXTS = 10_000
 
 
 def bench(options: BenchOptions, console: Console, results_to: Callable[[str], None]) -> None:
-    """Measure, show tables, write a picture, and hand over one JSON line.
+    """Measure, show tables, write a picture, and pass one JSON line to `results_to`.
 
     Raises:
         ToolError: a peer is missing, or the server does not start.
@@ -82,7 +82,7 @@ def bench(options: BenchOptions, console: Console, results_to: Callable[[str], N
 
 
 def _compare(task: BenchTask, ours: Ours, pythons: Mapping[str, str]) -> None:
-    """Measure a deployment beside its peers; pythons are their interpreters."""
+    """Measure a deployment and its peers. `pythons` has the interpreter of each peer."""
     lengths = _token_counts(ours.place, task.texts)
     with _peers(task, pythons) as peers:
         results = measure(
@@ -111,7 +111,7 @@ def _compare(task: BenchTask, ours: Ours, pythons: Mapping[str, str]) -> None:
 
 
 def _rerank(task: BenchTask, place: Place, pythons: Mapping[str, str]) -> None:
-    """Measure a reranker beside FlagEmbedding's, if that is among the peers."""
+    """Measure a reranker, and FlagEmbedding's if it is among the peers."""
     layerwise = task.served.row.layerwise
     if layerwise and pythons:
         raise ToolError(f"--peer: FlagEmbedding cannot run {task.served.model_class} beside this transformers")
@@ -125,7 +125,7 @@ def _rerank(task: BenchTask, place: Place, pythons: Mapping[str, str]) -> None:
 def _compare_tasks(
     task: BenchTask, ours: OurTasks, kinds: Sequence[str], pythons: Mapping[str, str], title: str
 ) -> list[TaskResult]:
-    """Measure a deployment's tasks beside FlagEmbedding, if that is among the peers, in one or several kinds."""
+    """Measure the tasks of a deployment, and of FlagEmbedding in the given kinds if it is among the peers."""
     with _peers(task, {kind: python for python in pythons.values() for kind in kinds}) as peers:
         results = measure_tasks(ours, peers, rounds=task.options.rounds, report=task.report)
     task.console.print(task_table(results, title))
@@ -149,7 +149,7 @@ def _conditions(task: BenchTask) -> dict[str, Any]:
 
 @contextmanager
 def _peers(task: BenchTask, pythons: Mapping[str, str]) -> Iterator[list[Any]]:
-    """Yield the peers, each ready to work in processes of its own."""
+    """Yield the peers, each loaded in a separate process."""
     with ExitStack() as stack:
         file = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flagtriton-bench-"))) / "texts.json"
         file.write_text(json.dumps(task.texts), encoding="utf-8")
@@ -199,7 +199,7 @@ def _checkpoint(options: BenchOptions) -> str:
 
 @contextmanager
 def _place(options: BenchOptions, checkpoint: str, report: Callable[[str], None]) -> Iterator[Place]:
-    """Yield where the checkpoint is served: at the URL that was given, or by a server that ends afterwards."""
+    """Yield the address of the checkpoint's server: the given URL, or a server that ends afterwards."""
     if options.url is not None:
         if options.model is None:
             raise ToolError("--url names a running server; --model must say which of its deployments")
@@ -243,7 +243,7 @@ def _soak(task: BenchTask, ours: Ours) -> None:
 def _token_counts(place: Place, texts: list[str]) -> NDArray[np.int32]:
     served = ServedModel.find(place.model, ConnectionSettings(url=place.url))
     try:
-        options = EmbedOptions(max_length=served.deployment.max_length)  # a request's default may be less
+        options = EmbedOptions(max_length=served.deployment.max_length)  # the default of a request may be shorter
         counts = served.embed(texts, options, TOKEN_COUNT, max_rows=256, show_progress=False)[:, 0]
         return counts.astype(np.int32)
     finally:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the cost of a call grows with its number of texts, and with their length."""
+"""Measures how the duration of a call grows with the number and with the length of its texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _REPEATS = 3
 
 @dataclass(frozen=True)
 class Point:
-    """One call: how many texts of how many words, and the median of its seconds."""
+    """One call: the number of its texts, the words of each, and its median duration in seconds."""
 
     texts: int
     words: float
@@ -31,12 +31,12 @@ class Point:
 
 
 def measure_growth(place: Place, pooling_method: str, report: Callable[[str], None]) -> tuple[list[Point], list[Point]]:
-    """Return calls of ever more texts of the usual lengths, and calls of 256 ever longer texts.
+    """Return calls of 1 to 4096 texts of the usual lengths, and calls of 256 texts with 4 to 256 words.
 
     Args:
-        place: a running deployment.
-        pooling_method: the deployment's.
-        report: told what is being measured.
+        place: address of a running deployment.
+        pooling_method: pooling method of the deployment.
+        report: called with one line for each measurement.
     """
     by_count = [_point(place, pooling_method, Workload(count), report) for count in _COUNTS]
     lengths = [Workload(_TEXTS_OF_A_LENGTH, words + 0.5, 0.0, least_words=1, most_words=1000) for words in _WORDS]
@@ -44,7 +44,7 @@ def measure_growth(place: Place, pooling_method: str, report: Callable[[str], No
 
 
 def draw_growth(by_count: list[Point], by_words: list[Point], picture: Path) -> Path:
-    """Write a picture of both, on logarithmic axes with a line of proportional growth; return its path."""
+    """Draw both on logarithmic axes, with a line of proportional growth; return the path of the picture."""
     with saved_axes(picture, size=(11, 4), columns=2) as (left, right):
         _curve(left, [(point.texts, point.seconds) for point in by_count])
         left.set(xlabel="texts in one call (42 words in the median)", ylabel="seconds")
@@ -66,7 +66,7 @@ def _point(place: Place, pooling_method: str, workload: Workload, report: Callab
     return Point(workload.count, int(workload.median_words), seconds)
 
 
-def _curve(axes: Any, points: list[tuple[float, float]]) -> None:  # noqa: ANN401 - matplotlib's
+def _curve(axes: Any, points: list[tuple[float, float]]) -> None:  # noqa: ANN401 - axes of matplotlib
     xs, ys = zip(*points, strict=True)
     axes.loglog(xs, ys, "o-", color="#4c72b0", label="measured")
     axes.loglog(xs, [ys[-1] * x / xs[-1] for x in xs], ":", color="#888888", label="proportional to the last")

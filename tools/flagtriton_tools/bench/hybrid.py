@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton bench --hybrid`: BGE-M3's three outputs and its scores of pairs, beside FlagEmbedding's."""
+"""`flagtriton bench --hybrid`: compares BGE-M3's three outputs and its pair scores with FlagEmbedding's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["PASSAGES", "OursHybrid", "scored_pairs"]
 ALL: dict[str, Any] = {"return_dense": True, "return_sparse": True, "return_colbert_vecs": True}
 TASKS = ("three outputs", "one query")
 OWN_TASKS = ("dense", "one long query", "distinct queries")
-"""Of ours alone: what the two further outputs add to the dense one, and what encoding a repeated query once saves: a
-query as long as a passage in every pair, and another such in each."""
+"""Tasks of flagtriton alone. `dense` shows the cost of the two other outputs. The other two show the saving
+from encoding a repeated query once: all pairs share one query as long as a passage, or each pair has another one."""
 
 _QUERY = "what is a vector database"
 PASSAGES = 200
@@ -29,7 +29,7 @@ def scored_pairs(texts: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
     return {
         "one query": [(_QUERY, passage) for passage in passages],
         "one long query": [(" ".join(long), passage) for passage in passages],
-        # Turned by a word each, they have the same tokens and are 200 texts none the less.
+        # Rotated by another word each and with a number in front, these are 200 texts of nearly the same tokens.
         "distinct queries": [
             (" ".join([f"{i}", *long[i % len(long) :], *long[: i % len(long)]]), passage)
             for i, passage in enumerate(passages)
@@ -38,11 +38,11 @@ def scored_pairs(texts: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
 
 
 class OursHybrid:
-    """A deployment of ours with its tasks, behind the SDK.
+    """A deployment with its tasks, called through the SDK.
 
     Args:
-        place: where it is served.
-        texts: what is embedded.
+        place: address of the deployment.
+        texts: texts to embed.
     """
 
     def __init__(self, place: Place, texts: Sequence[str]) -> None:
@@ -57,7 +57,7 @@ class OursHybrid:
         self._model.compute_score(self._pairs["one query"][:8])
 
     def run(self, task: str) -> float:
-        """Do one of `TASKS` or `OWN_TASKS`; return how many seconds it took."""
+        """Run one of `TASKS` or `OWN_TASKS`; return its duration in seconds."""
         if task in self._pairs:
             return seconds_of(self._model.compute_score, self._pairs[task])
         chosen: dict[str, Any] = ALL if task == "three outputs" else {}

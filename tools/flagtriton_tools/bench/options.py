@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark is told, and what that comes to."""
+"""Options of a benchmark, and the values that follow from them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["BenchOptions", "BenchTask"]
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure.
+    """Subject and kind of a measurement.
 
     Attributes:
-        checkpoint: a folder or hub name; None is the MiniLM that `make demo` serves.
-        shape: a published shape with random weights, rather than a checkpoint.
-        url: a running server that serves the checkpoint as `model`; None starts one.
-        protocol: `grpc` or `http`, where a server is started.
+        checkpoint: folder or hub name; None is the MiniLM that `make demo` serves.
+        shape: published shape with random weights, in place of a checkpoint.
+        url: running server that serves the checkpoint as `model`; None starts one.
+        protocol: `grpc` or `http`, for a server that the benchmark starts.
         peers: libraries and servers to compare with.
-        soak: embed so many texts in one call and watch pace and memory, rather than compare.
-        growth: measure how cost grows with number and length of texts, rather than compare.
-        hybrid: measure BGE-M3's three outputs and its scores of pairs, rather than dense vectors.
+        soak: number of texts to embed in one call while pace and memory are sampled, in place of a comparison.
+        growth: measure how the duration grows with number and length of texts, in place of a comparison.
+        hybrid: measure BGE-M3's three outputs and its pair scores, in place of dense vectors.
         rerank: measure one query and its passages through a reranker.
-        peer_batch: pairs of one batch of FlagEmbedding's reranker; None is its default.
-        prefixes: measure what shared prefixes are worth to a decoder, rather than compare.
-        example_words: the texts are queries behind few-shot examples of so many words in all.
-        out: where pictures, logs and made checkpoints go.
+        peer_batch: pairs in one batch of FlagEmbedding's reranker; None is its default.
+        prefixes: measure the gain of shared prefixes for a decoder, in place of a comparison.
+        example_words: total words of the few-shot examples before each text, which is then a query; None has none.
+        out: folder for pictures, logs and generated checkpoints.
     """
 
     add: AddOptions
@@ -60,14 +60,14 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class BenchTask:
-    """What the options come to.
+    """Options of a benchmark with the deployment and the texts that follow from them.
 
     Attributes:
-        checkpoint: a folder or hub name.
-        served: what it is served as.
-        texts: of the workload.
-        console: for tables and progress.
-        results_to: takes one line of JSON.
+        checkpoint: folder or hub name.
+        served: description of the deployment.
+        texts: texts of the workload.
+        console: output for tables and progress.
+        results_to: called with one line of JSON.
     """
 
     options: BenchOptions
@@ -79,18 +79,18 @@ class BenchTask:
 
     @property
     def examples(self) -> list[dict[str, str]] | None:
-        """The few-shot examples before each text; None where there are none."""
+        """Few-shot examples before each text, or None."""
         words = self.options.example_words
         return None if words is None else make_examples(words)
 
     @property
     def device(self) -> str:
-        """`cpu` or `gpu`."""
+        """Device of the deployment, `cpu` or `gpu`."""
         return self.served.device.partition(":")[0]
 
     @property
     def token_budget(self) -> int:
-        """Tokens of one forward pass."""
+        """Token budget of one forward pass."""
         return self.options.add.token_budget or TOKEN_BUDGETS[self.device]
 
     def report(self, line: str) -> None:

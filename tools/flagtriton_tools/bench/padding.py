@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much of the work would be padding, counted rather than timed."""
+"""Computes the share of padding tokens from the lengths of texts, without timing anything."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class PaddingWaste:
-    """Tokens computed and thrown away, as a part of all tokens computed.
+    """Shares of padding in all computed tokens.
 
     Attributes:
-        packed: by us, who fill a batch up to a length that kernels like.
-        sorted: in batches of 256 texts of like length, as FlagEmbedding and sentence-transformers make them.
-        unsorted: in batches of 256 as the texts come.
+        packed: share in flagtriton's micro-batches, which are filled up to a length that suits the kernels.
+        sorted: share in batches of 256 texts of similar length, as in FlagEmbedding and sentence-transformers.
+        unsorted: share in batches of 256 texts in their original order.
     """
 
     packed: float

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton bench --prefixes`: what it is worth that texts which begin alike compute their beginning once."""
+"""`flagtriton bench --prefixes`: measures the gain of computing the common prefix of several texts once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["Case", "PrefixResult", "measure_prefixes", "prefix_table"]
 
 @dataclass(frozen=True)
 class Case:
-    """So many texts behind one prefix, and how many tokens of its own each has: a range, its end excluded."""
+    """Texts with one common prefix. `own` is the range of their tokens after it, with its end excluded."""
 
     prefix: int
     texts: int
@@ -49,7 +49,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class PrefixResult:
-    """One case: seconds of the encoder without sharing and with it, one each a round."""
+    """One case: seconds of the encoder without sharing and with it, one value for each round."""
 
     case: Case
     apart_s: list[float]
@@ -57,11 +57,11 @@ class PrefixResult:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast sharing is, in the median."""
+        """Speed-up by sharing, from the medians."""
         return statistics.median(self.apart_s) / statistics.median(self.shared_s)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the result as plain data."""
         return {**asdict(self), "ratio": self.ratio}
 
 
@@ -73,10 +73,10 @@ def measure_prefixes(
     report: Callable[[str], None],
     cases: Sequence[Case] = CASES,
 ) -> list[PrefixResult]:
-    """Return every case's result, of the encoder alone in this process; both ways take turns.
+    """Return the result of every case for the encoder alone, in this process. Both ways take turns.
 
     Raises:
-        ToolError: the checkpoint's texts cannot share a prefix.
+        ToolError: texts of this checkpoint cannot share a prefix.
     """
     keep_freed_memory()
     limit_threads(1)
@@ -89,7 +89,7 @@ def measure_prefixes(
         ways = {True: encoder, False: replace(encoder, max_shared_length=0)}
         run = partial(_run, input_ids, settings.token_budget)
         times: dict[bool, list[float]] = {True: [], False: []}
-        if case.prefix * case.texts < settings.token_budget:  # kernels are built first; beyond, that does not show
+        if case.prefix * case.texts < settings.token_budget:  # build kernels first; in longer passes it hardly counts
             for way in ways.values():
                 run(way)
         for _ in range(rounds):
@@ -101,7 +101,7 @@ def measure_prefixes(
 
 
 def prefix_table(results: Sequence[PrefixResult]) -> Table:
-    """Return the results to read."""
+    """Return the results as a table."""
     table = Table("prefix", "texts", "own tokens", "apart", "shared", "times as fast")
     for result in results:
         case = result.case

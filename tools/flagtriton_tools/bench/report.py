@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark shows: tables to read, a picture, and one JSON line for programs."""
+"""Output of a benchmark: tables, a picture, and one JSON line for programs."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _PACKAGES = ("flagtriton", "torch", "transformers", "tritonclient", "FlagEmbeddi
 
 
 class Measured(Protocol):
-    """What one contestant, or one case, came to."""
+    """Measurements of one contestant, or of one case."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain data."""
+        """Return the measurements as plain data."""
 
 
 def tables(results: Sequence[Result], count: int, tokens: int) -> list[Table]:
-    """Return the tables of a benchmark; the first result is ours.
+    """Return the tables of a benchmark. The first result is flagtriton's.
 
     Args:
-        results: everybody's.
-        count: texts of a bulk run.
-        tokens: of all of them.
+        results: results of all contestants.
+        count: number of texts of a bulk run.
+        tokens: number of tokens of these texts.
     """
     bulk = Table("", "texts/s", "tokens/s", "flagtriton is", "one query", title=f"{count} texts, {tokens} tokens")
     for result in results:
@@ -60,7 +60,7 @@ def tables(results: Sequence[Result], count: int, tokens: int) -> list[Table]:
 
 
 def draw(results: Sequence[Result], count: int, picture: Path) -> Path:
-    """Write a picture of rates and latencies; return its path."""
+    """Draw rates and latencies; return the path of the picture."""
     with saved_axes(picture, size=(11, 4), columns=2) as (left, right):
         names = [result.name for result in results]
         rates = [result.texts_per_s(count) for result in results]
@@ -93,7 +93,7 @@ def draw(results: Sequence[Result], count: int, picture: Path) -> Path:
 
 
 def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
+    """Return a description of the machine and of the package versions."""
     with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123 - a device file
         lines = file.read().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
@@ -110,7 +110,7 @@ def machine() -> dict[str, Any]:
 
 
 def json_line(content: dict[str, Any], results: Sequence[Measured]) -> str:
-    """Return everything measured as one line."""
+    """Return all measurements as one line of JSON."""
     return json.dumps({**content, "machine": machine(), "results": [result.to_json() for result in results]})
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`flagtriton bench --rerank`: one query and its passages through a reranker, beside FlagEmbedding's."""
+"""`flagtriton bench --rerank`: compares a reranker with FlagEmbedding's on one query and its passages."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _RATIO = 4
 
 
 class OursReranker:
-    """A deployment of ours with its tasks, behind the SDK.
+    """A deployment with its tasks, called through the SDK.
 
-    A layerwise one has tasks of its own: to stop after a third of its layers, and to merge tokens from there on.
+    A layerwise reranker has two more tasks: stop after a third of its layers, and merge tokens from there on.
 
     Args:
-        place: where it is served.
-        passages: the query's candidates.
-        spec: of a layerwise reranker; None is another.
+        place: address of the deployment.
+        passages: candidates of the query.
+        spec: specification of a layerwise reranker; None for other rerankers.
     """
 
     def __init__(self, place: Place, passages: Sequence[str], spec: LayerwiseSpec | None = None) -> None:
@@ -49,12 +49,12 @@ class OursReranker:
             self._model.rerank(QUERY, self._passages, **options)
 
     def run(self, task: str) -> float:
-        """Do one of the tasks; return how many seconds it took."""
+        """Run one of the tasks; return its duration in seconds."""
         return seconds_of(lambda options: self._model.rerank(QUERY, self._passages, **options), self._options[task])
 
 
 def shares_of_full_time(ours: TaskResult) -> list[str]:
-    """Return, for each of a layerwise reranker's own tasks, which share of the whole network's time it takes."""
+    """Return, for each task of a layerwise reranker alone, its share of the time of all layers."""
     full = ours.seconds[_ALL_PASSAGES]
     lines = []
     for task, seconds in ours.seconds.items():

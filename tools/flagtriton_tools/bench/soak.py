@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One very long `encode`, watched: does it keep its pace, and does memory stay where it is?"""
+"""Samples pace and memory during one very long `encode`, to show whether both stay constant."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ __all__ = ["Sample", "draw_soak", "soak", "summary"]
 
 @dataclass(frozen=True)
 class Sample:
-    """How things stood at one moment.
+    """State of the call at one moment.
 
     Attributes:
-        seconds: since the start.
-        done: texts answered.
-        tokens: of those texts; the SDK sends long ones first, so that texts a second would only ever rise.
-        server_mb: resident, of all the server's processes.
-        client_mb: resident, of this process; the result, 4 * D bytes a text, becomes part of it as it arrives.
+        seconds: time since the start.
+        done: number of texts answered.
+        tokens: tokens of those texts. The SDK sends long texts first, so the number of texts per second always rises.
+        server_mb: resident memory of all processes of the server, MB.
+        client_mb: resident memory of this process, MB. It includes the result, 4 * D bytes for each answered text.
     """
 
     seconds: float
@@ -43,14 +43,14 @@ class Sample:
 
 
 def soak(ours: Ours, count: int, lengths: NDArray[np.int32], server_pid: int, every_s: float = 2.0) -> list[Sample]:
-    """Embed so many texts in one call; return what was seen on the way, the end last.
+    """Embed `count` texts in one call; return the samples in order, with the end of the call last.
 
     Args:
-        ours: a deployment, whose texts are used again and again.
-        count: texts of the call.
+        ours: deployment, whose texts are repeated.
+        count: number of texts of the call.
         lengths: `[B]` tokens of each of the deployment's texts.
-        server_pid: the server's process.
-        every_s: seconds between samples.
+        server_pid: process id of the server.
+        every_s: interval between samples, seconds.
     """
     samples: list[Sample] = []
     tokens_sent = np.cumsum(np.sort(np.resize(lengths, count))[::-1], dtype=np.int64)  # longest first
@@ -64,14 +64,14 @@ def soak(ours: Ours, count: int, lengths: NDArray[np.int32], server_pid: int, ev
     before = ours.answered()
     with _every(every_s, lambda: look(ours.answered() - before)):
         result = ours.repeat(count)
-    look(len(result))  # while the result is still held
+    look(len(result))  # the result is still in memory here
     return samples
 
 
 def summary(samples: Sequence[Sample], settled: int) -> dict[str, Any]:
-    """Return the pace of the first and last thirds, and memory once `settled` texts were done: least and greatest."""
+    """Return the pace of the first and last third, and the least and most memory once `settled` texts were done."""
     after = [sample for sample in samples if sample.done >= settled] or list(samples[-1:])
-    moving = [sample for sample in samples if sample.done > 0]  # without the wait for the first answer
+    moving = [sample for sample in samples if sample.done > 0]  # the wait for the first answer does not count
     third = len(moving) // 3
     return {
         "texts": samples[-1].done,
@@ -85,7 +85,7 @@ def summary(samples: Sequence[Sample], settled: int) -> dict[str, Any]:
 
 
 def draw_soak(samples: Sequence[Sample], picture: Path) -> Path:
-    """Write a picture of pace and memory over the call; return its path."""
+    """Draw pace and memory over the call; return the path of the picture."""
     with saved_axes(picture, size=(8, 6), rows=2, sharex=True) as (upper, lower):
         done = [sample.done for sample in samples]
         paces = [_pace(a, b) for a, b in pairwise(samples)]
@@ -104,7 +104,7 @@ def _pace(first: Sample, last: Sample) -> float:
 
 @contextmanager
 def _every(seconds: float, work: Callable[[], object]) -> Iterator[None]:
-    """Do something now and then, until the block ends."""
+    """Call `work` at once and then at each interval, in a thread, until the block ends."""
     stopped = threading.Event()
 
     def loop() -> None:

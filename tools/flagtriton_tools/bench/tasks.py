@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Named tasks that contestants do in turns: seconds, our encoder's own clock, and memory, for each of them."""
+"""Measures named tasks of contestants in turns: seconds, the encoder's clock, and memory for each task."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["OurTasks", "TaskResult", "measure_tasks", "task_table"]
 
 
 class TaskContestant(Protocol):
-    """Somebody who can do the tasks."""
+    """A contestant that can run the tasks."""
 
     name: str
-    pid: int | None  # the process that does the work, or that others do it for; None where it is elsewhere
+    pid: int | None  # process that does the work, or the parent of those that do; None on another machine
 
     def run(self, task: str) -> float:
-        """Do one of them; return how many seconds it took."""
+        """Run one task; return its duration in seconds."""
 
 
 class OurTasks(TaskContestant, Protocol):
-    """A deployment of ours, which settles what the tasks are.
+    """A flagtriton deployment, which defines the tasks.
 
     Attributes:
-        place: where it is served.
-        tasks: what everybody does.
-        own_tasks: what it does alone.
+        place: address of the deployment.
+        tasks: tasks of all contestants.
+        own_tasks: tasks of this deployment alone.
     """
 
     place: Place
@@ -44,12 +44,12 @@ class OurTasks(TaskContestant, Protocol):
 
 @dataclass
 class TaskResult:
-    """What one contestant did.
+    """Measurements of one contestant.
 
     Attributes:
-        seconds: by task, one a round.
-        encoder_s: of our encoder's own clock, likewise.
-        peak_mb: by task, the most memory that its processes held together; what they share counts once.
+        seconds: duration by task, one value for each round.
+        encoder_s: seconds of flagtriton's encoder by task, one value for each round.
+        peak_mb: most memory of all its processes together, by task, MB. Shared pages count once.
     """
 
     name: str
@@ -58,14 +58,14 @@ class TaskResult:
     peak_mb: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as plain data."""
+        """Return the measurements as plain data."""
         return asdict(self)
 
 
 def measure_tasks(
     ours: OurTasks, peers: Sequence[TaskContestant], *, rounds: int, report: Callable[[str], None]
 ) -> list[TaskResult]:
-    """Return everybody's results, ours first; in every round each takes its turn at each task."""
+    """Return the results of all contestants, flagtriton's first. In each round all run each task in turn."""
     results = [TaskResult(each.name) for each in (ours, *peers)]
     for number in range(1, rounds + 1):
         for task in (*ours.tasks, *ours.own_tasks):
@@ -83,7 +83,7 @@ def measure_tasks(
 
 
 def task_table(results: Sequence[TaskResult], title: str) -> Table:
-    """Return everybody's results to read; the first is ours."""
+    """Return the results as a table. The first one is flagtriton's."""
     ours = results[0]
     table = Table("", "task", "seconds", "flagtriton is", "encoder", "peak MB", title=title)
     for result in results:
@@ -97,7 +97,7 @@ def task_table(results: Sequence[TaskResult], title: str) -> Table:
 
 
 def encoder_clock_s(place: Place) -> float:
-    """Return the seconds that a deployment's encoder has computed since it was loaded, by Triton's clock; 0 unknown."""
+    """Return the seconds that the encoder has computed since it was loaded, by Triton's clock; 0 if unknown."""
     if place.http_url is None:
         return 0.0
     url = f"{place.http_url}/v2/models/{place.model}_encoder/stats"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `flagtriton` command: options, questions and what is printed."""
+"""The `flagtriton` command: options, questions and output."""

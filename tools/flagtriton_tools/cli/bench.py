@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of `flagtriton bench`."""
+"""Options of `flagtriton bench`."""
 
 from __future__ import annotations
 

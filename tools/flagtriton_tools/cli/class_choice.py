@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which model class an LLM embedder is added as, where its files allow two: the user is asked, or told.
+"""Chooses the model class of an LLM embedder if its files allow two: asks the user, or prints a hint.
 
-An embedder that was trained with few-shot examples, as bge-en-icl was, has the same files as one that was not. Served
-as the other class it answers, but without its examples.
+An embedder that was trained with few-shot examples, such as bge-en-icl, has the same files as one without them.
+Served as the other class, it answers without its examples.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ __all__ = ["ask_at_terminal", "settle_class"]
 _PLAIN = EmbedderModelClass.DECODER_ONLY_BASE.value
 _WITH_EXAMPLES = EmbedderModelClass.DECODER_ONLY_ICL.value
 _RESPONSE = "<response>"
-"""The token that stands before an example's answer; models without examples have no use for it."""
+"""Token before the answer of an example. Models without examples do not need it."""
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json")
 
 Ask = Callable[[str, str], str]
-"""Takes a question and the class that is answered by default; returns a class."""
+"""Function that takes a question and the default class, and returns a class."""
 
 
 def settle_class(facts: CheckpointFacts, options: AddOptions, ask: Ask | None) -> tuple[AddOptions, str | None]:
-    """Return the options with the class that is chosen, and what the user should know of a choice not made by them.
+    """Return the options with the chosen class, and a hint for the user if the class was assumed, else None.
 
     Args:
-        facts: of the checkpoint.
-        options: the user's.
-        ask: how to ask the user; None without a terminal.
+        facts: facts of the checkpoint.
+        options: options of the user.
+        ask: function that asks the user; None without a terminal.
     """
     either = facts.model_class == _PLAIN and facts.class_by_files and options.model_class is None
     if not either or (options.task or facts.task) != "embed":
@@ -57,7 +57,7 @@ def settle_class(facts: CheckpointFacts, options: AddOptions, ask: Ask | None) -
 
 
 def ask_at_terminal() -> Ask | None:
-    """Return what asks the user; None where input or messages do not go to a terminal."""
+    """Return a function that asks the user; None if input or messages do not go to a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return None
 
@@ -76,7 +76,7 @@ def _names_response(file: Path) -> bool:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False  # whoever needs the file says what is wrong with it
+        return False  # another reader of the file reports the problem
     if not isinstance(content, dict):
         return False
     parts: list[Any] = [content.get(key) for key in ("added_tokens", "added_tokens_decoder")]

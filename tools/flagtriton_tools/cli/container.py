@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""What a container does: add the models that the environment names, and serve.
+r"""Entry point of a container: adds the models that the environment names, and serves.
 
-`FLAGTRITON_MODELS` has one of them a line, or several with semicolons between, each as `flagtriton add` takes it:
+`FLAGTRITON_MODELS` lists models on separate lines or between semicolons, each with the arguments of `flagtriton add`:
 
     BAAI/bge-m3 --max-length 1024; BAAI/bge-reranker-v2-m3 --device gpu:0
 
-Without it the repository is served as it is. With arguments the container does what `flagtriton` does with them.
+Without it, the container serves the repository unchanged. With arguments, it runs `flagtriton` with these arguments.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ _MESSAGES = Console(stderr=True, soft_wrap=True, highlight=False)
 
 @dataclass(frozen=True)
 class ContainerSettings:
-    """What the environment says.
+    """Settings from the environment variables of a container.
 
     Attributes:
-        models: arguments of `flagtriton add`, for each of them.
+        models: `FLAGTRITON_MODELS`, the arguments of `flagtriton add` for each model.
         repository: `FLAGTRITON_REPOSITORY`, by default `/models`.
-        host: `FLAGTRITON_HOST`, where the server listens, by default everywhere: a container has a network of its own.
-        health_file: `FLAGTRITON_HEALTH_FILE`, there while all deployments answer.
-        secret_file: `FLAGTRITON_SECRET_FILE`, a mounted secret for admin operations; None makes one.
+        host: `FLAGTRITON_HOST`, the address on which the server listens. The default is all interfaces, because a
+            container has a separate network.
+        health_file: `FLAGTRITON_HEALTH_FILE`, a file that exists while all deployments answer.
+        secret_file: `FLAGTRITON_SECRET_FILE`, a mounted secret for admin operations; None makes a secret.
         serve: `FLAGTRITON_SERVE`, further arguments of `flagtriton serve`.
     """
 
@@ -50,10 +51,10 @@ class ContainerSettings:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> ContainerSettings:
-        """Return the settings; a variable that is empty counts as if it were not there.
+        """Return the settings in an environment. An empty variable counts as missing.
 
         Raises:
-            ToolError: a variable cannot be read.
+            ToolError: a variable cannot be parsed.
         """
         said = {name.removeprefix("FLAGTRITON_"): value for name, value in environment.items() if value.strip()}
         secret = said.get("SECRET_FILE")
@@ -68,12 +69,12 @@ class ContainerSettings:
 
     @property
     def additions(self) -> list[list[str]]:
-        """The commands that add the models, anew where they are there from the last time."""
+        """Commands that add the models, and replace those that exist from an earlier start."""
         return [["add", *model, "--repository", str(self.repository), "--force"] for model in self.models]
 
     @property
     def serving(self) -> list[str]:
-        """The command that serves."""
+        """Command that serves the repository."""
         return [
             *("serve", "--repository", str(self.repository)),
             *("--host", self.host),
@@ -87,12 +88,12 @@ class ContainerSettings:
 def run(
     arguments: Sequence[str], environment: Mapping[str, str], command: Callable[[Sequence[str]], int] = flagtriton
 ) -> int:
-    """Do what a container is started for; return its exit code.
+    """Run the container; return its exit code.
 
     Args:
-        arguments: of the container; none adds and serves.
-        environment: of the container.
-        command: runs `flagtriton` with some arguments.
+        arguments: arguments of the container; without any it adds the models and serves.
+        environment: environment variables of the container.
+        command: function that runs `flagtriton` with arguments and returns the exit code.
     """
     if arguments:
         return command(arguments)

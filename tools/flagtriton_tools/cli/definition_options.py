@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of `flagtriton add` that say what of sentence-transformers' files is served."""
+"""Options of `flagtriton add` that choose the parts of sentence-transformers' files to serve."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _OPTIONS = (
 
 
 def definition_options(command: F) -> F:
-    """Return a command with these options."""
+    """Return the command with these options added."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of a repository's deployments that `flagtriton list` prints."""
+"""Table of a repository's deployments, for `flagtriton list`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["list_table"]
 
 _COLUMNS = ("version", "task", "class", "pooling", "tokens", "precision", "device", "attention", "checkpoint")
 _DROPPED_FIRST = ("attention", "checkpoint", "device", "task", "version", "pooling", "tokens", "class")
-"""In this order, where a terminal is too narrow; `--json` has everything."""
+"""Order in which columns are dropped if the terminal is too narrow; `--json` has all values."""
 
 
 def list_table(entries: Sequence[Entry], width: int) -> Table:
-    """Return the deployments, one a row, with the columns that fit into so many characters."""
+    """Return the deployments, one in each row, with the columns that fit into `width` characters."""
     return fitted(partial(_table, entries), _COLUMNS, _DROPPED_FIRST, width)
 
 

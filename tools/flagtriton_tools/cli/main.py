@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: options to function calls, and every `ToolError` to one sentence and exit code 2."""
+"""Command line: turns options into function calls, and every `ToolError` into a message and exit code 2."""
 
 from __future__ import annotations
 
@@ -266,14 +266,14 @@ for _command in (
 
 
 def _print_anything() -> None:
-    """Let both streams write escapes for what their encoding lacks, rather than fail."""
+    """Make both streams write escapes for characters that their encoding lacks, in place of an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code: 0, 2 for what the user can mend, or the server's own."""
+    """Run the command line; return its exit code: 0, 2 for errors that the user can fix, or the server's own."""
     _print_anything()
     try:
         code = cli.main(arguments, prog_name="flagtriton", standalone_mode=False)

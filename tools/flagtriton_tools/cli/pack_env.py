@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `flagtriton pack-env`."""
+"""Command `flagtriton pack-env`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `flagtriton plan`."""
+"""Command `flagtriton plan`."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _SCALES = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}
 
 
 def parse_rate(text: str) -> float:
-    """Return requests a second of `2000/s`, `5k/min` or `1M/day`.
+    """Return the requests per second of `2000/s`, `5k/min` or `1M/day`.
 
     Raises:
-        ToolError: it has another form.
+        ToolError: the text has another form.
     """
     match = re.fullmatch(r"([0-9.]+)([kMG]?)/(s|min|h|d|day)", text.replace(",", "").strip())
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands around a running server: `serve`, `load` and `unload`."""
+"""Commands for a running server: `serve`, `load` and `unload`."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def serve_command(
         return serve(options, watch, report)
 
 
-def _control(command: Any) -> Any:  # noqa: ANN401 - click's decorators
+def _control(command: Any) -> Any:  # noqa: ANN401 - decorators of click
     for option in (
         click.option("--secret-file", type=_FILE, help="The server's admin secret.  [default: found on this machine]"),
         click.option("--ca-file", type=click.Path(dir_okay=False), help="PEM, of an https:// server's authority."),
@@ -120,7 +120,7 @@ def load_command(name: str, url: str, secret_file: Path | None, ca_file: str | N
     flagtriton load bge-m3 --url https://triton:8443 --secret-file secret
     """
     admin = Admin(url, find_secret(url, secret_file), ca_file=ca_file)
-    every_s = 1.0 if _MESSAGES.is_terminal else 30.0  # in a log each is a line
+    every_s = 1.0 if _MESSAGES.is_terminal else 30.0  # in a log each report is a separate line
     with _MESSAGES.status(f"loading {escape(name)} …") as status, progress(admin, name, _shown_on(status), every_s):
         models = load_deployment(admin, name)
     _MESSAGES.print(f"loaded {escape(', '.join(models))}")
@@ -141,7 +141,7 @@ def unload_command(name: str, url: str, secret_file: Path | None, ca_file: str |
 
 
 def _shown_on(status: Status) -> Callable[[str], None]:
-    """Return what shows a line of progress: in place of the last one on a terminal, else below it."""
+    """Return a function that shows a line of progress: on a terminal over the last line, else below it."""
     if _MESSAGES.is_terminal:
         return lambda line: status.update(escape(line))
     return lambda line: _MESSAGES.print(escape(line))

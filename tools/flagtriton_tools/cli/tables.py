@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of as many columns as a terminal has room for."""
+"""Tables with only the columns for which a terminal has room."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["fitted"]
 def fitted(
     make: Callable[[Sequence[str]], Table], columns: Sequence[str], dropped_first: Sequence[str], width: int
 ) -> Table:
-    """Return a table of the columns that fit into a width.
+    """Return a table with the columns that fit into a width.
 
     Args:
-        make: the table of some columns.
-        columns: all of them.
-        dropped_first: those that may be left out, in this order.
-        width: characters.
+        make: builds the table of some columns.
+        columns: all columns.
+        dropped_first: columns that may be dropped, in this order.
+        width: width of the terminal, characters.
     """
     kept = list(columns)
     for dropped in dropped_first:

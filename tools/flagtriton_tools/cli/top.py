@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command `flagtriton top`."""
+"""Command `flagtriton top`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _COLUMNS = (
     "cut",
 )
 _DROPPED_FIRST = ("cut", "padding", "tokens/pass", "wait", "texts/s", "p50", "failed/s", "tokens/s", "queue")
-"""In this order, where a terminal is too narrow: what is left longest tells whether all is well."""
+"""Order in which columns are dropped if the terminal is too narrow. The columns that remain show problems best."""
 
 
 @click.command("top")
@@ -102,12 +102,12 @@ def _show(url: str, every_s: float) -> None:
 
 
 def table_of(rows: list[Rates], url: str, width: int = 200) -> RenderableType:
-    """Return a terminal's table of what happened, of the columns that fit.
+    """Return the rates as a table with the columns that fit the terminal.
 
     Args:
-        rows: one a deployment.
-        url: the server's.
-        width: of the terminal, characters.
+        rows: rates of each deployment.
+        url: URL of the server's metrics port.
+        width: width of the terminal, characters.
     """
     if not rows:
         return Text(f"{url} serves no deployment of flagtriton's yet")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of `flagtriton verify`, and its report as a table or JSON."""
+"""Options of `flagtriton verify`, and its report as a table or JSON."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["verify_command", "verify_repository"]
 
 MISMATCH = 1
-"""The exit code where something differs."""
+"""Exit code if something differs."""
 
 _MESSAGES = Console(stderr=True, soft_wrap=True, highlight=False)
 _VERDICTS = {True: "[green]equal[/]", False: "[red]differs[/]", None: "[yellow]not compared[/]"}
@@ -93,7 +93,7 @@ def verify_deployment(
     """Verify a deployment of a running server, print the report, and return the exit code.
 
     Raises:
-        ToolError: the server, the deployment or the checkpoint is not to be had, or torch is not installed.
+        ToolError: the server, the deployment or the checkpoint cannot be reached, or torch is not installed.
     """
     try:
         from flagtriton_tools.verify.plain import PlainModel
@@ -126,10 +126,10 @@ def verify_deployment(
 
 
 def verify_repository(name: str, repository: Path) -> int:
-    """Serve one deployment of a repository for as long as it takes to verify it; return the exit code.
+    """Serve one deployment of a repository while it is verified; return the exit code.
 
     Raises:
-        ToolError: it cannot be served; the message ends with the server's log.
+        ToolError: it cannot be served. The message ends with the server's log.
     """
     with tempfile.TemporaryDirectory(prefix="flagtriton-verify-") as folder:
         http_port, grpc_port, metrics_port = free_ports(3)

@@ -101,7 +101,7 @@ def inspect_checkpoint(path_or_name: str) -> CheckpointFacts:
     """Return the facts of a local folder or a hub name.
 
     Raises:
-        ToolError: the path does not exist or is no checkpoint. The message says what is missing.
+        ToolError: the path does not exist or is no checkpoint. The message names the missing files.
     """
     path = Path(path_or_name).expanduser()
     if path_or_name and path.is_dir():

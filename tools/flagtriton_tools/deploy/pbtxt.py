@@ -59,7 +59,7 @@ class Device:
 
 @dataclass(frozen=True)
 class EnsembleStep:
-    """One step of an ensemble: its model, and the ensemble tensor that each of its own tensors maps to."""
+    """One step of an ensemble: its model, and the ensemble tensor for each tensor of that model."""
 
     model: str
     inputs: Mapping[str, str]

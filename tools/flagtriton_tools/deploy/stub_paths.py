@@ -3,7 +3,7 @@
 
 Triton's Python backend starts each step with that line. It holds the backend's folder, the model's folder and name, and
 EXECUTION_ENV_PATH. A space in one of them shifts all arguments after it. The process then aborts before Triton watches
-it, and Triton waits for it for ever.
+it, and Triton never stops waiting for it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many servers a load needs, and what they need: rates, a queue's simulation, memory, network."""
+"""Computes the number of servers for a load, and their resources: rates, simulated queues, memory and network."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["Load", "Plan", "make_plan", "request_tokens"]
 
 _BYTES_OF_A_WEIGHT = 2
 _BYTES_OF_A_TOKEN = 4
-"""Of text, in UTF-8: English; fewer in Chinese."""
+"""Bytes of English text per token in UTF-8; Chinese has fewer."""
 
 _PROCESS_BYTES = 250e6
-"""Of a step that imports torch; each deployment has up to three of them, and the server its own."""
+"""Memory of a step that imports torch, bytes. A deployment has up to three such steps, and the server one process."""
 
 _PASS_S = {"cpu": 0.004, "gpu": 0.003}
 _REQUEST_S = 0.0004
@@ -32,24 +32,24 @@ _FIXED_S = 0.003
 _SEED = 1
 _LEAST_REQUESTS_SIMULATED = 10_000
 _REQUESTS_OF_A_SERVER = 1_500
-"""So many at least, so that a queue that grows is seen to."""
+"""Minimum number of simulated requests per server, so that a growing queue becomes visible."""
 
 _MOST_SIMULATED = 16
-"""Of more servers than this, as many are simulated with their part of the load: they differ little from all of them."""
+"""Maximum number of simulated servers. More servers behave almost like this number with its share of the load."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is to be served.
+    """Load to serve.
 
     Attributes:
-        shape: a key of `SHAPES`.
-        requests_per_s: they come at moments that know nothing of each other.
-        tokens: of a text, the mean.
-        spread: of the logarithm of texts' lengths; 0 makes all of them the same.
-        texts: of a request.
-        p95_s: within which 95 of 100 requests are to be answered, a failed server included.
-        tokenizers: processes of a server that tokenise.
+        shape: key of `SHAPES`.
+        requests_per_s: mean rate of requests, which are Poisson arrivals.
+        tokens: mean number of tokens of a text.
+        spread: standard deviation of the logarithm of the lengths of texts; 0 makes all lengths equal.
+        texts: number of texts of a request.
+        p95_s: limit for the 95th percentile of the latency, also while the spare servers are away, seconds.
+        tokenizers: number of tokenizer processes of a server.
     """
 
     shape: str
@@ -62,34 +62,34 @@ class Load:
 
     @property
     def tokens_of_a_request(self) -> float:
-        """The mean."""
+        """Mean number of tokens of a request."""
         return self.tokens * self.texts
 
     @property
     def tokens_per_s(self) -> float:
-        """What comes."""
+        """Mean number of tokens that arrive per second."""
         return self.requests_per_s * self.tokens_of_a_request
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What that needs.
+    """Servers for a load, and their resources.
 
     Attributes:
-        servers: in all, the spare ones included.
-        spare: of them, what may fail.
-        gpus: one for each server; 0 on processors.
-        tokens_per_s: that come.
-        server_tokens_per_s: that one server encodes in bulk.
-        busy: which part of the time its encoder works, with all servers up.
-        p50_s: of all requests, with all servers up; likewise the next.
-        p95_s: likewise.
-        p95_failing_s: with the spare servers away.
-        memory_bytes: of each server's processes, or of its GPU, at least.
-        shared_memory_bytes: of each server's `/dev/shm`.
-        in_bytes_per_s: that all servers receive; likewise what they send.
-        out_bytes_per_s: as vectors of 4-byte numbers.
-        assumptions: what else it took for granted, a sentence each.
+        servers: number of servers, with the spare ones.
+        spare: number of servers that may fail.
+        gpus: number of GPUs, one for each server; 0 on CPUs.
+        tokens_per_s: tokens that arrive per second.
+        server_tokens_per_s: tokens that one server encodes per second in bulk.
+        busy: share of the time in which an encoder works while all servers are up, 0 to 1.
+        p50_s: median latency of all requests while all servers are up, seconds.
+        p95_s: 95th percentile of the same latency, seconds.
+        p95_failing_s: 95th percentile of the latency while the spare servers are away, seconds.
+        memory_bytes: minimum memory of each server's processes, or of its GPU.
+        shared_memory_bytes: size of each server's `/dev/shm`.
+        in_bytes_per_s: bytes that all servers together receive per second.
+        out_bytes_per_s: bytes that all servers together send per second, as vectors of 4-byte numbers.
+        assumptions: assumptions of the plan, one sentence each.
     """
 
     servers: int
@@ -109,16 +109,16 @@ class Plan:
 
 
 def make_plan(load: Load, *, gpu: str | None = None, tokens_per_s: float | None = None, spare: int = 1) -> Plan:
-    """Return the fewest servers that keep to the load's p95 while `spare` of them are away.
+    """Return the smallest number of servers that keep the load's p95 while `spare` of them are away.
 
     Args:
-        load: what is to be served.
-        gpu: a key of `GPUS`; None is a processor.
-        tokens_per_s: of one server, as measured; None takes what is known, or for GPUs what their data sheet promises.
-        spare: servers that may be away.
+        load: load to serve.
+        gpu: key of `GPUS`; None means a CPU.
+        tokens_per_s: measured rate of one server; None uses a known rate or, for GPUs, a share of the data sheet's.
+        spare: number of servers that may be away.
 
     Raises:
-        ToolError: nothing is known of that shape or GPU, or no number of servers is fast enough.
+        ToolError: the shape or GPU is unknown, a CPU's rate is unknown, or no number of servers is fast enough.
     """
     rate, source = _rate(load, gpu, tokens_per_s)
     server = Server(
@@ -165,7 +165,7 @@ def make_plan(load: Load, *, gpu: str | None = None, tokens_per_s: float | None 
 
 
 def request_tokens(load: Load, requests: int, seed: int = _SEED) -> NDArray[np.int64]:
-    """Return `[N]` tokens of requests: sums of log-normal lengths whose mean is the load's, one token at least each."""
+    """Return `[N]` tokens of requests: sums of log-normal lengths of at least 1, with the mean of the load."""
     rng = np.random.default_rng(seed)
     mu = math.log(load.tokens) - load.spread**2 / 2
     lengths = np.maximum(1, rng.lognormal(mu, load.spread, (requests, load.texts)).round())
@@ -173,7 +173,7 @@ def request_tokens(load: Load, requests: int, seed: int = _SEED) -> NDArray[np.i
 
 
 def _rate(load: Load, gpu: str | None, given: float | None) -> tuple[float, str]:
-    """Return tokens a second of one server, and where that comes from."""
+    """Return the tokens per second of one server, and the source of that number."""
     if load.shape not in SHAPES:
         raise ToolError(f"--shape is {load.shape}; known are {', '.join(SHAPES)}")
     if gpu is not None and gpu not in GPUS:
@@ -195,7 +195,7 @@ def _rate(load: Load, gpu: str | None, given: float | None) -> tuple[float, str]
 
 
 def _fewest(load: Load, server: Server) -> int:
-    """Return the fewest servers that keep to the p95."""
+    """Return the smallest number of servers that keep the p95."""
     alone = _simulated(replace(load, requests_per_s=0.01 * server.tokens_per_s / load.tokens_of_a_request), server, 1)
     if alone.percentile_s(95) > load.p95_s:
         raise ToolError(
@@ -217,7 +217,7 @@ def _fewest(load: Load, server: Server) -> int:
 
 
 def _tokenising(load: Load, server: Server) -> float:
-    """Return how many servers are at work on tokenising alone."""
+    """Return the number of servers whose tokenizers the load keeps busy."""
     return load.requests_per_s * (server.request_s + load.tokens_of_a_request / server.request_tokens_per_s)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What GPUs can do by their data sheets, and what has been measured."""
+"""Peak rates of GPUs from their data sheets, and measured rates of servers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["EFFICIENCY", "GPUS", "MEASURED"]
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU, by its vendor's data sheet.
+    """One GPU, from its vendor's data sheet.
 
     Attributes:
-        flops: half-precision operations a second of its tensor cores, dense.
-        memory: bytes.
+        flops: dense half-precision operations per second of its tensor cores.
+        memory: size of its memory, bytes.
     """
 
     flops: float
@@ -32,16 +32,16 @@ GPUS: dict[str, Gpu] = {
 }
 
 EFFICIENCY = 0.35
-"""Which part of that encoders reach, where nobody has measured it: between 0.3 and 0.5 for widths from 768 on."""
+"""Share of the peak rate that encoders reach, without a measurement: 0.3 to 0.5 for hidden sizes from 768 on."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Tokens a second that one server encoded in bulk.
+    """Measured rate at which one server encodes in bulk.
 
     Attributes:
-        tokens_per_s: of all texts together.
-        source: where the figure stands.
+        tokens_per_s: tokens of all texts per second.
+        source: document with the measurement.
     """
 
     tokens_per_s: float
@@ -53,4 +53,4 @@ MEASURED: dict[tuple[str, str], Measured] = {
     ("m3-base", "cpu"): Measured(4_150, "docs/benchmarks.md, BGE-M3: 2 cores with AMX, bf16, dense alone"),
     ("bge-m3", "cpu"): Measured(1_200, "docs/benchmarks.md, BGE-M3: 2 cores with AMX, bf16, dense alone"),
 }
-"""By shape and device."""
+"""Measured rates by shape and device."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is simulated: servers, what comes to them, what goes wrong; and what came of it."""
+"""Input and result of a simulation: servers, traffic, failures and latencies."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ __all__ = ["Failure", "Outcome", "ScaleOut", "Server", "Traffic"]
 
 @dataclass(frozen=True)
 class Server:
-    """What one server does.
+    """Rates and fixed times of one server.
 
     Attributes:
-        tokens_per_s: of its encoder, in full passes.
-        token_budget: tokens of one turn of the encoder, if its first request has no more by itself.
-        pass_s: what a turn costs beside its tokens.
-        work_s: likewise, for each of its requests, one after another before it is answered: all that the same
-            processor does for one.
-        request_s: what a request keeps the tokenizer busy for, one after another; `request_tokens_per_s` beside that.
-        request_tokens_per_s: how fast texts are tokenised.
-        fixed_s: what a request takes beside waiting and work: transport, pooling.
+        tokens_per_s: rate of its encoder in full passes.
+        token_budget: most tokens of one turn of the encoder. A first request with more tokens still runs.
+        pass_s: fixed time of a turn in addition to its tokens, seconds.
+        work_s: time of each request of a turn before it is answered, one after another, seconds. It stands for all work
+            that the encoder's processor does for a request.
+        request_s: fixed time of a request in the tokenizer, one after another, seconds. The time for its tokens at
+            `request_tokens_per_s` is added.
+        request_tokens_per_s: rate of the tokenizer.
+        fixed_s: time of a request in addition to waiting and work, such as transport and pooling, seconds.
     """
 
     tokens_per_s: float
@@ -37,14 +38,14 @@ class Server:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What comes.
+    """Requests that arrive at the servers.
 
     Attributes:
-        tokens: `[N]` of the requests, in the order they come; begun anew at its end.
-        rate: requests a second, at moments that know nothing of each other (Poisson); 0 with `callers`.
-        callers: each sends its next request once it has the answer to its last; 0 with `rate`.
-        moments_s: `[N]`, ascending, in place of both: when each request comes, as it was seen somewhere. All of them
-            are answered, and those count that came behind the warm-up.
+        tokens: `[N]` tokens of the requests in their order; repeated from the start at its end.
+        rate: requests per second with Poisson arrivals; 0 with `callers`.
+        callers: number of callers in a closed loop. Each sends its next request after the last answer; 0 with `rate`.
+        moments_s: `[N]` ascending arrival times of a recorded trace, in place of both. All requests are answered, and
+            those that arrive after the warm-up count.
     """
 
     tokens: NDArray[np.int64]
@@ -54,13 +55,13 @@ class Traffic:
 
     @property
     def kinds(self) -> int:
-        """Of how many kinds it is; one is right."""
+        """Number of kinds of traffic that are set; exactly one is valid."""
         return (self.rate > 0) + (self.callers > 0) + (self.moments_s is not None)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A server that is away for a while, with all requests it has."""
+    """A server that is away for `away_s` seconds, and loses all requests it has."""
 
     at_s: float
     server: int
@@ -69,12 +70,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class ScaleOut:
-    """Servers that are added where requests wait.
+    """Policy that adds servers while requests wait.
 
     Attributes:
-        wait_s: a mean wait of the last `every_s` seconds' requests above which one is added.
-        delay_s: until it serves.
-        most: servers in all.
+        wait_s: mean wait of the requests in the last `every_s` seconds above which a server is added, seconds.
+        delay_s: time until a new server serves, seconds.
+        most: maximum number of servers.
     """
 
     wait_s: float
@@ -85,15 +86,15 @@ class ScaleOut:
 
 @dataclass
 class Outcome:
-    """What came of it.
+    """Result of a simulation.
 
     Attributes:
-        latencies_s: of the requests answered, behind the warm-up.
-        tokens: of them together.
-        seconds: that were watched.
-        busy: which part of the time encoders worked, the mean of the servers.
-        servers: at the end.
-        repeated: requests that were sent again, as their server went away.
+        latencies_s: latencies of the requests that were answered after the warm-up.
+        tokens: total tokens of those requests.
+        seconds: length of the measured period after the warm-up.
+        busy: share of the time in which encoders worked, as the mean of the servers, 0 to 1.
+        servers: number of servers at the end.
+        repeated: number of requests that were sent again because their server went away.
     """
 
     latencies_s: NDArray[np.float64]
@@ -105,14 +106,14 @@ class Outcome:
 
     @property
     def requests_per_s(self) -> float:
-        """Requests answered."""
+        """Requests answered per second."""
         return len(self.latencies_s) / self.seconds
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens of their texts."""
+        """Tokens of the answered requests per second."""
         return self.tokens / self.seconds
 
     def percentile_s(self, percent: float) -> float:
-        """Return within which time so many of a hundred were answered; nan if none was."""
+        """Return a percentile of the latency in seconds; nan if no request was answered."""
         return float(np.percentile(self.latencies_s, percent)) if len(self.latencies_s) else float("nan")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""N servers behind a balancer, simulated event by event: queueing, token-budget batches, failures, scale-out.
+"""Discrete-event simulation of N servers behind a balancer: queues, token-budget batches, failures, scale-out.
 
-What a server does is simplified to what settles its queues: one request after another is tokenised, then waits for the
-encoder, which takes as many as fit its token budget and needs `pass_s` and a time for each token for them.
+The model of a server has only the parts that determine its queues. Its tokenizer takes one request after another, and
+the request then waits for the encoder. The encoder takes as many requests as fit its token budget. A turn lasts
+`pass_s` plus a time for each token.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ def simulate(
     scale_out: ScaleOut | None = None,
     seed: int = 0,
 ) -> Outcome:
-    """Return what servers do with traffic.
+    """Simulate servers under traffic, and return the result.
 
     Args:
-        server: what each of them does.
-        servers: how many there are at first.
-        traffic: of a rate, of callers or of moments.
-        seconds: watched.
-        warm_up_s: before that, unwatched.
-        failures: that happen.
-        scale_out: None adds no server.
-        seed: of arrivals.
+        server: rates and fixed times of each server.
+        servers: number of servers at the start.
+        traffic: traffic with a rate, callers or arrival times.
+        seconds: length of the measured period.
+        warm_up_s: length of the period before it, which is not measured, seconds.
+        failures: failures of servers.
+        scale_out: policy that adds servers; None adds none.
+        seed: seed of arrivals and of the balancer's choices.
 
     Raises:
-        ValueError: there is no server, or traffic of no kind or of several.
+        ValueError: there is no server, or the traffic is of no kind or of several.
     """
     if servers < 1 or traffic.kinds != 1:
         raise ValueError("a simulation needs a server at least, and traffic of a rate, of callers or of moments")
@@ -77,7 +78,7 @@ class _Request:
 
 @dataclass(eq=False)
 class _Replica:
-    """One server's queues; `generation` counts its lives."""
+    """Queues of one server. `generation` counts its restarts."""
 
     wake: simpy.Event
     up: bool = True
@@ -94,7 +95,7 @@ class _World:
         self.environment = simpy.Environment()
         self._server = server
         self._warm_up_s = warm_up_s
-        # Two, so that the same traffic comes whatever the balancer draws.
+        # Two generators, so that the traffic does not depend on the choices of the balancer.
         self._gaps, self._choices = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(2))
         self._latencies: list[float] = []
         self._waits: list[float] = []
@@ -112,7 +113,7 @@ class _World:
         latencies = np.array(self._latencies)
         return Outcome(latencies, self._tokens, seconds, busy, len(self._replicas), self._repeated)
 
-    # What comes.
+    # Arrivals.
 
     def arrivals(self, traffic: Traffic) -> _Steps:
         number = 0
@@ -136,7 +137,7 @@ class _World:
             yield done
             place += traffic.callers
 
-    # The balancer: the least work in flight, as the SDK's.
+    # The balancer: it sends to a server with the fewest tokens in flight, like the SDK's.
 
     def _send(self, request: _Request) -> None:
         up = [replica for replica in self._replicas if replica.up]
@@ -178,7 +179,7 @@ class _World:
             now = self.environment.now
             self._waits += [now - request.enqueued_at for request in turn]
             yield self.environment.timeout(self._server.pass_s + tokens / self._server.tokens_per_s)
-            for request in turn:  # one after another, so that the first may be back for the next turn
+            for request in turn:  # one after another, so that a caller's next request may join the next turn
                 if self._server.work_s:
                     yield self.environment.timeout(self._server.work_s)
                 if replica.generation != generation:
@@ -200,7 +201,7 @@ class _World:
         yield self.environment.timeout(self._server.fixed_s)
         done.succeed()
 
-    # What goes wrong, and what is done about it.
+    # Failures and scale-out.
 
     def fail(self, failure: Failure) -> _Steps:
         yield self.environment.timeout(failure.at_s)
@@ -213,7 +214,7 @@ class _World:
         replica.waiting.clear()
         _wake(replica)
         self._repeated += len(lost)
-        for request in lost:  # their callers notice at once, and send them to the others
+        for request in lost:  # callers notice at once, and send again to other servers
             self._send(request)
         yield self.environment.timeout(failure.away_s)
         replica.up = True
@@ -248,7 +249,7 @@ def _wake(replica: _Replica) -> None:
 
 
 def _turn(waiting: deque[_Request], budget: int) -> list[_Request]:
-    """Take the requests of one turn: as many as fit the budget, and one at least."""
+    """Take the requests of one turn: the first one, and more while they fit the budget."""
     turn = [waiting.popleft()]
     tokens = turn[0].tokens
     while waiting and tokens + waiting[0].tokens <= budget:

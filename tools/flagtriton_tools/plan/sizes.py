@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How large a published shape is, and what a token of it costs: arithmetic over its configuration."""
+"""Computes the parameters of a published shape, and the operations per token, from its configuration."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _GATED = ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
 
 
 def network_parameters(shape: Shape) -> int:
-    """Return how many weights a token is multiplied with: those of the layers' matrices."""
+    """Return the number of weights in the matrices of the layers, with which each token is multiplied."""
     width, head = shape.hidden_size, _head_size(shape)
     of_queries, of_keys = shape.heads * head, shape.more.get("num_key_value_heads", shape.heads) * head
     inner = shape.more.get("intermediate_size", 4 * width)
@@ -21,16 +21,16 @@ def network_parameters(shape: Shape) -> int:
 
 
 def parameters(shape: Shape) -> int:
-    """Return how many weights there are, but for biases and norms: less than 1 % of them."""
+    """Return the number of parameters without biases and norms, which are less than 1 % of them."""
     positions = shape.max_positions if shape.family in ("bert", "xlm-roberta") else 0
     return network_parameters(shape) + (shape.vocab_size + positions) * shape.hidden_size
 
 
 def flops_per_token(shape: Shape, tokens: float) -> float:
-    """Return the floating-point operations that one token of a text of so many takes.
+    """Return the floating-point operations for one token of a text with `tokens` tokens.
 
-    Two for each weight, and in attention two each for its product with every other token's key and value: `4 T H` a
-    layer, H the width of all heads.
+    Each weight takes two operations. In attention, the products with every token's key and value take two operations
+    each. Together these are `4 T H` per layer, where H is the width of all heads.
     """
     width_of_heads = shape.heads * _head_size(shape)
     return 2.0 * network_parameters(shape) + 4.0 * tokens * width_of_heads * shape.layers

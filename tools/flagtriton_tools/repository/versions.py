@@ -34,8 +34,8 @@ def add_version(models: Sequence[Model], repository: Path, version: int, *, forc
         force: replace a version of the same number.
 
     Raises:
-        ToolError: the version exists and `force` is not set, or it is the one that answers, or the versions would need
-            different configurations, or the repository cannot be written.
+        ToolError: the version exists and `force` is not set, or it is the one that answers. Also if the versions would
+            need different configurations, or the repository cannot be written.
     """
     name = models[0].name
     entry = {found.name: found for found in entries(repository)}.get(name) if repository.is_dir() else None

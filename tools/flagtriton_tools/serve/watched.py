@@ -79,7 +79,7 @@ def steps_of(configs: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def watched_deployment(admin: Admin, name: str, states: Mapping[str, ModelState]) -> Watched | None:
-    """Return a deployment as it is loaded now, or None for a model that is no deployment."""
+    """Return the present state of a loaded deployment, or None for a model that is no deployment."""
     configs = public_ensembles(admin, name, states)
     if not configs:
         return None

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is measured: this server and what it is compared with, each in processes of its own."""
+"""Contestants of a benchmark: flagtriton's server and its peers, each in separate processes."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many callers at once, each waiting for its answer before it asks again."""
+"""Calls from several threads at once. Each thread waits for its answer before it calls again (closed loop)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 def seconds_of(call: Callable[[T], object], item: T) -> float:
-    """Return how long one call takes."""
+    """Return the duration of one call in seconds."""
     start = time.perf_counter()
     call(item)
     return time.perf_counter() - start
 
 
 def fan_out(call: Callable[[T], object], items: Sequence[T], callers: int) -> tuple[float, list[float]]:
-    """Call with every item, by so many threads; return the seconds of all together, and of each call."""
+    """Call with every item from `callers` threads; return the total duration and that of each call, in seconds."""
     with ThreadPoolExecutor(callers, "caller") as pool:
         start = time.perf_counter()
         each = list(pool.map(lambda item: seconds_of(call, item), items))

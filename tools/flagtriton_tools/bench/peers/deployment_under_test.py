@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A deployment of ours in a benchmark, behind the SDK as its users have it."""
+"""A flagtriton deployment in a benchmark, called through the SDK like any user's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Ours", "Place"]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a deployment is served.
+    """Address of a deployment.
 
     Attributes:
-        url: what the SDK is given.
-        http_url: where the server tells its statistics; None where that is not known.
-        server_pid: the server's process, where it runs on this machine.
+        url: URL for the SDK.
+        http_url: URL of the server's statistics; None if it is unknown.
+        server_pid: process id of the server; None if it runs on another machine.
     """
 
     model: str
@@ -34,13 +34,13 @@ class Place:
 
 
 class Ours:
-    """A contestant: our deployment.
+    """The contestant flagtriton.
 
     Args:
-        place: where it is served.
-        texts: what is embedded.
-        pooling_method: the deployment's.
-        examples: the texts are queries behind them, for a deployment that takes examples; None embeds passages.
+        place: address of the deployment.
+        texts: texts to embed.
+        pooling_method: pooling method of the deployment.
+        examples: few-shot examples before the texts, which are then queries; None embeds the texts as passages.
     """
 
     serves = True
@@ -74,11 +74,11 @@ class Ours:
     def peak_mb(self) -> dict[str, float]:
         return {} if self.place.server_pid is None else tree_peaks_mb(self.place.server_pid)
 
-    def repeat(self, count: int) -> Any:  # noqa: ANN401 - what the deployment's class returns
-        """Embed the texts again and again, so many in one call; return the vectors."""
+    def repeat(self, count: int) -> Any:  # noqa: ANN401 - the result type of the deployment's class
+        """Embed `count` texts in one call, repeating the texts as needed; return the vectors."""
         return self._encode(list(islice(cycle(self._texts), count)))
 
     def answered(self) -> int:
-        """Return how many texts the deployment has answered since it was loaded."""
+        """Return the number of texts that the deployment has answered since it was loaded."""
         reply = urllib3.request("GET", f"{self.place.http_url}/v2/models/{self.place.model}/stats")
         return int(reply.json()["model_stats"][0]["inference_count"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The measuring itself: rounds in which everybody takes a turn, so that a slow minute of the machine hits all alike."""
+"""Measures contestants in rounds. Each takes one turn per round, so a slow minute of the machine affects all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUERIES = 40
 
 @dataclass(frozen=True)
 class Latency:
-    """Calls of one text each, by so many callers at once; milliseconds."""
+    """Calls of one text each from `callers` callers at once; percentiles in milliseconds."""
 
     callers: int
     texts_per_s: float
@@ -31,13 +31,13 @@ class Latency:
 
 @dataclass
 class Result:
-    """What one contestant did.
+    """Measurements of one contestant.
 
     Attributes:
-        bulk_s: seconds for all texts, one a round.
-        query_ms: one short text, the median of each round.
-        latencies: for each number of callers.
-        peak_mb: the most memory each of its processes held.
+        bulk_s: seconds for all texts, one value for each round.
+        query_ms: milliseconds for one short text, the median of each round.
+        latencies: latencies for each number of callers.
+        peak_mb: most memory that each of its processes held, MB.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Result:
         return count / statistics.median(self.bulk_s)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as plain data."""
+        """Return the measurements as plain data."""
         return asdict(self)
 
 
@@ -63,14 +63,14 @@ def measure(
     callers: Sequence[int],
     report: Callable[[str], None],
 ) -> list[Result]:
-    """Return everybody's results, in the order of the contestants.
+    """Return the results of all contestants, in their order.
 
     Args:
-        contestants: ready to work, warmed up.
-        count: texts of a bulk run.
-        rounds: how often everybody takes a turn.
-        callers: numbers of concurrent callers to try on those who serve.
-        report: told what is being measured.
+        contestants: contestants, warmed up.
+        count: number of texts of a bulk run.
+        rounds: number of turns of each contestant.
+        callers: numbers of concurrent callers to try on contestants that are servers.
+        report: called with one line for each measurement.
     """
     results = [Result(each.name) for each in contestants]
     for number in range(1, rounds + 1):
@@ -92,18 +92,18 @@ def measure(
 
 
 def compare(ours: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """Return how many times faster we are: the median of the rounds' ratios, the least and the greatest.
+    """Return the speed-up of `ours`: the median of the rounds' ratios, the lowest and the highest.
 
     Args:
-        ours: seconds, one a round.
-        others: likewise, of the same rounds.
+        ours: flagtriton's seconds, one value for each round.
+        others: another contestant's seconds in the same rounds.
     """
     ratios = [other / own for own, other in zip(ours, others, strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)
 
 
 def _latency(contestant: Contestant, callers: int) -> Latency:
-    contestant.callers(callers)  # the first time, connections are made and kernels of new sizes built
+    contestant.callers(callers)  # the first run makes connections and builds kernels for new sizes
     total, each = contestant.callers(callers)
     p50, p95, p99 = (float(value) for value in np.percentile(each, [50, 95, 99]) * 1e3)
     return Latency(callers, len(each) / total, p50, p95, p99)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How much memory a tree of processes holds and has held."""
+"""Measures the present and the peak memory of a process tree."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ def tree_peaks_mb(pid: int) -> dict[str, float]:
         try:
             peaks[_name(process)] = _peak_mb(process.pid)
         except (psutil.Error, OSError):
-            continue  # it has ended meanwhile
+            continue  # the process has ended since
     return peaks
 
 
 def held_mb(pid: int, *, children: bool = True) -> float:
-    """Return the resident set of a process and its descendants now, in MB; shared pages count once for each."""
+    """Return the present resident set of a process and its descendants, in MB. Each process counts shared pages."""
     processes = _tree(pid) if children else [psutil.Process(pid)]
     return float(sum(process.memory_info().rss for process in processes)) / _MB
 
 
 class PeakMemory:
-    """The most memory that a process and its descendants have held together while they were watched, in MB.
+    """Peak memory of a process and its descendants together while they are watched, in MB.
 
-    What several of them share counts once (their proportional set sizes are summed), so that a server of many
-    processes and a program of one can be compared. A program of one is its resident set: what it shares with strangers,
-    as two programs do that map one checkpoint, is its own need all the same.
+    Pages that several of them share count once, because their proportional set sizes are added. So a server of many
+    processes and a program of one can be compared. A single process counts with its resident set. Pages that it shares
+    with unrelated processes then count in full, such as those of one mapped checkpoint. It needs them in any case.
 
     Args:
-        pid: the process; None, for one on another machine, holds 0.
+        pid: process id; None, for a process on another machine, measures 0.
     """
 
     def __init__(self, pid: int | None) -> None:
@@ -51,7 +51,7 @@ class PeakMemory:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Look four times a second until the block ends."""
+        """Sample the memory four times a second until the block ends."""
         ended = threading.Event()
         watcher = threading.Thread(target=self._watch, args=(ended,), daemon=True)
         watcher.start()
@@ -72,7 +72,7 @@ def _proportional_mb(process: psutil.Process) -> float:
     try:
         return float(process.memory_full_info().pss) / _MB
     except psutil.Error:
-        return 0.0  # it has ended meanwhile
+        return 0.0  # the process has ended since
 
 
 def _resident_mb(process: psutil.Process) -> float:

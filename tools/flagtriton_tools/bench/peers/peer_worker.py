@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One library in a process of its own, told by JSON lines on stdin what to do, answering by JSON lines on stdout.
+"""Runs one library in a separate process. JSON lines on stdin are requests, JSON lines on stdout are replies.
 
-Run by file name with whichever interpreter has that library: it imports nothing of flagtriton, save for `raw`.
+The script runs with any interpreter that has the library. It imports flagtriton only for the kind `raw`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SWEEP_TEXTS = 256
 
 
 class FlagEmbedding:
-    """FlagEmbedding as its README has it, in float32 on a processor; its default batch size unless told otherwise."""
+    """FlagEmbedding as in its README, in float32 on a CPU, with its default batch size unless `batch_size` is given."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         from FlagEmbedding import FlagICLModel, FlagLLMModel, FlagModel
@@ -39,7 +39,7 @@ class FlagEmbedding:
 
 
 class FlagEmbeddingM3:
-    """FlagEmbedding's BGE-M3 as its README has it, in float32 on a processor, with its default batch size."""
+    """FlagEmbedding's BGE-M3 as in its README, in float32 on a CPU, with its default batch size."""
 
     batch_size = 256
 
@@ -60,13 +60,13 @@ class FlagEmbeddingM3:
 
 
 class FlagEmbeddingM3InSmallBatches(FlagEmbeddingM3):
-    """The same with little padding, which suits a processor."""
+    """The same with small batches, whose little padding suits a CPU."""
 
     batch_size = 16
 
 
 class FlagEmbeddingReranker:
-    """FlagEmbedding's reranker as its README has it, in float32 on a processor; its default batch unless told."""
+    """FlagEmbedding's reranker as in its README, in float32 on a CPU, with its default batch unless one is given."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         from FlagEmbedding import FlagLLMReranker, FlagReranker
@@ -87,7 +87,7 @@ class FlagEmbeddingReranker:
 
 
 class SentenceTransformers:
-    """sentence-transformers with the batch size that is its best on a part of the texts."""
+    """sentence-transformers with the batch size that is fastest on the first texts."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         from sentence_transformers import SentenceTransformer
@@ -103,7 +103,7 @@ class SentenceTransformers:
 
 
 class Raw:
-    """flagtriton's own forward pass in a loop: no tokenizing, no server. The limit that a server can come near."""
+    """flagtriton's forward pass in a loop, without tokenizer and server: an upper limit for the speed of a server."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         from flagtriton_server.backend.process_tuning import keep_freed_memory, limit_openmp_spinning
@@ -150,7 +150,7 @@ CONTESTANTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 def reference_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """Return what FlagEmbedding's classes are given: half precision where there is a GPU."""
+    """Return the arguments of FlagEmbedding's classes, with half precision on a GPU."""
     gpu = options["device"] == "gpu"
     return {
         "model_name_or_path": options["checkpoint"],
@@ -161,22 +161,22 @@ def reference_arguments(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long a call takes."""
+    """Return the duration of a call in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def peak_mb() -> float:
-    """Return the most memory this process has held."""
+    """Return the peak memory of this process in MB."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
 
 
 def main() -> None:
-    """Load what the first line says, then answer one line for each further one."""
+    """Load the model that the first line describes, then answer each further line with one line."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print must not come between the answers
+    os.dup2(2, 1)  # output of the libraries goes to stderr, as stdout is for the replies
     options = json.loads(sys.stdin.readline())
     options["texts"] = json.loads(Path(options["texts"]).read_text(encoding="utf-8"))
     model = CONTESTANTS[options["kind"]](options)

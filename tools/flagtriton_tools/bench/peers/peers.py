@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom a deployment is compared with: libraries in processes of their own, and other servers."""
+"""Peers of a deployment: libraries in separate processes, and other servers."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ _INFINITY_READY_S = 180.0
 
 
 class Contestant(Protocol):
-    """Somebody who embeds texts."""
+    """A contestant that embeds texts."""
 
     name: str
-    serves: bool  # whether many callers at once make sense
+    serves: bool  # whether it can be measured with several callers at once
 
     def bulk(self) -> float:
-        """Embed all texts; return how many seconds that took."""
+        """Embed all texts; return the duration in seconds."""
 
     def query(self, text: str, repeats: int) -> list[float]:
-        """Embed one short text several times; return the seconds of each."""
+        """Embed one short text `repeats` times; return the seconds of each call."""
 
     def callers(self, count: int) -> tuple[float, list[float]]:
-        """Embed every text in a call of its own, so many at a time; return the seconds of all, and of each."""
+        """Embed each text in a separate call from `count` callers; return the seconds of all, and of each call."""
 
     def peak_mb(self) -> dict[str, float]:
-        """Return the most memory each of its processes has held."""
+        """Return the peak memory of each of its processes, MB."""
 
 
 class Library:
-    """A library in a process of its own, with an interpreter of its own."""
+    """A library in a separate process with its own interpreter."""
 
     serves = False
 
@@ -68,7 +68,7 @@ class Library:
         return list(self._ask({"query": text, "repeats": repeats})["seconds"])
 
     def run(self, task: str) -> float:
-        """Do one of the hybrid tasks; return how many seconds it took."""
+        """Run one of the named tasks; return its duration in seconds."""
         return float(self._ask({"task": task})["seconds"][0])
 
     def callers(self, count: int) -> tuple[float, list[float]]:
@@ -96,16 +96,16 @@ class Library:
 
 @contextmanager
 def library(kind: str, options: Mapping[str, Any], python: str, texts_file: Path) -> Iterator[Library]:
-    """Yield a library ready to work; end its process afterwards.
+    """Yield a library that is ready, and end its process afterwards.
 
     Args:
-        kind: a name that `peer_worker.py` knows.
-        options: what it needs to load the checkpoint.
-        python: an interpreter that has the library.
-        texts_file: the texts as a JSON list.
+        kind: name of a contestant in `peer_worker.py`.
+        options: options for loading the checkpoint.
+        python: interpreter that has the library.
+        texts_file: file with the texts as a JSON list.
 
     Raises:
-        ToolError: it does not load.
+        ToolError: the library does not load.
     """
     with subprocess.Popen(
         [python, str(_PEER_WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -120,7 +120,7 @@ def library(kind: str, options: Mapping[str, Any], python: str, texts_file: Path
 
 
 class InfinityServer:
-    """Infinity's HTTP server, called as its users call it."""
+    """HTTP server of Infinity, called as its users do."""
 
     serves = True
 
@@ -139,7 +139,7 @@ class InfinityServer:
         reply = self._http.request("POST", f"{self._url}/embeddings", json={"model": self._model, "input": list(texts)})
         if reply.status != 200:
             raise ToolError(f"infinity answered {reply.status}: {reply.data[:200]!r}")
-        reply.json()  # a caller wants the numbers
+        reply.json()  # parsing counts, as a caller needs the numbers
 
     def bulk(self) -> float:
         edges = pairwise([*range(0, len(self._texts), _INFINITY_BATCH), len(self._texts)])
@@ -157,10 +157,10 @@ class InfinityServer:
 
 @contextmanager
 def infinity_server(checkpoint: str, device: str, python: str, texts: Sequence[str]) -> Iterator[InfinityServer]:
-    """Yield Infinity's server with a checkpoint loaded; stop it afterwards.
+    """Yield Infinity's server with a loaded checkpoint, and stop it afterwards.
 
     Raises:
-        ToolError: it is not installed or does not get ready.
+        ToolError: it is not installed, or does not become ready.
     """
     (port,) = free_ports(1)
     command = str(Path(python).with_name("infinity_emb"))
@@ -177,7 +177,7 @@ def infinity_server(checkpoint: str, device: str, python: str, texts: Sequence[s
 
 
 def peer_python(kind: str, folder: Path) -> str:
-    """Return the interpreter that has a peer: an environment of its own in `folder`, else this one.
+    """Return the interpreter that has a peer: of the environment in `folder`, else this one.
 
     Raises:
         ToolError: neither has it.
