@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry point of the command. It imports nothing large, so that Ctrl-C is handled from the start."""
+"""Entry point of the command.
+
+It imports nothing large, so that Ctrl-C is handled from the start.
+"""
 
 from __future__ import annotations
 

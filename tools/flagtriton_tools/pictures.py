@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws pictures into files without a screen. No other module imports matplotlib."""
+"""Draws pictures into files without a screen.
+
+No other module imports matplotlib.
+"""
 
 from __future__ import annotations
 

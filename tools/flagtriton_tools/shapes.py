@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes checkpoints of published shapes with random weights. A pass takes as long as with the real weights."""
+"""Writes checkpoints of published shapes with random weights.
+
+A pass takes as long as with the real weights.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generates English-looking texts with a given distribution of lengths. The same seed gives the same texts."""
+"""Generates English-looking texts with a given distribution of lengths.
+
+The same seed gives the same texts.
+"""
 
 from __future__ import annotations
 

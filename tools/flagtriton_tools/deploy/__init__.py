@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a checkpoint and the user's options to the folders of a deployment. Pure, except for reading files."""
+"""Builds the folders of a deployment from a checkpoint and the user's options. Pure, except for reading files."""

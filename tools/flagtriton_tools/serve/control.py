@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads and unloads a deployment with all of its models on a running server. Other deployments stay untouched."""
+"""Loads and unloads a deployment with all of its models on a running server.
+
+Other deployments stay untouched.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Health of the deployments for probes, over HTTP and as a file. Triton calls a model with a dead process ready."""
+"""Health of the deployments for probes, over HTTP and as a file.
+
+Triton calls a model with a dead process ready.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class _Standing:
     reason: str = ""
     recoveries: int = 0
     since: float = field(default_factory=time.time)
-    lost_at: float | None = None  # monotonic time of the last change from ready to another state; None while ready
+    lost_at: float | None = None  # monotonic time at which it stopped being ready; None while ready or if never ready
 
 
 class Health:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prometheus metrics of the deployments' health. Triton's metrics do not show a model with a dead process."""
+"""Prometheus metrics of the deployments' health.
+
+Triton's metrics do not show a model with a dead process.
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 60.0
 _STOP_TIMEOUT_S = 4.0
 _STEADY_S = 600.0
-"""Time after which a running server counts as recovered, seconds. Earlier restarts then no longer count."""
+"""Time after which a running server counts as recovered, seconds. Earlier restarts no longer count then."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detects failures while a server's models load. Triton answers nothing until each has loaded or failed."""
+"""Detects failures while a server's models load.
+
+Triton answers no request until each model has loaded or failed.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ __all__ = ["StartUp"]
 
 _LOADED = re.compile(r"successfully loaded '([^']+)'")
 _FAILED = re.compile(r"failed to load '([^']+)' version \d+: (.*)")
-"""Lines of Triton's log about the end of a model's loading. No other source tells it before all models have ended."""
+"""Lines of Triton's log about the end of a model's loading. No other source has it until all have loaded or failed."""
 
 _LOOKED_FOR_EVERY_S = 0.5
 _HANGS_AFTER_S = 4.0

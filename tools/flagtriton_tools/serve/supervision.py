@@ -102,7 +102,7 @@ class Supervisor:
         self._health.beat()
 
     def look_for_changes(self) -> None:
-        """Start and stop watching deployments that were loaded and unloaded; kill a server that hangs."""
+        """Watch deployments that were loaded, forget those that were unloaded, and kill a server that hangs."""
         if self._end_if_it_hangs() or (states := self._admin.states()) is None:
             return
         for name in set(states) - set(self._watched):

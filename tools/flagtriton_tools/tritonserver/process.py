@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts and stops one `tritonserver` process. The process ends if its parent dies."""
+"""Starts and stops one `tritonserver` process.
+
+The process ends if its parent dies.
+"""
 
 from __future__ import annotations
 

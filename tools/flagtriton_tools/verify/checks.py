@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Comparisons of answers. Each comparison is one row of the report. Pure."""
+"""Comparisons of answers, one row of the report each. Pure."""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls from several threads at once. Each thread waits for its answer before it calls again (closed loop)."""
+"""Calls from several threads at once.
+
+Each thread waits for its answer before it calls again (closed loop).
+"""
 
 from __future__ import annotations
 

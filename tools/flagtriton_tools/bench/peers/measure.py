@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures contestants in rounds. Each takes one turn per round, so a slow minute of the machine affects all."""
+"""Measures contestants in rounds.
+
+Each takes one turn per round, so a slow minute of the machine affects all.
+"""
 
 from __future__ import annotations
 

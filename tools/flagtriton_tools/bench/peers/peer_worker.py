@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one library in a separate process. JSON lines on stdin are requests, JSON lines on stdout are replies.
+"""Runs one library in a separate process.
 
-The script runs with any interpreter that has the library. It imports flagtriton only for the kind `raw`.
+JSON lines on stdin are requests, and JSON lines on stdout are replies. The script runs with any interpreter that
+has the library. It imports flagtriton only for the kind `raw`.
 """
 
 from __future__ import annotations
