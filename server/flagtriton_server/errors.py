@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error that fails one request, and how it fails nothing beside it."""
+"""Errors that fail one request, and a loop that keeps them from failing the other requests of a batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RequestError(ValueError):
     """One request cannot be answered.
 
     Attributes:
-        code: the name of a Triton error code: `INVALID_ARG`, `CANCELLED`, …
+        code: name of a Triton error code: `INVALID_ARG`, `CANCELLED`, …
     """
 
     def __init__(self, message: str, code: str = "INVALID_ARG") -> None:
@@ -25,10 +25,10 @@ class RequestError(ValueError):
 
 
 class NotFiniteError(ArithmeticError):
-    """A result holds nan or an infinity, which is never sent.
+    """A result contains nan or an infinity. Such a result is never sent.
 
     Attributes:
-        what: such values are, in the plural.
+        what: plural noun phrase for the values, such as `scores`.
     """
 
     def __init__(self, what: str) -> None:
@@ -40,7 +40,7 @@ _WIDER = {"fp16": "add it with --precision bf16 or fp32", "bf16": "add it with -
 
 
 def not_finite(what: str, precision: str) -> str:
-    """Return what is said of values that are not finite in a precision, with what to do."""
+    """Return the error message for values that are not finite in a precision, with advice."""
     advice = _WIDER.get(precision, "no precision is wider: check the checkpoint's weights")
     return f"{what} are not finite in {precision}; {advice}"
 
@@ -48,13 +48,13 @@ def not_finite(what: str, precision: str) -> str:
 def one_by_one(
     answer: Callable[[T], R | RequestError], work: Iterable[T], precision: str = "fp32"
 ) -> list[R | RequestError]:
-    """Return the answer to each request, or the error that it alone gets.
+    """Return one answer for each request; a request that fails gets its own error in place of an answer.
 
     Args:
-        answer: to one request; may raise `RequestError`, `NotFiniteError`, and what torch raises for shapes that do
-            not go together, as they may come from whoever calls a private step directly.
+        answer: computes the answer to one request. It may raise `RequestError` or `NotFiniteError`. It may also raise
+            torch's `RuntimeError` for shapes that do not match: a client may call a private step directly.
         work: the requests.
-        precision: of the deployment: `fp32`, `fp16` or `bf16`.
+        precision: precision of the deployment: `fp32`, `fp16` or `bf16`.
     """
     answers: list[R | RequestError] = []
     for item in work:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backpressure: the encoder sets a flag when its queue is nearly full; the tokenizer then rejects requests.
 
-Without it a rejected request has passed two processes and been tokenised, which under overload is half of a server's
-work. Imports no torch.
+Without the flag, a rejected request has passed through two processes and has been tokenized. Under overload that is
+half of a server's work. Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ from flagtriton.protocol.runtime_files import remove_abandoned_flags
 __all__ = ["BackpressureFlag"]
 
 _EXPIRES_AFTER_S = 2.0
-"""An encoder that dies leaves its flag set for at most this long."""
+"""Seconds until a flag expires. It bounds how long the flag of an encoder that died stays set."""
 
 _TIME = struct.Struct("<d")
 _SIZE = 2 * _TIME.size  # interactive, bulk
 
 
 class BackpressureFlag:
-    """For each priority the time until which the flag is set, by the monotonic clock that all processes share.
+    """One flag for each priority, stored as the time until which it is set.
+
+    The time is that of the monotonic clock, which all processes share. The constructor also removes the flags of this
+    user's servers that have ended.
 
     Args:
-        path: a file in shared memory, created if it does not exist. If it cannot be opened, only this process sees the
-            flag. Flags of this user's servers that have ended are removed.
+        path: file in shared memory, created if it does not exist. If it cannot be opened, only this process sees the
+            flag.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +47,7 @@ class BackpressureFlag:
             self._times = mmap.mmap(self._descriptor, _SIZE)
 
     def set(self, bulk: bool, full: bool) -> None:
-        """Set the flag of a priority, or clear it."""
+        """Set the flag of a priority if its queue is full, else clear it."""
         _TIME.pack_into(self._times, bulk * _TIME.size, time.monotonic() + _EXPIRES_AFTER_S if full else 0.0)
 
     def is_set(self, bulk: bool) -> bool:
@@ -53,7 +56,7 @@ class BackpressureFlag:
         return time.monotonic() < float(until)
 
     def close(self) -> None:
-        """Leave the file, which the last step to leave removes. From then on only this process sees the flag."""
+        """Close the file; the last step that closes it removes it. Afterwards only this process sees the flag."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
@@ -65,7 +68,7 @@ class BackpressureFlag:
 
 
 def _open(path: Path) -> int | None:
-    """Return a descriptor of the file with a shared lock, which marks it as used; None if it cannot be opened."""
+    """Return a descriptor of the file, or None if it cannot be opened. A shared lock on it marks the file as used."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -75,7 +78,7 @@ def _open(path: Path) -> int | None:
         with contextlib.suppress(OSError):
             if path.stat().st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
-        os.close(descriptor)  # it was removed before it was locked
+        os.close(descriptor)  # another process removed the file before this lock
 
 
 def _remove_unless_used(path: Path, descriptor: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of a step at work: its metrics, and its log of requests where one is wanted. Imports no torch."""
+"""Metrics of a running step, and its request log if the environment asks for one. Imports no torch."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _OF_ENCODERS = (TOKENS, MICRO_BATCHES, MICRO_BATCH_TOKENS, PADDING_TOKENS)
 
 
 class StepMetrics(StepObserver):
-    """Tells of one process of a step.
+    """Metrics and request log of one process of a step.
 
     Args:
-        args: what Triton tells the step's `initialize`.
-        encodes: its work is forward passes; else it makes tokens of texts.
+        args: the argument of the step's `initialize`.
+        encodes: True for a step that runs forward passes, False for one that tokenizes texts.
     """
 
     def __init__(self, args: Mapping[str, str], *, encodes: bool) -> None:
@@ -67,7 +67,7 @@ class StepMetrics(StepObserver):
             self._tally.add(metric, 0)
 
     def of_queue(self, queue: WorkQueue[Any], limits: QueueLimits) -> None:
-        """Tell how many requests wait from now on, and how many may."""
+        """Publish the requests and tokens that wait in a queue, and their limits; start its counters at 0."""
         own = {"process": self._process}
         self._tally.watch(WAITING_REQUESTS_LIMIT, lambda: limits.requests, **own)
         self._tally.watch(WAITING_TOKENS_LIMIT, lambda: limits.tokens, **own)
@@ -82,19 +82,19 @@ class StepMetrics(StepObserver):
                 self._tally.add(REQUESTS_WITHIN, 0, **priority, seconds=bound)
 
     def start(self) -> None:
-        """Begin."""
+        """Start to publish."""
         self._tally.start()
 
     def stop(self) -> None:
-        """End, with the last numbers told."""
+        """Publish the last values and stop."""
         self._tally.stop()
 
     def on_batch_done(self, seconds: float) -> None:
-        """Tell of a turn that is over."""
+        """Add the duration of a finished batch, in seconds, to the busy time."""
         self._tally.add(BUSY, seconds, process=self._process)
 
     def on_response(self, job: Job[Any], answer: object) -> None:
-        """Tell of a request that has its answer, or an exception in place of one."""
+        """Record a request that got its answer, or an exception in place of one."""
         error = answer if isinstance(answer, Exception) else None
         waited_s, seconds = job.dequeued_at - job.enqueued_at, time.monotonic() - job.enqueued_at
         priority = priority_name(job.bulk)
@@ -117,11 +117,11 @@ class StepMetrics(StepObserver):
         self._write(priority, error, context.request_id)
 
     def truncated(self, texts: int) -> None:
-        """Tell of texts that were cut."""
+        """Count texts that were truncated."""
         self._tally.add(TRUNCATED_TEXTS, texts)
 
     def on_forward_pass(self, tokens: int, places: int) -> None:
-        """Tell of one forward pass: the tokens in it, and the places that it has computed."""
+        """Count one forward pass: its tokens, and the places that it computed, padding included."""
         self._tally.add(MICRO_BATCHES)
         self._tally.add(MICRO_BATCH_TOKENS, tokens)
         self._tally.add(PADDING_TOKENS, places - tokens)
@@ -136,7 +136,7 @@ class StepMetrics(StepObserver):
 
 
 def priority_name(bulk: bool) -> str:
-    """Return what a priority is called in metrics and logs."""
+    """Return the name of a priority in metrics and logs."""
     return "bulk" if bulk else "interactive"
 
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of a step's on their way to Prometheus: added up here, and handed to Triton once a second.
+"""Metrics of a step: counters are summed up here, and all values are passed to Triton once a second.
 
-Telling Triton a number is a question to another process and its answer, for which no request should wait. Imports no
-torch.
+An update of a Triton metric is a round trip to another process. No request should wait for that. Imports no torch.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ _Key: TypeAlias = tuple[Metric, tuple[tuple[str, str], ...]]
 
 
 class MetricHandle(Protocol):
-    """One metric with one set of labels, as Triton keeps it."""
+    """One Triton metric with one set of labels."""
 
     def increment(self, amount: float, /) -> None:
-        """Add to it."""
+        """Add to the value."""
 
     def set(self, value: float, /) -> None:
-        """Change it."""
+        """Replace the value."""
 
 
 class MetricsPublisher:
     """Sums up counters and reads gauges. Safe to share between threads.
 
     Args:
-        open_series: makes Triton keep a metric with some labels.
-        labels: of every series, beside its own.
-        log_error: told, once, why nothing can be published; the step goes on without.
-        every_s: seconds between two times that it is.
+        open_series: opens a Triton metric with a set of labels.
+        labels: labels of every series, in addition to the labels of the call.
+        log_error: called once with the reason if publishing fails; the step then continues without metrics.
+        every_s: seconds between two publications.
     """
 
     def __init__(
@@ -60,22 +59,22 @@ class MetricsPublisher:
         self._thread = threading.Thread(target=self._publish_on, name="flagtriton metrics", daemon=True)
 
     def add(self, metric: Metric, amount: float = 1.0, **labels: str) -> None:
-        """Add to a counter; 0 makes it known, so that its first rise is seen as one."""
+        """Add to a counter. An amount of 0 creates the counter, so that its first increase is visible."""
         key = (metric, tuple(labels.items()))
         with self._lock:
             self._sums[key] = self._sums.get(key, 0.0) + amount
 
     def watch(self, metric: Metric, read: Callable[[], float], **labels: str) -> None:
-        """Let a gauge be read whenever numbers are published."""
+        """Register a gauge, which `read` returns at each publication."""
         with self._lock:
             self._gauges[metric, tuple(labels.items())] = read
 
     def start(self) -> None:
-        """Begin to publish."""
+        """Start the thread that publishes."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Publish what there is, and NaN for gauges: nobody will read them any more."""
+        """Publish the last sums, and NaN for gauges, because their values end here."""
         self._stopped.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -88,7 +87,7 @@ class MetricsPublisher:
                     self._forget_gauges()
                     self._publish()
                     return
-        except Exception as error:  # numbers are no reason to stop serving; Triton may run without any
+        except Exception as error:  # a metrics failure must not stop serving; Triton may run with metrics disabled
             self._log_error(f"no metrics from here on: {error}")
 
     def _forget_gauges(self) -> None:

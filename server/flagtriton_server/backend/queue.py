@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that wait for one worker: interactive ones before bulk, and no more than can be answered soon."""
+"""The queue of one worker: interactive requests before bulk ones, bounded so that all are answered soon."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ __all__ = ["Job", "WorkQueue"]
 T = TypeVar("T")
 
 _BATCHES_BEFORE_BULK = 8
-"""Of so many turns under interactive load one is bulk's, so that a corpus goes on, however slowly."""
+"""Every 8th batch is bulk even under interactive load, so that bulk jobs are never starved."""
 
 _NEARLY = 7 / 8
 
 
 @dataclass(frozen=True)
 class Job(Generic[T]):
-    """One request that waits.
+    """One request in the queue.
 
     Attributes:
-        work: what the step reads of it.
-        tokens: of all its texts.
-        answer: sends its answer, or the error that it gets in place of one; called once.
-        is_cancelled: whether its client has gone.
-        bulk: part of a long job, which others may overtake.
-        timeout_s: how long it waits at most, if less than the queue's own.
-        request_id: its client's, for the log.
-        enqueued_at: when it was put into the queue, by the monotonic clock.
-        dequeued_at: when its turn came, likewise.
-        expires_at: when it has waited long enough, likewise.
+        work: the request as the step has parsed it.
+        tokens: tokens of all its texts.
+        answer: function that sends the answer, or an error in place of one; called once.
+        is_cancelled: function that returns whether the client has gone.
+        bulk: whether the request is part of a long job, which interactive requests may overtake.
+        timeout_s: longest wait of this request, seconds; the queue's own limit applies as well.
+        request_id: the client's ID of the request, for the log.
+        enqueued_at: time when it entered the queue, seconds of the monotonic clock.
+        dequeued_at: time when the worker took it, same clock.
+        expires_at: time after which it is no longer run, same clock.
     """
 
     work: T
@@ -55,7 +55,7 @@ class Job(Generic[T]):
 
 @dataclass
 class _Lane(Generic[T]):
-    """The requests of one priority, in the order they came."""
+    """The requests of one priority, in the order of their arrival."""
 
     name: str
     jobs: deque[Job[T]] = field(default_factory=deque)
@@ -72,7 +72,7 @@ class _Lane(Generic[T]):
         self.tokens += job.tokens
 
     def is_nearly_full(self, limits: QueueLimits) -> bool:
-        """Return whether what is left is for requests that are under way already."""
+        """Return whether 7/8 of a limit is used. The rest is for requests that are already on their way."""
         return len(self.jobs) >= _NEARLY * limits.requests or self.tokens >= _NEARLY * limits.tokens
 
     def pop(self) -> Job[T]:
@@ -81,7 +81,7 @@ class _Lane(Generic[T]):
         return replace(job, dequeued_at=time.monotonic())
 
     def pop_within(self, tokens: int) -> list[Job[T]]:
-        """Take requests in their order, past those with which there would be more tokens."""
+        """Take requests in their order, up to a number of tokens; skip those that do not fit."""
         popped: list[Job[T]] = []
         for _ in range(len(self.jobs)):
             if self.jobs[0].tokens <= tokens:
@@ -93,12 +93,13 @@ class _Lane(Generic[T]):
 
 
 class WorkQueue(Generic[T]):
-    """Bounded, with two priorities. Safe to share between threads.
+    """A bounded queue with two priorities. Safe to share between threads.
 
     Args:
-        limits: of each priority.
-        batch_token_budget: what is taken at once, if the first request has no more by itself.
-        tell: told of a priority, bulk or not, when it is nearly full, True, and when some of it has been taken.
+        limits: limits of each priority.
+        batch_token_budget: most tokens that are taken at once; a first request with more tokens is taken alone.
+        tell: called as `tell(bulk, full)` when a request arrives and its lane is nearly full, and whenever requests
+            are taken; `full` is whether the lane is nearly full.
     """
 
     def __init__(
@@ -118,10 +119,10 @@ class WorkQueue(Generic[T]):
         self._last_interactive_at = -math.inf
 
     def put(self, job: Job[T]) -> None:
-        """Let a request wait.
+        """Add a request.
 
         Raises:
-            RequestError: UNAVAILABLE, because too many do.
+            RequestError: UNAVAILABLE, because too many requests wait, or the queue is closed.
         """
         now = time.monotonic()
         entered = replace(job, enqueued_at=now, expires_at=now + min(job.timeout_s, self._limits.timeout_s))
@@ -139,20 +140,20 @@ class WorkQueue(Generic[T]):
             self._changed.notify_all()
 
     def take(self) -> list[Job[T]]:
-        """Wait for requests and return those whose turn it is, of one priority; none once the queue is closed."""
+        """Wait for requests and return the next batch, of one priority; empty once the queue is closed and empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._interactive.jobs or self._bulk.jobs or self._closed)
             return self._taken(self._next_lane())
 
     def take_interactive(self) -> list[Job[T]]:
-        """Return the interactive requests whose turn it is, if any, without waiting."""
-        if not self._interactive.jobs:  # without the lock: it is asked before every layer
+        """Return the next batch of interactive requests without waiting; empty if there are none."""
+        if not self._interactive.jobs:  # without the lock, because this runs before every layer
             return []
         with self._changed:
             return self._taken(self._interactive)
 
     def take_short(self) -> list[Job[T]]:
-        """Return interactive requests of a turn at most, past those that have more by themselves, without waiting."""
+        """Return interactive requests that fit one batch together, without waiting; skip those that do not fit."""
         if not self._interactive.jobs:  # without the lock, as above
             return []
         with self._changed:
@@ -163,24 +164,24 @@ class WorkQueue(Generic[T]):
             return jobs
 
     def had_interactive_within(self, seconds: float) -> bool:
-        """Return whether an interactive request came so lately that another may be expected."""
+        """Return whether an interactive request came within the last `seconds`, so that another one is likely."""
         return time.monotonic() - self._last_interactive_at < seconds
 
     def waiting(self, bulk: bool) -> tuple[int, int]:
-        """Return how many requests of a priority wait, and the tokens of their texts."""
+        """Return the number of requests of a priority that wait, and the tokens of their texts."""
         with self._changed:
             lane = self._bulk if bulk else self._interactive
             return len(lane.jobs), lane.tokens
 
     def wait_until_below(self, tokens: int, timeout_s: float) -> None:
-        """Wait until the requests in the queue have fewer tokens, it is closed, or the time is over."""
+        """Wait until the queue has fewer than `tokens` tokens, is closed, or the timeout has passed."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._interactive.tokens + self._bulk.tokens < tokens or self._closed, timeout_s
             )
 
     def close(self) -> None:
-        """Let `take` return; what waits is still taken first."""
+        """Refuse further requests. `take` still returns those that wait, and is empty afterwards."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One line of JSON for each request of a step, where somebody asked for it: sizes and times, never a text."""
+"""An optional log with one line of JSON for each request of a step: sizes and times, never a text."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["RequestLog"]
 
 
 class RequestLog:
-    """A file that the steps of a server append to, each of them whole lines.
+    """A log file to which all steps of a server append whole lines.
 
     Args:
-        path: made if it is not there, for its owner alone; a terminal or pipe will do, too.
-        source: what every line says beside its own.
+        path: file, created for its owner alone if it does not exist; a terminal or a pipe is also possible.
+        source: fields that every line has in addition to those of its request.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be opened for writing.
     """
 
     def __init__(self, path: Path, source: Mapping[str, str]) -> None:
@@ -33,14 +33,14 @@ class RequestLog:
 
     @classmethod
     def wanted(cls, source: Mapping[str, str]) -> RequestLog | None:
-        """Return the log that the environment asks for, if it does."""
+        """Return the log that the environment names, or None if it names none."""
         path = os.environ.get(REQUEST_LOG)
         return cls(Path(path), source) if path else None
 
     def write(self, **said: object) -> None:
-        """Append a line; what is None is left out of it. One that cannot be written is lost, as on a full disk."""
+        """Append a line without the fields that are None. A line that cannot be written is lost, as on a full disk."""
         entry = {"time": _now(), **self._source, **{name: value for name, value in said.items() if value is not None}}
-        with suppress(OSError):  # a log is no reason to fail a request
+        with suppress(OSError):  # a log failure must not fail a request
             os.write(self._descriptor, json.dumps(entry).encode() + b"\n")
 
 

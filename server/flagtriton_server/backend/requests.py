@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Triton's requests to what steps read: tensors, and options that are parsed once, before anything else."""
+"""Triton's requests as steps read them: tensors, and options that are parsed once, before anything else."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _NO_LIMIT = 2**31
 
 @dataclass(frozen=True)
 class RequestContext:
-    """What a request's client says about it, apart from its tensors.
+    """Everything that a client sends with a request, except its tensors.
 
     Attributes:
-        options: its parameters.
-        bulk: it is part of a long job, which interactive requests may overtake.
-        timeout_s: the longest wait in the queue that the client accepts, seconds.
-        request_id: the client's name of it; may be empty.
+        options: parameters of the request.
+        bulk: whether it is part of a long job, which interactive requests may overtake.
+        timeout_s: longest wait in the queue that the client accepts, seconds.
+        request_id: the client's ID of the request; may be empty.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -46,11 +46,11 @@ class RequestContext:
 
 @dataclass(frozen=True)
 class StepRequest:
-    """One request of a step: the one wrapper around Triton's own object.
+    """One request of a step: the only wrapper around Triton's own object.
 
     Attributes:
-        context: what its client says about it.
-        error: why its parameters cannot be read, if they cannot; its context then has defaults.
+        context: options, priority, timeout and ID of the request.
+        error: the reason if the parameters cannot be read, else None. The context then has no options and is not bulk.
     """
 
     pb_request: PbRequest
@@ -59,12 +59,12 @@ class StepRequest:
 
     @classmethod
     def of(cls, pb_request: PbRequest) -> StepRequest:
-        """Return the wrapper of Triton's object, with its parameters parsed."""
+        """Return the wrapper of Triton's object and parse its parameters."""
         timeout_s = pb_request.timeout() / 1e6 or math.inf
         request_id = _id_of(pb_request)
         try:
             options = json.loads(pb_request.parameters() or "{}")
-        except ValueError as error:  # a UnicodeDecodeError is one: Triton lets names and values pass that are not UTF-8
+        except ValueError as error:  # or its subclass UnicodeDecodeError: Triton accepts text that is not UTF-8
             refusal = RequestError(f"the request's parameters cannot be read: {error}; send UTF-8")
             return cls(pb_request, RequestContext({}, False, timeout_s, request_id), refusal)
         return cls(pb_request, RequestContext(options, options.get("bulk") is True, timeout_s, request_id))
@@ -74,14 +74,14 @@ class StepRequest:
         return bool(self.pb_request.is_cancelled())
 
     def has(self, spec: TensorSpec) -> bool:
-        """Return whether an optional input came."""
+        """Return whether the request has an optional input."""
         return pb_utils.get_input_tensor_by_name(self.pb_request, spec.name) is not None
 
     def array(self, spec: TensorSpec) -> NDArray[Any]:
         """Return an input tensor.
 
         Raises:
-            RequestError: the request does not bring it.
+            RequestError: the request does not have it.
         """
         tensor = pb_utils.get_input_tensor_by_name(self.pb_request, spec.name)
         if tensor is None:
@@ -89,7 +89,7 @@ class StepRequest:
         return tensor.as_numpy()
 
     def byte_count(self, specs: Sequence[TensorSpec]) -> int:
-        """Return the bytes of all texts in those inputs that came."""
+        """Return the number of bytes of all texts in some inputs; an input that the request lacks counts as empty."""
         return sum(len(row) for spec in specs if self.has(spec) for row in self.array(spec).reshape(-1))
 
     def texts(self, spec: TensorSpec, *, max_total_bytes: int) -> list[str]:
@@ -97,10 +97,10 @@ class StepRequest:
 
         Args:
             spec: the input.
-            max_total_bytes: the most bytes of all of them together, UTF-8.
+            max_total_bytes: limit for all texts together, bytes of UTF-8.
 
         Raises:
-            RequestError: a text is not UTF-8, or they are too long.
+            RequestError: a text is not UTF-8, or the texts exceed the limit.
         """
         rows = self.array(spec).reshape(-1)
         sizes = [len(row) for row in rows]
@@ -119,14 +119,14 @@ class StepRequest:
         return [_decoded(row, spec.name, index) for index, row in enumerate(rows)]
 
     def embed_options(self, *, normalize: bool | None = None, truncate_dim: int | None = None) -> EmbedOptions:
-        """Return the options of a request that the tokenizer step has read, and checked the lengths of.
+        """Return the options of a request whose lengths the tokenizer step has already checked.
 
         Args:
-            normalize: default of requests that do not say whether vectors are normalised; None is true.
-            truncate_dim: default number of components; None is all.
+            normalize: whether to normalize vectors if the request does not set it; None is true.
+            truncate_dim: number of components if the request does not set it; None is all.
 
         Raises:
-            OptionError: it came straight to this step, with an option that is not allowed.
+            OptionError: the request came straight to this step, with an option that is not allowed.
         """
         return EmbedOptions.from_parameters(
             self.context.options,
@@ -137,17 +137,17 @@ class StepRequest:
         )
 
     def score_options(self) -> ScoreOptions:
-        """Return the options of a request for scores; as `embed_options`."""
+        """Return the options of a request for scores, under the same conditions as `embed_options`."""
         return ScoreOptions.from_parameters(self.context.options, min_length=1, max_length=_NO_LIMIT)
 
     def rerank_options(self, model_class: str) -> RerankOptions:
-        """Return the options of a request to a reranker of a class; as `embed_options`."""
+        """Return the options of a request to a reranker of a model class, like `embed_options`."""
         limits = {"min_length": 1, "max_length": _NO_LIMIT}
         return RerankOptions.from_parameters(self.context.options, **limits, model_class=model_class)
 
 
 def _id_of(pb_request: PbRequest) -> str:
-    """Return the client's name of a request; empty where it is not UTF-8."""
+    """Return the client's ID of a request; empty if it is not UTF-8."""
     try:
         return str(pb_request.request_id())
     except UnicodeDecodeError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an answer still fits into the shared memory through which it travels."""
+"""The check that an answer fits into the shared memory through which it is sent."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from flagtriton_server.errors import RequestError
 __all__ = ["ResponseBudget"]
 
 _SHARED_MEMORY = "/dev/shm"
-_SPARE = 1 << 20  # bytes by which the backend's pool grows beyond what is asked for
+_SPARE = 1 << 20  # bytes by which the backend's pool grows in addition to the requested ones
 
 
 class ResponseBudget:
-    """What this process knows of the room for answers. The memory that one has once had stays the process's own."""
+    """Space for the answers of this process. Shared memory that an answer has used once stays with the process."""
 
     def __init__(self) -> None:
         self._largest = 0  # bytes
 
     def refusal(self, needed: int) -> RequestError | None:
-        """Return why an answer of so many bytes cannot be sent, None where it can.
+        """Return the error for an answer of `needed` bytes if it cannot be sent, else None.
 
-        A sender that fails for want of shared memory cannot send anything any more, and its client would wait for ever.
+        A sender that runs out of shared memory cannot send anything any more, and its client would wait forever.
         """
         if needed <= self._largest:
             return None

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays and errors to Triton's responses, at once or later.
+"""Triton's responses from arrays and errors, sent at once or later.
 
-A bad request fails alone: `RequestError` becomes its answer, and the requests that came with it go on.
+A bad request fails alone: its answer is a `RequestError`, and the other requests of the batch continue.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 _BUDGET = ResponseBudget()
 _MAX_MESSAGE_BYTES = 2_000
-"""gRPC sends a message as a header, in which each byte may take three, and fails where it is too long."""
+"""Limit of an error message, bytes. gRPC sends it in a header, where a byte may take three. Long headers fail."""
 
 PbResponse: TypeAlias = Any
 """`pb_utils.InferenceResponse`, a class that exists only inside Triton's stub."""
@@ -45,8 +45,8 @@ def respond(
 
     Args:
         requests: the argument of Triton's `execute`.
-        read: makes of one request what `run` works on; may raise `RequestError` or `OptionError`.
-        run: the work on all requests that could be read, one answer each; called only if there are any.
+        read: parses one request for `run`; may raise `RequestError` or `OptionError`.
+        run: returns one answer for each request that could be read; called only if there are any.
     """
     read_or_rejected = [_read_one(StepRequest.of(request), read) for request in requests]
     accepted = [item for item in read_or_rejected if not isinstance(item, Exception)]
@@ -57,7 +57,7 @@ def respond(
 class ResponseSender:
     """Sends the answer to one request after `execute` has returned, from any thread.
 
-    The request's tensors lie in shared memory as long as this holds the request.
+    The request's tensors stay in shared memory as long as this object holds the request.
     """
 
     def __init__(self, request: StepRequest) -> None:
@@ -69,7 +69,10 @@ class ResponseSender:
         return self._request.is_cancelled()
 
     def send(self, answer: Answer | Exception) -> None:
-        """Send the answer, or the error in place of one; once."""
+        """Send the answer, or an error in place of one; to be called once.
+
+        An answer that does not fit into the shared memory is replaced by an error.
+        """
         refusal = None if isinstance(answer, Exception) else _BUDGET.refusal(sum(v.nbytes for v in answer.values()))
         self._sender.send(_response(refusal or answer), flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
@@ -81,17 +84,17 @@ def respond_later(
     on_rejected: Callable[[RequestContext, Exception], None] = lambda context, error: None,
     reader_of: Callable[[StepRequest], Executor | None] = lambda request: None,
 ) -> PbResponse | None:
-    """Hand over a request whose answer is sent later, or return the answer to one that is rejected.
+    """Submit a request whose answer is sent later, or return the response of one that is rejected at once.
 
     Args:
         pb_request: an element of the argument of Triton's `execute`.
-        read: makes of the request what the step works on; may raise `RequestError` or `OptionError`.
-        submit: takes care that the sender sends an answer; may raise `RequestError`.
-        on_rejected: called for a request that is rejected.
-        reader_of: returns the thread that reads a request which takes long to read; None reads it at once.
+        read: parses the request for the step; may raise `RequestError` or `OptionError`.
+        submit: takes the parsed request and ensures that the sender sends an answer; may raise `RequestError`.
+        on_rejected: called for each request that is rejected.
+        reader_of: returns the executor that reads a request that takes long to read; None reads it at once.
 
     Returns:
-        What `execute` returns for it: None once it is handed over.
+        The element of the result of `execute`: None if the answer goes through the sender.
     """
     request = StepRequest.of(pb_request)
     reader = None if request.error else reader_of(request)
@@ -107,7 +110,7 @@ def respond_later(
 
 
 def done(rows: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the tensor `DONE` of as many rows."""
+    """Return the tensor `DONE` with the same number of rows: zeros `[B, 1]`."""
     return np.zeros((len(rows), 1), dtype=np.float32)
 
 

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that does a step's work while Triton hands over further requests.
+"""The worker thread of a step, which runs batches while Triton delivers further requests.
 
-Triton's own batcher knows rows, not tokens, and cannot let a query overtake a batch that runs. So a step takes every
-request at once, and this thread decides what runs next; between two layers of bulk work it lets interactive requests
-pass.
+Triton's own batcher counts rows, not tokens, and cannot preempt a batch that runs. So a step takes every request at
+once, and this thread decides which batch runs next. Between two layers of a bulk batch it runs interactive requests.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ T = TypeVar("T")
 
 
 class StepObserver:
-    """Is called with what a worker does; this base ignores it."""
+    """Callbacks for the events of a worker. This base class ignores them."""
 
     def on_response(self, job: Job[Any], answer: object) -> None:
-        """A request has its answer, or an exception in place of one."""
+        """Handle a request that got its answer, or an exception in place of one."""
 
     def on_batch_done(self, seconds: float) -> None:
-        """A turn is over."""
+        """Handle the end of a batch, with its duration in seconds."""
 
 
 class Worker(Generic[T]):
-    """Runs requests that wait, one turn at a time.
+    """Runs the requests of a queue, one batch at a time.
 
     Args:
-        queue: where they wait.
-        run: the work on the requests of one turn, one answer each.
-        log_error: told what went wrong where `run` raised.
-        watch: told of every request.
+        queue: the requests that wait.
+        run: returns one answer for each request of a batch.
+        log_error: called with the traceback if `run` fails or an answer cannot be sent.
+        watch: observer of all requests and batches.
     """
 
     def __init__(
@@ -61,17 +60,18 @@ class Worker(Generic[T]):
         self._thread = threading.Thread(target=self._work, name="flagtriton", daemon=True)
 
     def start(self, first: Callable[[], None] = lambda: None) -> None:
-        """Begin, once the thread has done what comes first; raise what that raises.
+        """Start the thread, which first calls `first`; raise the exception of that call if it fails.
 
-        A model is best loaded there: where two threads of a process have run torch, OpenMP has more threads than there
-        are cores, lets them sleep between any two operations, and a short query takes twice the time.
+        `first` is the right place to load a model. If two threads of a process have run torch, OpenMP has more threads
+        than there are cores. It then puts them to sleep between any two operations, and a short query takes twice the
+        time.
         """
         self._first = first
         self._thread.start()
         self._begun.result()
 
     def stop(self) -> None:
-        """End once the requests that wait are answered."""
+        """Stop the thread after it has answered the requests that wait."""
         self._queue.close()
         self._thread.join()
 
@@ -82,11 +82,11 @@ class Worker(Generic[T]):
 
     @property
     def is_preemptible(self) -> bool:
-        """Whether it is at bulk work, between whose layers interactive requests may pass."""
+        """Whether a bulk batch runs, between whose layers interactive requests may run."""
         return self._is_preemptible
 
     def run_interactive_now(self) -> None:
-        """Run the interactive requests that wait, if it is bulk work that calls this."""
+        """Run a batch of the interactive requests that wait, if a bulk batch calls this."""
         if not self._is_preemptible:
             return
         self._is_preemptible = False
@@ -97,7 +97,7 @@ class Worker(Generic[T]):
             self._is_preemptible = True
 
     def run_short_now(self) -> None:
-        """Run interactive requests that wait and are no longer than a turn, whatever work it is that calls this."""
+        """Run interactive requests that wait and together fit one batch, whether a bulk or another batch calls this."""
         if self._passes:
             return
         self._passes = True
@@ -120,7 +120,7 @@ class Worker(Generic[T]):
             self._answer(jobs)
             self._is_preemptible = False
             self._watch.on_batch_done(time.monotonic() - began)
-            del jobs  # the requests' tensors lie in shared memory as long as they are held
+            del jobs  # the requests' tensors stay in shared memory as long as the jobs exist
 
     def _answer(self, jobs: Sequence[Job[T]]) -> None:
         wanted = []
@@ -134,7 +134,7 @@ class Worker(Generic[T]):
             return
         try:
             answers: Sequence[Any] = self._run([job.work for job in wanted])
-        except Exception as error:  # whatever it is, the next requests must not suffer from it
+        except Exception as error:  # any error: the next requests must not be affected
             self._log_error(traceback.format_exc())
             failure = RequestError(f"the model failed on this batch: {type(error).__name__}, see its log", "INTERNAL")
             answers = [failure] * len(wanted)
@@ -145,12 +145,12 @@ class Worker(Generic[T]):
         try:
             job.answer(answer)
             self._watch.on_response(job, answer)
-        except Exception:  # one that cannot be sent must not keep the others from theirs
+        except Exception:  # an answer that cannot be sent must not stop the others
             self._log_error(traceback.format_exc())
 
 
 def _given_up(job: Job[Any]) -> RequestError | None:
-    """Return why a request is not to be run: nobody wants its answer any more, or it comes too late."""
+    """Return the error of a request that is not run, because it was cancelled or has expired; else None."""
     if job.is_cancelled():
         return RequestError("the client has cancelled this request", "CANCELLED")
     if job.expires_at < time.monotonic():

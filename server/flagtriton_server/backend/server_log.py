@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's log and its metrics, as Triton's Python backend offers them."""
+"""Triton's log and Triton's metrics, through the API of its Python backend."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from flagtriton_server.backend.metrics_publisher import MetricHandle
 __all__ = ["log_error", "log_info", "open_series"]
 
 _OPEN_SERIES: list[Any] = []
-"""Triton 24.10's stub crashes where a series is garbage-collected, so all are kept."""
+"""All open series. Triton 24.10's stub crashes when a series is garbage-collected, so they are kept here."""
 
 
 def log_info(message: str) -> None:
-    """Write one line into the server's log."""
+    """Write one line to the server's log."""
     pb_utils.Logger.log_info(f"[flagtriton] {message}")
 
 
 def log_error(message: str) -> None:
-    """Write an error into the server's log."""
+    """Write an error to the server's log."""
     pb_utils.Logger.log_error(f"[flagtriton] {message}")
 
 
 def open_series(metric: Metric, labels: Mapping[str, str]) -> MetricHandle:
-    """Return one of Triton's own metrics with some labels, until the process ends."""
+    """Return a Triton metric with a set of labels. It stays open until the process ends."""
     series = _family(metric).Metric(labels=dict(labels))
     _OPEN_SERIES.append(series)
     return series
