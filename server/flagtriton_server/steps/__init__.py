@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One `TritonPythonModel` a module, named as the model's folder ends. Glue only."""
+"""One `TritonPythonModel` in each module, whose name is the ending of the model's folder. Glue only."""

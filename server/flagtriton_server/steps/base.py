@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a step does with Triton's requests: they wait here, and a thread of the step's own answers them.
+"""The base of steps with a queue: requests wait in the step's process, and a worker thread answers them.
 
-Not in Triton's queue: as soon as that has a bound, a time limit or priorities, a request that comes while all
-instances are at work is handed over when the next one comes, or else half a second later
-(github.com/triton-inference-server/core/pull/237 turned off what had prevented it). Imports no torch.
+Requests do not wait in Triton's queue, because it delays some of them once it has a bound, a time limit or priorities.
+A request that arrives while all instances are busy is then delivered with the next request, or else half a second
+later. github.com/triton-inference-server/core/pull/237 turned off the code that prevented it. Imports no torch.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ class _Work(Protocol):
 T = TypeVar("T", bound=_Work)
 
 _BATCHES_AHEAD = 2
-"""What an instance beside others takes without a pause, in turns; the rest is for the first that is free."""
+"""Batches that one of several instances takes without a pause. The first free instance takes further requests."""
 
 _PAUSE_S = 0.05
-"""How long it leaves the rest to others, which would have taken it by then if they could."""
+"""Seconds for which an instance leaves further requests to the others. A free instance takes them within this time."""
 
 
 class QueuedStep(Generic[T]):
-    """Requests of a step, from Triton's `execute` to their answers.
+    """Handles the requests of a step, from Triton's `execute` to their answers.
 
     Args:
-        limits: what may wait.
-        batch_token_budget: what `run` is handed at once, if the first request has no more by itself.
-        instances: of the step, on all devices.
-        read: one request to what `run` works on; may raise `RequestError` or `OptionError`.
-        run: the work on several requests, one answer each.
-        watch: told of every request; begins and ends with the step.
-        is_long: whether a request takes so long to read that others would wait for that.
-        admits: whether a request, bulk or not, has a chance; one that has none is refused.
-        tell: told of a priority, bulk or not, when it is nearly full, True, and when some of it has been taken.
+        limits: limits of the queue.
+        batch_token_budget: most tokens of one call of `run`; a first request with more tokens runs alone.
+        instances: number of instances of the step, on all devices.
+        read: parses one request for `run`; may raise `RequestError` or `OptionError`.
+        run: returns one answer for each of several requests.
+        watch: observer of all requests; it starts and stops with the step.
+        is_long: returns whether a request takes so long to read that others would wait for it.
+        admits: returns whether requests are admitted, by priority: True is bulk. Others are rejected.
+        tell: called as `tell(bulk, full)`, as `WorkQueue` describes it.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class QueuedStep(Generic[T]):
     ) -> None:
         self._read = read
         self._is_long = is_long
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="flagtriton-reader")  # has no thread before it is used
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="flagtriton-reader")  # starts its thread on first use
         self._admits = admits
         self._tokens_ahead = _BATCHES_AHEAD * batch_token_budget if instances > 1 else None
         self._queue: WorkQueue[T] = WorkQueue(limits, batch_token_budget, tell)
@@ -80,12 +80,12 @@ class QueuedStep(Generic[T]):
         self._worker = Worker(self._queue, run, log_error, watch)
 
     def start(self, load: Callable[[], None] = lambda: None) -> None:
-        """Load what is needed in the thread that is to use it, and begin to answer; raise what loading raises."""
+        """Call `load` in the worker thread, then start to answer requests; raise the exception of `load`."""
         self._worker.start(load)
         self._watch.start()
 
     def execute(self, requests: Sequence[PbRequest]) -> list[PbResponse | None]:
-        """Return what Triton's `execute` is to: an answer for each request that is refused at once, else None."""
+        """Return the result of Triton's `execute`: a response for each request that is rejected at once, else None."""
         responses = [self._respond(request) for request in requests]
         if self._tokens_ahead is not None:
             self._queue.wait_until_below(self._tokens_ahead, _PAUSE_S)
@@ -96,11 +96,11 @@ class QueuedStep(Generic[T]):
         return self._worker.is_alive
 
     def run_short_now(self) -> None:
-        """Answer interactive requests that wait and are no longer than a turn; for `run` to call between two texts."""
+        """Answer interactive requests that wait and together fit one batch; `run` calls it between two texts."""
         self._worker.run_short_now()
 
     def finalize(self) -> None:
-        """End once all requests are answered."""
+        """Stop after all requests are answered."""
         self._reader.shutdown()
         self._worker.stop()
         self._watch.stop()

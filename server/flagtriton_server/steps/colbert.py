@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ColBERT step: token vectors to a vector for every token but the first. Glue only.
+"""The ColBERT step: from token vectors to one ColBERT vector for every token except the first. Glue only.
 
-The vectors are FP32, as the configuration says, unless a request asks for FP16, which Triton sends on as it comes. JSON
-has no FP16, so a configuration that named it would leave no answer to `generate`.
+The configuration declares the vectors as FP32. If a request asks for FP16, Triton forwards the FP16 vectors unchanged.
+JSON has no FP16, so `generate` could return no vectors if the configuration declared FP16.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class TritonPythonModel:
         """Load the head.
 
         Raises:
-            ValueError: the checkpoint has no such head, or of another shape; or the wire's dtype is unknown.
+            ValueError: the checkpoint has no such head, the head has another shape, or the wire's dtype is unknown.
         """
         settings = read_settings(ColbertSettings, args)
         if settings.colbert_dtype not in _WIRE_DTYPES:
             raise ValueError(f"colbert_dtype is {settings.colbert_dtype!r}; expected {' or '.join(_WIRE_DTYPES)}")
         self._precision = encoder_precision(settings.precision, settings.device)
         self._head = load_colbert_head(settings, self._precision, instance_devices(args)[0])
-        torch.set_num_threads(1)  # a small part of the encoder's work, which needs the cores
+        torch.set_num_threads(1)  # this work is small, and the encoder needs the cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Project every request's token vectors."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dense and sparse step of BGE-M3: hidden states to dense vectors and lexical weights. Glue only.
+"""The dense and sparse step of BGE-M3: from hidden states to dense vectors and lexical weights. Glue only.
 
-Both are small beside the encoder's work and read the same hidden states, so one process makes them.
+Both take little work compared with the encoder and read the same hidden states, so one process computes them.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class TritonPythonModel:
         self._pool, self._normalize = pooling_named(settings.pooling_method), settings.normalize
         self._precision = encoder_precision(settings.precision, settings.device)
         self._head = load_sparse_head(settings, self._precision, instance_devices(args)[0])
-        torch.set_num_threads(1)  # a few sums and one product a token: more threads would only take the encoder's cores
+        torch.set_num_threads(1)  # a few sums, and a product for each token: the encoder needs the cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
-        """Pool every request's hidden states and weigh its tokens."""
+        """Pool every request's hidden states and compute the weights of its tokens."""
         return respond(requests, self._read, self._run)
 
     def _read(self, request: StepRequest) -> _DenseSparseRequest:

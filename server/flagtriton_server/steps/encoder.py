@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder step: ragged token ids to hidden states, or to embeddings where it pools too. Glue only."""
+"""The encoder step: from ragged token ids to hidden states, or to embeddings if it also pools. Glue only."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ __all__ = ["TritonPythonModel"]
 @dataclass(frozen=True)
 class _EncodeRequest:
     input_ids: NDArray[np.int32]  # [B, T]
-    options: EmbedOptions  # the defaults where this step needs none
-    second_parts: NDArray[np.int32] | None = None  # [B, 1] where a pair's passage begins
-    prompt_lengths: NDArray[np.int32] | None = None  # [B, 1] first tokens that are not pooled
-    passage_ids: NDArray[np.int32] | None = None  # [B, T'] texts of their own, where `input_ids` are those of queries
+    options: EmbedOptions  # defaults if this step reads no options
+    second_parts: NDArray[np.int32] | None = None  # [B, 1] index of the first token of a pair's passage
+    prompt_lengths: NDArray[np.int32] | None = None  # [B, 1] number of first tokens that are not pooled
+    passage_ids: NDArray[np.int32] | None = None  # [B, T'] of passages, if `input_ids` are those of queries
 
     @property
     def texts(self) -> dict[TensorSpec, NDArray[np.int32]]:
-        """The token ids by what their hidden states are sent as."""
+        """The token ids, by the tensor in which their hidden states are sent."""
         passages = {} if self.passage_ids is None else {PASSAGE_STATES: self.passage_ids}
         return {HIDDEN_STATES: self.input_ids, **passages}
 
@@ -67,7 +67,7 @@ class _EncodeRequest:
 
 
 _RAISED_BY_MODELS = (AssertionError, AttributeError, LookupError, TypeError, ValueError)
-"""What code that comes with a checkpoint raises for a domain that it does not know."""
+"""Exceptions that code of a checkpoint raises for an unknown domain."""
 
 _Answer: TypeAlias = "dict[TensorSpec, NDArray[Any]] | RequestError"
 
@@ -88,7 +88,7 @@ class TritonPythonModel:
 
     def _load(self, args: dict[str, str]) -> None:
         settings = self._settings
-        if not (settings.token_types or settings.scores):  # of a reranker
+        if not (settings.token_types or settings.scores):  # it is no reranker
             name = args["model_name"].removesuffix("_encoder")
             check_definition(settings.checkpoint, settings.revision, settings.definition, name)
         self._chain = load_chain(settings.modules, settings.checkpoint, settings.revision)
@@ -97,7 +97,7 @@ class TritonPythonModel:
         self._encoder = replace(
             load_encoder(self._settings, *devices), on_forward_pass=self._queued.watch.on_forward_pass
         )
-        keep_freed_memory()  # not before: what loading frees would be kept, too, which is half of the weights' size
+        keep_freed_memory()  # only now: loading frees half of the weights' size, which would be kept, too
         log_info(
             f"{self._settings.checkpoint} on {', '.join(map(str, devices))} in {self._encoder.precision.name}, "
             f"{'packed' if self._encoder.packed else 'padded'}, "
@@ -105,20 +105,20 @@ class TritonPythonModel:
         )
         if self._encoder.device.type == "cpu":
             lower_priority()
-        # A domain is a state of the module, in which another request must not run.
+        # A domain is a state of the module. Another request must not run in that state.
         if self._encoder.packed and self._encoder.device.type == "cpu" and not self._settings.pseudo_moe:
             self._queued.enable_layer_preemption(self._encoder.module)
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse | None]:
-        """Let requests wait for their turn; rows of several run through the model together."""
+        """Queue the requests. Rows of several requests run through the model together."""
         return self._queued.execute(requests)
 
     def is_ready(self) -> bool:
-        """Return whether requests are answered; what Triton asks since python_backend's pull request 430."""
+        """Return whether requests are answered. Triton calls it since python_backend's pull request 430."""
         return self._queued.is_ready()
 
     def finalize(self) -> None:
-        """Answer what waits."""
+        """Answer the requests that wait, then stop."""
         self._queued.finalize()
 
     def _read(self, request: StepRequest) -> _EncodeRequest:
@@ -173,7 +173,7 @@ class TritonPythonModel:
 
 
 def _reduction(settings: EncoderSettings) -> Pooling | None:
-    """Return what makes one row of a text's, or None where all of them leave the encoder."""
+    """Return the pooling that reduces a text to one row, or None if all hidden states are sent."""
     if settings.pooling_method is not None:
         return pooling_named(settings.pooling_method)
     if settings.rows not in ROW_CHOICES:

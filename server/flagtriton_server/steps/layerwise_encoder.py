@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The encoder step of layerwise rerankers: rows of token ids to vectors at the layers that are asked for. Glue only."""
+"""The encoder step of layerwise rerankers: from rows of token ids to vectors at the requested layers. Glue only."""
 
 from __future__ import annotations
 
@@ -50,15 +50,15 @@ class TritonPythonModel:
             self._queued.enable_layer_preemption(self._decoder.module)
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse | None]:
-        """Let requests wait for their turn; rows of several with like options run through the model together."""
+        """Queue the requests. Rows of several requests with equal depth run through the model together."""
         return self._queued.execute(requests)
 
     def is_ready(self) -> bool:
-        """Return whether requests are answered; what Triton asks since python_backend's pull request 430."""
+        """Return whether requests are answered. Triton calls it since python_backend's pull request 430."""
         return self._queued.is_ready()
 
     def finalize(self) -> None:
-        """Answer what waits."""
+        """Answer the requests that wait, then stop."""
         self._queued.finalize()
 
     def _read(self, request: StepRequest) -> LayerwiseRequest:

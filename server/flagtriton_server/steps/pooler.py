@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pooler step: token vectors to embeddings. Glue only."""
+"""The pooler step: from token vectors to embeddings. Glue only."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ __all__ = ["TritonPythonModel"]
 @dataclass(frozen=True)
 class _PoolRequest:
     states: torch.Tensor  # [N, D]
-    lengths: NDArray[np.int64]  # [B] rows of each text among them
+    lengths: NDArray[np.int64]  # [B] rows of each text
     options: EmbedOptions
-    prompt_lengths: NDArray[np.int32] | None = None  # [B] of these rows, those that are not pooled
+    prompt_lengths: NDArray[np.int32] | None = None  # [B] number of first rows that are not pooled
 
 
 class TritonPythonModel:
     """Triton's entry point."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Look up the pooling method, and load what follows it.
+        """Look up the pooling method, and load the modules that follow it.
 
         Raises:
-            ValueError: there is no such method, or a module's files do not fit.
+            ValueError: there is no such method, or the files of a module do not fit.
         """
         settings = read_settings(PoolerSettings, args)
         self._pool = pooling_named(settings.pooling_method)
@@ -50,7 +50,7 @@ class TritonPythonModel:
         self._pseudo_moe = settings.pseudo_moe
         self._one_row = settings.rows != "all"
         self._precision = encoder_precision(settings.precision, settings.device)
-        torch.set_num_threads(1)  # a few sums: threads would only take the encoder's cores
+        torch.set_num_threads(1)  # a few sums: more threads would only take the encoder's cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Pool every request's token vectors."""
@@ -59,7 +59,7 @@ class TritonPythonModel:
     def _read(self, request: StepRequest) -> _PoolRequest:
         lengths = token_counts(request.array(INPUT_IDS))
         if self._one_row:
-            lengths = np.ones_like(lengths)  # a text without tokens has its row, too, of zeros
+            lengths = np.ones_like(lengths)  # a text without tokens also has one row, of zeros
         states = from_bytes(request.array(HIDDEN_STATES), lengths, self._precision.computed)
         prompt_lengths = request.array(PROMPT_LENGTH).reshape(-1) if self._skips_prompts else None
         options = request.embed_options(normalize=self._normalize, truncate_dim=self._truncate_dim)

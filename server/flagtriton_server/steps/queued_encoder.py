@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an encoder step's requests wait: bulk work makes way for interactive requests between two of its layers."""
+"""The queue of an encoder step. Interactive requests preempt a bulk batch between two layers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from flagtriton_server.steps.base import QueuedStep, T
 __all__ = ["QueuedEncoder", "queue_limits"]
 
 _SHORTER_PASSES = 8
-"""By how much bulk work's forward passes are shorter where interactive requests come, as these wait for a layer."""
+"""Divisor of the token budget of bulk passes while interactive requests arrive, because these wait for one layer."""
 
 _LATELY_S = 1.0
-"""They come if one has come so lately."""
+"""Interactive traffic counts as present for this long after the last interactive request, seconds."""
 
 
 def queue_limits(settings: EncoderSettings | LayerwiseSettings) -> QueueLimits:
-    """Return what may wait for an encoder step: what its settings say, else what follows from its token budget."""
+    """Return the queue limits of an encoder step: its settings, else limits that follow from its token budget."""
     default = QueueLimits.for_budget(settings.token_budget)
     return QueueLimits(
         settings.queue_requests or default.requests,
@@ -36,16 +36,16 @@ def queue_limits(settings: EncoderSettings | LayerwiseSettings) -> QueueLimits:
 
 
 class QueuedEncoder(QueuedStep[T]):
-    """Requests of an encoder step, from Triton's `execute` to their answers.
+    """Handles the requests of an encoder step, from Triton's `execute` to their answers.
 
     Args:
-        args: what Triton tells the step's `initialize`.
-        settings: the step's.
-        read: one request to what `run` works on; may raise `RequestError` or `OptionError`.
-        run: the work on several requests, one answer each.
+        args: the argument of the step's `initialize`.
+        settings: settings of the step.
+        read: parses one request for `run`; may raise `RequestError` or `OptionError`.
+        run: returns one answer for each of several requests.
 
     Attributes:
-        watch: to be told of forward passes.
+        watch: metrics of the step; the step calls its `on_forward_pass`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class QueuedEncoder(QueuedStep[T]):
         run: Callable[[list[T]], Sequence[Any]],
     ) -> None:
         instances = all_instances(args["model_config"])
-        # One of several may be full while another has room.
+        # Several instances have no flag, because one may be full while another has room.
         self._flag = BackpressureFlag(flag_path(args["model_name"], args["model_version"])) if instances == 1 else None
         tell = (lambda bulk, full: None) if self._flag is None else self._flag.set
         self.watch = StepMetrics(args, encodes=True)
@@ -66,24 +66,24 @@ class QueuedEncoder(QueuedStep[T]):
         self._pauses = False
 
     def finalize(self) -> None:
-        """End once all requests are answered."""
+        """Stop after all requests are answered."""
         super().finalize()
         if self._flag is not None:
             self._flag.close()
 
     def enable_layer_preemption(self, module: nn.Module) -> None:
-        """Let interactive requests overtake bulk ones before every layer of the module, not only between its passes."""
+        """Let interactive requests preempt a bulk batch before every layer of the module, not only between batches."""
         self._pauses = True
         for layer in _layers(module):
             layer.register_forward_pre_hook(lambda *_: self._worker.run_interactive_now())
 
     def pass_budget(self) -> int:
-        """Return how many tokens one forward pass of the work that runs now may take."""
+        """Return the token budget of one forward pass of the batch that runs now."""
         shorter = self._pauses and self._worker.is_preemptible and self._queue.had_interactive_within(_LATELY_S)
         return max(1, self._token_budget // _SHORTER_PASSES) if shorter else self._token_budget
 
 
 def _layers(module: nn.Module) -> Iterable[nn.Module]:
-    """Return a network's layers: the longest list of modules in it."""
+    """Return the layers of a network: the longest list of modules in it."""
     lists = [child for child in module.modules() if isinstance(child, nn.ModuleList)]
     return max(lists, key=len, default=nn.ModuleList())

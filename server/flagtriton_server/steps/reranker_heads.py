@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which head a reranker class has. Imports nothing of Triton's."""
+"""The head of each reranker class. Imports nothing from Triton."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["load_reranker_head"]
 
 
 def load_reranker_head(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
-    """Return a checkpoint's head.
+    """Return the head of a checkpoint.
 
     Args:
-        settings: which checkpoint, and the class it is of.
-        precision: the encoder's; a head is rounded as its weights are, but computes in float32: in half precision
-            many of a query's passages would get the same score.
-        device: where the head computes.
+        settings: the checkpoint and its model class.
+        precision: precision of the encoder. The head is rounded like the encoder's weights, but computes in float32.
+            In half precision many passages of a query would get the same score.
+        device: device on which the head computes.
 
     Raises:
-        OSError: the checkpoint is not there.
-        ValueError: it has no such head, or one for several labels, or no token for "Yes".
+        OSError: the checkpoint cannot be found.
+        ValueError: it has no such head, a head for several labels, or no token for "Yes".
     """
     if settings.scored_in_encoder:
         return lambda states, _: states.squeeze(-1)

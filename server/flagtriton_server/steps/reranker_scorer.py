@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scorer step of rerankers: a pair's vectors to its scores. Glue only."""
+"""The scorer step of rerankers: from the vectors of a pair to its scores. Glue only."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class TritonPythonModel:
         """Load the head.
 
         Raises:
-            ValueError: the checkpoint has none, one for several labels, or no token for an LLM's answer.
+            ValueError: the checkpoint has no head, a head for several labels, or no token for an LLM's answer.
         """
         self._settings = read_settings(RerankerHeadSettings, args)
         self._precision = precision = encoder_precision(self._settings.precision, self._settings.device)
         self._dtype = torch.float32 if self._settings.scored_in_encoder else precision.computed
-        torch.set_num_threads(1)  # small products: threads would only take the encoder's cores
+        torch.set_num_threads(1)  # small products: more threads would only take the encoder's cores
         self._logits = load_reranker_head(self._settings, precision, instance_devices(args)[0])
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
@@ -61,5 +61,5 @@ class TritonPythonModel:
             logits = self._logits(vectors, options).cpu()
         except RequestError as error:
             return error
-        check_finite(logits, "scores")  # the sigmoid of an infinity is a number
+        check_finite(logits, "scores")  # before the sigmoid, which hides an infinity
         return {SCORE: (logits.sigmoid() if options.normalize else logits).numpy()}

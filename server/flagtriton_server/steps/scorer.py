@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scorer step: the token vectors of queries and passages to BGE-M3's five scores of each pair. Glue only."""
+"""The scorer step: from token vectors of queries and passages to BGE-M3's five scores of each pair. Glue only."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ __all__ = ["TritonPythonModel"]
 
 @dataclass(frozen=True)
 class _Side:
-    """One side of a request's P pairs, its U distinct texts alone."""
+    """One side of a request's P pairs, as its U distinct texts."""
 
     input_ids: NDArray[np.int32]  # [U, T]
     states: torch.Tensor  # [N, D]
-    texts: NDArray[np.int64]  # [P] which of the U each pair has
+    texts: NDArray[np.int64]  # [P] index of each pair's text among the U
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class TritonPythonModel:
         """Load both heads.
 
         Raises:
-            ValueError: the checkpoint lacks one, or there is no such pooling.
+            ValueError: the checkpoint lacks one of them, or there is no such pooling.
         """
         settings = read_settings(ScorerSettings, args)
         precision, device = encoder_precision(settings.precision, settings.device), instance_devices(args)[0]
@@ -73,7 +73,7 @@ class TritonPythonModel:
         self._pool = pooling_named(settings.pooling_method)
         self._sparse_head = load_sparse_head(settings, precision, device)
         self._colbert_head = load_colbert_head(settings, precision, device)
-        torch.set_num_threads(1)  # a small part of the encoder's work, which needs the cores
+        torch.set_num_threads(1)  # this work is small, and the encoder needs the cores
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse]:
         """Score every request's pairs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer step: texts or pairs of them to ragged token ids, and token ids to tokens. Glue only."""
+"""The tokenizer step: from texts or pairs of texts to ragged token ids, and from token ids to tokens. Glue only."""
 
 from __future__ import annotations
 
@@ -50,30 +50,30 @@ from flagtriton_server.tokenize.truncation import TextSize
 __all__ = ["TritonPythonModel"]
 
 _Work: TypeAlias = TextBatch | QueryBatch | PairBatch | RerankBatch | list[int]
-"""What one request brings: texts, queries with examples, pairs to embed or to read together, or token ids."""
+"""Content of one request: texts, queries with examples, pairs to embed or to read together, or token ids."""
 
 _Answer: TypeAlias = "dict[TensorSpec, NDArray[Any]] | RequestError"
 
 _KINDS = {INPUT_IDS: "text", QUERY_IDS: "query", PASSAGE_IDS: "passage"}
-"""What messages call one row of token ids."""
+"""Names of one row of token ids in error messages."""
 
 _BATCH_TOKEN_BUDGET = 8_192
-"""Tokenised in some 20 ms, for which a request waits that comes meanwhile."""
+"""Tokens of a batch. They take about 20 ms, and a request that arrives meanwhile waits for that time."""
 
 _CHARACTERS_OF_A_TOKEN = 4
 
 _SWITCH_S = 5e-4
-"""How long a thread of this process that decodes a long text keeps the others waiting, each time."""
+"""Python's thread switch interval, seconds. A thread that decodes a long text blocks others this long at a time."""
 
 _BYTES_AT_ONCE = 262_144
-"""What one request may bring to be decoded while others wait, within some 1 ms."""
+"""Bytes of a request that are decoded while others wait, in about 1 ms; longer requests go to a reader thread."""
 
 
 @dataclass(frozen=True)
 class _Request:
     work: _Work
-    rows: int  # texts, of a pair both
-    tokens: int  # about; nobody knows before they are tokenised
+    rows: int  # number of texts; a pair has two
+    tokens: int  # an estimate, because the texts are not tokenized yet
 
 
 class TritonPythonModel:
@@ -83,10 +83,10 @@ class TritonPythonModel:
         """Load the tokenizer.
 
         Raises:
-            ValueError: the deployment's `max_length` leaves no room beside the special tokens.
+            ValueError: the deployment's `max_length` has no room for the special tokens.
         """
         self._settings = read_settings(TokenizerSettings, args)
-        if not self._settings.trust_remote_code:  # code that comes with a checkpoint imports what it likes
+        if not self._settings.trust_remote_code:  # code of a checkpoint may import any module
             _do_without_torch()
         self._tokenizer = TextTokenizer.from_checkpoint(
             self._settings.checkpoint, self._settings.revision, self._settings.trust_remote_code
@@ -124,15 +124,15 @@ class TritonPythonModel:
         self._queued.start()
 
     def execute(self, requests: list[PbRequest]) -> list[PbResponse | None]:
-        """Let requests wait for their turn; the texts of several are tokenised together."""
+        """Queue the requests. Texts of several requests are tokenized together."""
         return self._queued.execute(requests)
 
     def is_ready(self) -> bool:
-        """Return whether requests are answered; what Triton asks since python_backend's pull request 430."""
+        """Return whether requests are answered. Triton calls it since python_backend's pull request 430."""
         return self._queued.is_ready()
 
     def finalize(self) -> None:
-        """Answer what waits."""
+        """Answer the requests that wait, then stop."""
         self._queued.finalize()
         self._flag.close()
 
@@ -220,7 +220,7 @@ class TritonPythonModel:
             self._checked(item, self._answer(item, [next(encoded) for _ in _text_batches(item)])) for item in work
         ]
         truncated = self._tokenizer.truncated_count
-        self._watch.truncated(truncated - self._truncated_told)  # less what was told of requests that have overtaken
+        self._watch.truncated(truncated - self._truncated_told)  # nested calls have counted the rest
         self._truncated_told = truncated
         return answers
 
@@ -251,7 +251,7 @@ class TritonPythonModel:
         return answer
 
     def _checked(self, work: _Work, answer: _Answer) -> _Answer:
-        """Return an answer, or the refusal of one that holds a token without an embedding."""
+        """Return the answer, or an error if the answer contains a token without an embedding."""
         unembedded = self._tokenizer.unembedded
         if unembedded is None or isinstance(answer, RequestError):
             return answer
@@ -269,9 +269,9 @@ def _is_long(request: StepRequest) -> bool:
 
 
 def _do_without_torch() -> None:
-    """Keep torch out of this process: transformers imports it wherever it finds it, which takes 1.5 s and 200 MB.
+    """Keep torch out of this process. transformers imports torch wherever it is installed: 1.5 s and 200 MB.
 
-    None in `sys.modules` is Python's own way to say that a module is not to be had.
+    None in `sys.modules` is Python's own marker for a module that cannot be imported.
     """
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
 
@@ -283,7 +283,7 @@ def _text_batches(work: _Work) -> list[TextBatch]:
 
 
 def _sides(work: TextBatch | QueryBatch | PairBatch | RerankBatch) -> list[tuple[list[str], int]]:
-    """Return what a request brings to be tokenised, and the tokens that are kept of each text."""
+    """Return the texts of each side of a request, and the number of tokens that are kept of each text."""
     if isinstance(work, PairBatch):
         return [(batch.texts, batch.max_length) for batch in work.text_batches]
     if isinstance(work, RerankBatch):
