@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One forward pass of a loaded encoder: texts end to end, or padded where a model knows no other way."""
+"""One forward pass of a loaded encoder: texts lie end to end, or are padded if the model supports nothing else."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Precision:
 
     Attributes:
         name: `fp32`, `fp16` or `bf16`.
-        stored: what the weights are rounded to when they are read.
-        computed: what they are then computed in.
+        stored: dtype to which the weights are rounded when they are read.
+        computed: dtype of the computation with them.
     """
 
     name: str
@@ -36,22 +36,22 @@ class Precision:
 
 @dataclass(frozen=True)
 class LoadedEncoder:
-    """A module ready to run, and what a caller must know of it.
+    """A module that is ready to run, and the properties of it that callers need.
 
     Attributes:
         module: a transformers model on `device`.
-        vocab_size: token ids are below it.
-        pad_token_id: what rows are filled up with.
+        vocab_size: upper bound of token ids, which are all below it.
+        pad_token_id: id that fills rows up.
         hidden_size: D.
-        packed: texts go through it end to end; else padded to the longest beside them.
-        pads: texts of several lengths may be padded; else only texts of one length go through it together.
-        pad_has_position: whether a padding id inside a text counts as a position; in RoBERTa's family it does not,
-            and positions begin behind the padding id.
-        knows_types: tokens of a pair's two parts have a type each.
-        max_shared_length: texts of up to so many tokens may share a prefix; 0 where the model does not allow it.
-        scores: the module is a reranker with its head, and D is 1: every token of a pair has its score.
-        arguments: further ones of the module's, for every forward pass.
-        on_forward_pass: called with every forward pass: the tokens in it, and the places that it computes.
+        packed: whether texts go through the module end to end; else they are padded to the longest of a pass.
+        pads: whether texts of several lengths may be padded; else only texts of one length share a pass.
+        pad_has_position: whether a padding id inside a text counts as a position. In RoBERTa's family it does not,
+            and positions begin after the padding id.
+        knows_types: whether the tokens of a pair's two parts have different types.
+        max_shared_length: most tokens of a text that may share a prefix; 0 if the model does not allow it.
+        scores: whether the module is a reranker with its head. D is then 1, and every token of a pair has its score.
+        arguments: further arguments of the module, for every forward pass.
+        on_forward_pass: called for every forward pass with its tokens, and the places that it computes.
     """
 
     module: Any
@@ -77,15 +77,15 @@ def forward(
     parents: NDArray[np.int64] | None = None,
     token_types: NDArray[np.int64] | None = None,
 ) -> Tensor:
-    """Return the last hidden states of some texts, `[N, D]` on the encoder's device, in its own dtype.
+    """Return the last hidden states of some texts, `[N, D]` on the encoder's device, in the encoder's dtype.
 
     Args:
         encoder: the module.
-        input_ids: `[N]` the texts' token ids end to end.
+        input_ids: `[N]` token ids of the texts, end to end.
         lengths: `[M]` tokens of each text, the longest first.
-        parents: `[M]` the text whose tokens stand before a text's own, or -1; None is no such text. Only for an
-            encoder with `max_shared_length`.
-        token_types: `[N]` 0 or 1, BERT's of a pair; None is 0 for all.
+        parents: `[M]` index of the text whose tokens precede a text's own, or -1; None if no text has one. Only for
+            an encoder with `max_shared_length`.
+        token_types: `[N]` 0 or 1, BERT's token types of a pair; None is 0 for all.
     """
     if not encoder.packed:
         run = _forward_padded if encoder.pads else _forward_by_length
@@ -119,7 +119,7 @@ def _forward_packed(
         **_typed(encoder, token_types, ids.shape, np.arange(n)),
         **encoder.arguments,
     ).last_hidden_state  # [1, N, D]
-    return states[0, :n].to(encoder.device)  # of a module spread over several, the last has them
+    return states[0, :n].to(encoder.device)  # a module on several devices leaves them on the last
 
 
 def _forward_padded(
@@ -150,8 +150,8 @@ def _forward_by_length(
     lengths: NDArray[np.int64],
     token_types: NDArray[np.int64] | None,
 ) -> Tensor:
-    """Do as `_forward_padded`, but in one pass for each length."""
-    changes = np.flatnonzero(np.diff(lengths)) + 1  # of the length, from one text to the next
+    """Return the result of `_forward_padded`, computed in one pass for each length."""
+    changes = np.flatnonzero(np.diff(lengths)) + 1  # texts with another length than the text before
     tokens = np.cumsum(lengths)[changes - 1]
     types = [None] * (len(changes) + 1) if token_types is None else np.split(token_types, tokens)
     passes = zip(np.split(input_ids, tokens), np.split(lengths, changes), types, strict=True)
@@ -161,7 +161,7 @@ def _forward_by_length(
 def _typed(
     encoder: LoadedEncoder, token_types: NDArray[np.int64] | None, shape: tuple[int, ...], places: NDArray[np.int64]
 ) -> dict[str, Tensor]:
-    """Return the argument that says tokens' types, `[N]`, at their places in ids of a shape; none if there are none."""
+    """Return the argument with token types, `[N]`, at their places in ids of a shape; empty if there are no types."""
     if token_types is None or not encoder.knows_types:
         return {}
     filled = np.zeros(shape, dtype=np.int64)
@@ -170,6 +170,6 @@ def _typed(
 
 
 def _to_device(array: NDArray[np.int64], device: torch.device) -> Tensor:
-    """Copy without waiting: from pinned memory to a GPU."""
+    """Return the array on the device. A copy to a GPU is from pinned memory and does not block."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

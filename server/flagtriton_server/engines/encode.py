@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ragged token ids to token vectors: the texts of all requests, in micro-batches under one token budget."""
+"""From ragged token ids to token vectors: the texts of all requests, in micro-batches under one token budget."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["check_token_ids", "encode", "encode_pooled"]
 
 
 def check_token_ids(input_ids: NDArray[np.int32], vocab_size: int, max_length: int) -> None:
-    """Refuse what would make the module read outside its tables.
+    """Reject token ids that would make the module read outside its tables.
 
     Args:
-        input_ids: `[B, T]`, `NO_TOKEN` behind each row's tokens.
-        vocab_size: ids are below it.
-        max_length: T at most.
+        input_ids: `[B, T]`, `NO_TOKEN` after each row's tokens.
+        vocab_size: upper bound of ids, which must be below it.
+        max_length: greatest T.
 
     Raises:
-        RequestError: says which limit was passed.
+        RequestError: a limit is exceeded, or `NO_TOKEN` stands between tokens; the message names the limit.
     """
     if input_ids.shape[1] > max_length:
         raise RequestError(f"input_ids has {input_ids.shape[1]} tokens a row; this model takes {max_length}")
@@ -50,11 +50,12 @@ def encode(
 ) -> list[Tensor]:
     """Return every request's last hidden states, `[B, R, D]` on the processor, in the encoder's dtype.
 
-    The vectors of a request's texts lie end to end, as its B times R first rows; R is just great enough for that.
+    The vectors of a request's texts lie end to end in its B times R rows. R is the smallest number, at least 1, for
+    which they fit.
 
     Args:
         encoder: the module and its limits.
-        requests: `[B, T]` token ids each, `NO_TOKEN` behind a row's tokens; B and T are each request's own.
+        requests: `[B, T]` token ids of each request, `NO_TOKEN` after a row's tokens; B and T differ by request.
         token_budget: tokens of one forward pass.
     """
     texts = RaggedTexts.of(requests)
@@ -83,18 +84,18 @@ def encode_pooled(
     second_parts: Sequence[NDArray[np.int32]] | None = None,
     prompt_lengths: Sequence[NDArray[np.int32]] | None = None,
 ) -> list[Tensor]:
-    """Return one vector a text, `[B, D']` for every request on the processor; no other row leaves a forward pass.
+    """Return one vector for each text, `[B, D']` on the processor for every request. No other row leaves a pass.
 
     Args:
         encoder: the module and its limits.
         requests: as for `encode`.
-        token_budget: likewise.
-        pool: what makes one vector of a text's.
-        second_parts: `[B, 1]` at which token of each text its second part begins, which has a type of its own; None
-            is one part.
-        prompt_lengths: `[B, 1]` how many of each text's first tokens are not pooled; None pools all.
+        token_budget: as for `encode`.
+        pool: pooling that reduces the vectors of a text to one.
+        second_parts: `[B, 1]` index of the first token of each text's second part, which has a different token type;
+            None is one part.
+        prompt_lengths: `[B, 1]` number of each text's first tokens that are not pooled; None pools all.
 
-    D' is D, or a multiple of it where `pool` joins several poolings.
+    D' is D, or a multiple of D if `pool` joins several poolings.
     """
     texts = RaggedTexts.of(requests)
     token_types = None if second_parts is None else texts.types(np.concatenate(second_parts).reshape(-1))
@@ -103,7 +104,7 @@ def encode_pooled(
     dtype = torch.float32 if exact else encoder.precision.computed
     width = pool(torch.zeros(0, encoder.hidden_size), torch.zeros(0, dtype=torch.int64)).shape[1]
     vectors = torch.zeros(len(texts.lengths), width, dtype=dtype, device=encoder.device)
-    longest = encoder.max_shared_length if pool is last_token_pool else 0  # other poolings read the prefix, too
+    longest = encoder.max_shared_length if pool is last_token_pool else 0  # other poolings also read the prefix
     for batch in texts.segments(token_budget, max_shared_length=longest, padded=not encoder.packed):
         places = token_indices(batch.starts, batch.lengths)
         types = None if token_types is None else token_types[places]

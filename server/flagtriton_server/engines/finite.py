@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that are not finite are never sent, and a deployment that computes them from any text is not served."""
+"""Checks for nan and infinity: no result with them is sent, and no deployment that yields them at load is served."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ __all__ = ["all_finite", "check_answers", "check_finite", "check_loaded", "finit
 
 
 def all_finite(values: Tensor) -> bool:
-    """Return whether no value is nan or an infinity: one pass without a mask of their size.
+    """Return whether no value is nan or an infinity, in one pass and without a mask of the tensor's size.
 
-    Of a weight that lies elsewhere until it is needed, on the `meta` device, nothing is known: it passes.
+    A weight that is kept elsewhere until it is needed is on the `meta` device. It passes, because it has no values.
     """
     if not values.numel() or values.is_meta:
         return True
-    least, greatest = torch.aminmax(values.detach())  # both nan where any value is
+    least, greatest = torch.aminmax(values.detach())  # both are nan if any value is
     return math.isfinite(least) and math.isfinite(greatest)
 
 
 def check_finite(values: Tensor | NDArray[np.floating[Any]], what: str) -> None:
-    """Raise where a result holds a value that is no finite number.
+    """Raise if a result contains nan or an infinity.
 
     Args:
-        values: of any shape and floating-point dtype.
-        what: they are, in the plural, for the message.
+        values: numbers of any shape and floating-point dtype.
+        what: plural noun phrase for the values, for the message.
 
     Raises:
-        NotFiniteError: names what.
+        NotFiniteError: a value is not finite; the message contains `what`.
     """
     finite = all_finite(values) if isinstance(values, Tensor) else bool(np.isfinite(values).all())
     if not finite:
@@ -46,8 +46,8 @@ def check_finite(values: Tensor | NDArray[np.floating[Any]], what: str) -> None:
 def finite_norms(vectors: Tensor, what: str) -> Tensor:
     """Return the L2 norms `[N, 1]` of vectors `[N, D]`, at least 1e-12.
 
-    A norm is finite if all components are and their squares have a finite sum. So it is all that needs checking before
-    the division, which would make 0 of a number over an infinity.
+    A norm is finite if all components are finite and their squares have a finite sum. So a check of the norms before
+    the division is enough. The division itself would turn a number over an infinity into 0.
 
     Raises:
         NotFiniteError: a norm is not finite.
@@ -58,21 +58,21 @@ def finite_norms(vectors: Tensor, what: str) -> Tensor:
 
 
 def check_loaded(checkpoint: str, weights: Iterable[tuple[str, Tensor]], precision: str) -> None:
-    """Raise for weights that are not finite: in the checkpoint's own files, or as fp16 holds them.
+    """Raise for weights that are not finite, in the checkpoint's files or after they are rounded to fp16.
 
     Args:
-        checkpoint: for the message.
-        weights: by name, rounded already.
-        precision: of the deployment.
+        checkpoint: name for the message.
+        weights: names and weights, already rounded.
+        precision: precision of the deployment.
 
     Raises:
-        ValueError: names the first such weight and what to do.
+        ValueError: a weight is not finite; the message has the name of the first one, and advice.
     """
     found = next(((name, weight) for name, weight in weights if not all_finite(weight)), None)
     if found is None:
         return
     name, weight = found
-    if bool(weight.isnan().any()):  # rounding makes infinities alone
+    if bool(weight.isnan().any()):  # rounding makes infinities only
         raise ValueError(
             f"{checkpoint}: its weight {name} holds nan; no precision helps: download it again, or save it from a "
             "state in which its numbers are finite"
@@ -81,15 +81,15 @@ def check_loaded(checkpoint: str, weights: Iterable[tuple[str, Tensor]], precisi
 
 
 def check_answers(checkpoint: str, answers: Tensor, precision: str) -> None:
-    """Raise where the hidden states of the texts that are tried at load are not finite.
+    """Raise if the hidden states of the texts that are tried at load are not finite.
 
     Args:
-        checkpoint: for the message.
+        checkpoint: name for the message.
         answers: the hidden states.
-        precision: of the deployment.
+        precision: precision of the deployment.
 
     Raises:
-        ValueError: says what to do.
+        ValueError: a hidden state is not finite; the message has advice.
     """
     if not all_finite(answers):
         raise ValueError(f"{checkpoint}: {not_finite('hidden states of a short text', precision)}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token vectors to one vector a text. Pure torch; knows nothing of requests.
+"""Poolings: from token vectors to one vector for each text. Pure torch, independent of requests.
 
-Texts lie end to end: `states` is `[N, D]`, and `lengths` `[B]` says how many rows each text has, none included. Where
-`skipped` is given, `[B]`, so many of each text's first rows are its prompt's and are left out, as sentence-transformers
-does with `include_prompt` false.
+Texts lie end to end: `states` is `[N, D]`, and `lengths` `[B]` is the number of rows of each text, which may be 0.
+`skipped`, `[B]`, is the number of each text's first rows that belong to its prompt. These rows are left out, as
+sentence-transformers does with `include_prompt` false.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ __all__ = [
 ]
 
 _BEYOND = 1e4
-"""What FlagEmbedding's pseudo-MoE class puts in place of an infinity."""
+"""Value that FlagEmbedding's pseudo-MoE class puts in place of an infinity."""
 
 
 class Pooling(Protocol):
-    """Makes one vector of each text's."""
+    """Reduces the token vectors of each text to one vector."""
 
     def __call__(self, states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
         """Return `[B, D]` for states `[N, D]`, lengths `[B]` and skipped `[B]`; zero for a text without tokens."""
@@ -49,7 +49,7 @@ class Pooling(Protocol):
 
 
 def cls_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
-    """Return each text's first token vector, behind the skipped ones if there is one."""
+    """Return the first token vector of each text after the skipped ones, or its very first if none is left."""
     starts = lengths.cumsum(0) - lengths
     if skipped is not None:
         starts = starts + skipped.where(skipped < lengths, 0)
@@ -57,7 +57,7 @@ def cls_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) 
 
 
 def last_token_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
-    """Return each text's last token vector; zero where that is skipped."""
+    """Return the last token vector of each text; zero if that token is skipped."""
     rows = _rows_at(states, lengths, lengths.cumsum(0) - 1)
     return rows if skipped is None else rows.masked_fill((lengths <= skipped).unsqueeze(-1), 0)
 
@@ -77,7 +77,7 @@ def mean_sqrt_len_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None =
 def weighted_mean_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
     """Return the mean of each text's token vectors, weighted by 1, 2, 3, … and summed in float32.
 
-    A skipped token takes its weight along: those behind it keep theirs.
+    Skipped tokens do not change the weights of the tokens after them.
     """
     texts, places = _places(lengths)
     weights = (places + 1).float()  # [N]
@@ -89,7 +89,7 @@ def weighted_mean_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None =
 
 
 def max_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
-    """Return the greatest of each component among a text's token vectors, in float32."""
+    """Return the maximum of each component over the token vectors of a text, in float32."""
     texts, places = _places(lengths)
     if skipped is not None:
         kept = places >= skipped[texts]
@@ -100,16 +100,16 @@ def max_pool(states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) 
 
 
 def truncate_and_normalize(vectors: Tensor, options: EmbedOptions, *, pseudo_moe: bool = False) -> Tensor:
-    """Return vectors as a request wants them, `[B, D']` float32, where they are.
+    """Return vectors truncated and normalized as a request asks, `[B, D']` float32 on the same device.
 
     Args:
         vectors: `[B, D]`.
-        options: `truncate_dim` keeps the first so many components (None, or D and more, keeps all); `normalize` then
-            divides by the L2 norm, but by no less than 1e-12.
-        pseudo_moe: in between, nan becomes 0 and an infinity ±10,000, as that dtype has it.
+        options: `truncate_dim` is the number of first components that are kept (None, or D and more, keeps all).
+            `normalize` then divides by the L2 norm, but by at least 1e-12.
+        pseudo_moe: whether, between these two, nan becomes 0 and an infinity ±10,000, rounded to the vectors' dtype.
 
     Raises:
-        NotFiniteError: a component that is kept is not finite, before it is divided.
+        NotFiniteError: a kept component, or a norm by which vectors are divided, is not finite.
     """
     kept = vectors[:, : options.truncate_dim]
     if pseudo_moe:
@@ -122,13 +122,13 @@ def truncate_and_normalize(vectors: Tensor, options: EmbedOptions, *, pseudo_moe
 
 
 def to_embedding(vectors: Tensor, options: EmbedOptions, *, pseudo_moe: bool = False) -> NDArray[np.float32]:
-    """Return `truncate_and_normalize` vectors as an array; raises `NotFiniteError` as it does."""
+    """Return the result of `truncate_and_normalize` as an array; raises the same `NotFiniteError`."""
     wanted: NDArray[np.float32] = truncate_and_normalize(vectors, options, pseudo_moe=pseudo_moe).cpu().numpy()
     return wanted
 
 
 def pooling_named(method: str) -> Pooling:
-    """Return a pooling by its name, or one that joins the vectors of several, whose names have a `+` between them.
+    """Return a pooling by its name. Several names with `+` between them give a pooling that joins their vectors.
 
     Raises:
         ValueError: there is no such pooling.
@@ -146,16 +146,16 @@ POOLING_METHODS: dict[str, Pooling] = dict(
 )
 
 ROW_CHOICES: dict[str, Pooling | None] = {"all": None, "first": cls_pool, "last": last_token_pool}
-"""Which of a text's hidden states leave the encoder, to the function that picks one of them."""
+"""From the hidden states of a text that leave the encoder to the function that picks one; None for all of them."""
 
 
 def _joined(pools: Sequence[Pooling], states: Tensor, lengths: Tensor, skipped: Tensor | None = None, /) -> Tensor:
-    """Return `[B, P * D]` float32, the vectors of P poolings one behind the other."""
+    """Return `[B, P * D]` float32, the joined vectors of P poolings."""
     return torch.cat([pool(states, lengths, skipped).float() for pool in pools], dim=-1)
 
 
 def _sums(states: Tensor, lengths: Tensor, skipped: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the sums of each text's token vectors, `[B, D]` float32, and how many they are, `[B]`."""
+    """Return the sum of each text's token vectors, `[B, D]` float32, and the number of these vectors, `[B]`."""
     texts, places = _places(lengths)
     if skipped is not None:
         kept = places >= skipped[texts]
@@ -164,7 +164,7 @@ def _sums(states: Tensor, lengths: Tensor, skipped: Tensor | None) -> tuple[Tens
 
 
 def _places(lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which text each of N rows belongs to, and its place in that text from 0 on; both `[N]`."""
+    """Return the text to which each of N rows belongs, and its place in that text, counted from 0; both `[N]`."""
     texts = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
     starts = lengths.cumsum(0) - lengths
     return texts, torch.arange(len(texts), device=lengths.device) - starts[texts]

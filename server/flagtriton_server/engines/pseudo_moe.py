@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that serve several domains, one at a time (pseudo-MoE): choosing one for some texts, and no longer."""
+"""Models with several domains, one active at a time (pseudo-MoE): selection of a domain for some texts only."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ["use_domain"]
 
 @contextmanager
 def use_domain(encoder: LoadedEncoder, domain: str) -> Iterator[LoadedEncoder]:
-    """Yield the encoder with a domain chosen, by the module's `set_domain` and its argument `domain=`, if it has them.
+    """Yield the encoder with a domain selected by the module's `set_domain` and argument `domain=`, if it has them.
 
-    What `set_domain` changes is put back, so that texts without a domain get the model's own choice whatever came
-    before them.
+    Afterwards the changes of `set_domain` are undone. So texts without a domain get the model's own choice, independent
+    of earlier texts.
 
     Args:
-        encoder: one that knows no domains takes no notice.
-        domain: what the model calls it.
+        encoder: the encoder; a domain has no effect on a module without domains.
+        domain: the model's name of the domain.
 
     Raises:
-        ValueError: or whatever else the module raises for a domain that it does not have.
+        ValueError: the module does not have the domain; modules may also raise other exceptions for that.
     """
     chosen = replace(encoder, arguments={"domain": domain}) if _takes_domain(encoder.module) else encoder
     if not hasattr(encoder.module, "set_domain"):
@@ -49,6 +49,6 @@ def _takes_domain(module: nn.Module) -> bool:
 
 
 def _contents(module: nn.Module) -> dict[str, object]:
-    """Return a module's attributes, and its parameters, buffers and children by name; tensors are not copied."""
+    """Return a module's attributes, with its parameters, buffers and children by name; tensors are not copied."""
     registers = ("_parameters", "_buffers", "_modules")
     return {name: dict(value) if name in registers else value for name, value in vars(module).items()}

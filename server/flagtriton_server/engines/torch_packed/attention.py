@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention over texts that lie end to end without padding, and its registration with transformers.
 
-A text may begin with another one's tokens (`PackedTexts.parents`): it then attends to them without having them itself.
+A text may begin with the tokens of another text (`PackedTexts.parents`). It then attends to them without a copy.
 
-Knows tensors and lengths only: `[N, H, d]` are N packed tokens, H heads (fewer for keys and values where heads are
-shared) and d components a head.
+The code handles tensors and lengths only. `[N, H, d]` are N packed tokens, H heads and d components of each head.
+Keys and values have fewer heads if heads are shared.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from flagtriton_server.packing.ragged import attention_length, lengths_before, t
 __all__ = ["ATTENTION_NAME", "PackedTexts", "packed_attention", "register_attention"]
 
 ATTENTION_NAME = "flagtriton_packed"
-"""What the function is called among transformers' attention implementations."""
+"""Name of the function among transformers' attention implementations."""
 
 _QUERIES_AT_ONCE = 256
-"""Rows of a score matrix that is computed in plain sight; bounds its memory for long texts."""
+"""Query rows per block when the score matrix is materialized; bounds peak memory for long texts."""
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Neighbouring texts of like length, which go through attention as one padded batch."""
+    """Neighbouring texts of similar length, which go through attention as one padded batch."""
 
     tokens: slice  # of the packed batch
     before: slice | None  # the tokens of the prefix that all of them share
     shape: tuple[int, int]  # G texts, padded to L
-    gather: Tensor | None  # [G * L] a packed token for each padded place; None where every text has L tokens
+    gather: Tensor | None  # [G * L] a packed token for each padded place; None if every text has L tokens
     scatter: Tensor | None  # [n] the padded place of each packed token
     lengths: Tensor  # [G]
-    masks: dict[tuple[AttentionSpec, torch.dtype], Tensor] = field(default_factory=dict)  # one for all layers alike
+    masks: dict[tuple[AttentionSpec, torch.dtype], Tensor] = field(default_factory=dict)  # shared by layers of one spec
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,10 @@ class PackedTexts:
     """The texts of one packed batch, end to end from its first token.
 
     Attributes:
-        lengths: `[S]` tokens of each; neighbours of like length share one kernel call on a processor.
-        device: where the batch is.
-        parents: `[S]` the text that stands before this one's tokens, or -1; it has no parent itself. Only for causal
-            attention whose window reaches back to its beginning.
+        lengths: `[S]` tokens of each text; neighbours of similar length share one kernel call on a processor.
+        device: device of the batch.
+        parents: `[S]` index of the text that precedes a text's tokens, or -1. A parent has no parent itself. Only for
+            causal attention whose window reaches back to the beginning of the parent.
     """
 
     lengths: NDArray[np.int64]
@@ -60,7 +60,7 @@ class PackedTexts:
     parents: NDArray[np.int64] | None = None
 
     def to(self, device: torch.device | int | str, **_: object) -> PackedTexts:
-        """Return the same texts on another device: what moves a module's inputs between devices calls it."""
+        """Return the same texts on another device. Code that moves a module's inputs between devices calls it."""
         wanted = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
         if wanted == self.device:
             return self
@@ -68,22 +68,22 @@ class PackedTexts:
 
     @cached_property
     def _elsewhere(self) -> dict[torch.device, PackedTexts]:
-        """One for each further device, so that all layers there share what it computes."""
+        """The texts on each further device, so that all layers there share the tensors computed from them."""
         return {}
 
     @property
     def token_count(self) -> int:
-        """N without what fills the batch up."""
+        """N without the tokens that fill the batch up."""
         return int(self.lengths.sum())
 
     @cached_property
     def cumulated(self) -> Tensor:
-        """`[S + 1]` int32, where each text begins, and N last."""
+        """`[S + 1]` int32: the index of each text's first token, then N."""
         return _cumulated(self.lengths).to(self.device)
 
     @cached_property
     def seen(self) -> tuple[Tensor, Tensor, int]:
-        """The tokens that each text sees, its parent's and its own: `[M]` which, where each begins, the most."""
+        """Tokens that each text sees, its parent's and its own: `[M]` indices, `[S + 1]` offsets, greatest count."""
         assert self.parents is not None
         starts = np.cumsum(self.lengths) - self.lengths
         before = lengths_before(self.parents, self.lengths)
@@ -94,7 +94,7 @@ class PackedTexts:
 
     @cached_property
     def groups(self) -> list[_Group]:
-        """Runs of texts that are padded to the same length and have one parent, or none."""
+        """Runs of texts that are padded to the same length and have the same parent, or none."""
         padded = attention_length(self.lengths)
         parents = np.full_like(padded, -1) if self.parents is None else self.parents
         changes = np.flatnonzero(np.diff(padded) | np.diff(parents)) + 1
@@ -114,27 +114,27 @@ class PackedTexts:
         if (lengths == padded).all():
             return _Group(tokens, before, (rows, padded), None, None, on_device)
         scatter = token_indices(np.arange(rows) * padded, lengths)
-        gather = np.repeat(starts, padded)  # any token of the text does where there is none: it is masked
+        gather = np.repeat(starts, padded)  # padding takes the text's first token, which no token sees there
         gather[scatter] = np.arange(tokens.start, tokens.stop)
         gather_on, scatter_on = (torch.from_numpy(index).to(self.device) for index in (gather, scatter))
         return _Group(tokens, before, (rows, padded), gather_on, scatter_on, on_device)
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, texts: PackedTexts, spec: AttentionSpec) -> Tensor:
-    """Return softmax attention of every text over itself, and its parent if it has one.
+    """Return softmax attention of every text over its own tokens, and those of its parent if it has one.
 
-    On CUDA in half precision torch's variable-length kernel does it; else groups of like length go through
-    scaled-dot-product attention, padded to kernel-friendly lengths.
+    On CUDA in half precision without a softcap, torch's variable-length kernel computes it. Otherwise groups of similar
+    length go through scaled-dot-product attention, padded to kernel-friendly lengths.
 
     Args:
         query: `[N, H, d]`.
         key: `[N, Hkv, d]`, where Hkv divides H.
         value: `[N, Hkv, d]`.
-        texts: where each begins; N may be greater than their tokens.
-        spec: what the model asks for.
+        texts: the packed texts; N may be greater than the number of their tokens.
+        spec: properties of the model's attention.
 
     Returns:
-        `[N, H, d]`; zero behind the last text.
+        `[N, H, d]`; zero after the last text.
     """
     if query.is_cuda and query.dtype != torch.float32 and spec.softcap is None:
         return _varlen(query, key, value, texts, spec)
@@ -164,7 +164,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, texts: PackedTexts, spec:
     back = -1 if spec.window is None else spec.window - 1
     if texts.parents is None:
         key, value, seen, most_seen = key[:n], value[:n], texts.cumulated, longest
-    else:  # causal masks are aligned at the last token of queries and keys, so a prefix stands before both
+    else:  # causal masks align the last query with the last key, so all queries of a text see its prefix
         tokens, seen, most_seen = texts.seen
         key, value = key.index_select(0, tokens), value.index_select(0, tokens)
     result = torch.zeros(query.shape, dtype=query.dtype, device=query.device)
@@ -180,7 +180,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, texts: PackedTexts, spec:
         window_size=(back, 0 if spec.causal else back),
         enable_gqa=key.shape[1] != query.shape[1],
     )
-    assert isinstance(mixed, Tensor)  # a pair only where the log-sum-exp is asked for
+    assert isinstance(mixed, Tensor)  # a pair only if the log-sum-exp is requested
     result[:n] = mixed
     return result
 
@@ -195,12 +195,12 @@ def _padded(tensor: Tensor, group: _Group) -> Tensor:
 
 
 def _group_attention(query: Tensor, key: Tensor, value: Tensor, group: _Group, spec: AttentionSpec) -> Tensor:
-    """Return `[G, H, L, d]`; query, key and value are shaped alike. Places behind a text's end hold anything."""
+    """Return `[G, H, L, d]`, the shape of query, key and value. Places after a text's end have undefined values."""
     length = group.shape[1]
     windowed = spec.window is not None and spec.window < length
     if spec.softcap is not None:
         return _plain_attention(query, key, value, group, spec)
-    if spec.causal and not windowed:  # padding lies behind each text, where no token of it looks
+    if spec.causal and not windowed:  # padding lies after each text, where none of its tokens attends
         return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=spec.scale)
     mask = None
     if windowed or group.gather is not None:
@@ -213,7 +213,7 @@ def _group_attention(query: Tensor, key: Tensor, value: Tensor, group: _Group, s
 
 
 def _plain_attention(query: Tensor, key: Tensor, value: Tensor, group: _Group, spec: AttentionSpec) -> Tensor:
-    """Attention with capped scores, which no fused kernel has: softmax in float32, some queries at a time."""
+    """Return attention with capped scores, which no fused kernel supports: softmax in float32, in blocks of queries."""
     scale = query.shape[-1] ** -0.5 if spec.scale is None else spec.scale
     parts = []
     for places in torch.arange(query.shape[2], device=query.device).split(_QUERIES_AT_ONCE):
@@ -226,22 +226,22 @@ def _plain_attention(query: Tensor, key: Tensor, value: Tensor, group: _Group, s
 
 
 def _visible(group: _Group, spec: AttentionSpec, places: Tensor) -> Tensor:
-    """Return `[G, 1, l, L]` bool: which keys each of l query places may see (l is 1 where all see the same)."""
+    """Return `[G, 1, l, L]` bool: which keys each of l query places may see (l is 1 if all see the same)."""
     keys = torch.arange(group.shape[1], device=places.device)
     seen = (keys < group.lengths[:, None])[:, None, None]  # [G, 1, 1, L]
     distance = places[:, None] - keys  # [l, L], positive for keys before the query
     if spec.causal:
         seen = seen & (distance >= 0)
     if spec.window is not None and spec.window < group.shape[1]:
-        # The diagonal stays visible for places behind a text's end, so that no softmax is over nothing.
+        # The diagonal stays visible for places after a text's end, so that no softmax is over an empty set.
         seen = (seen & (distance.abs() < spec.window)) | (distance == 0)
     return seen
 
 
 def register_attention() -> None:
-    """Make `packed_attention` known to transformers, under `ATTENTION_NAME`.
+    """Register `packed_attention` with transformers under `ATTENTION_NAME`.
 
-    A model set to it is called with the texts as `packed=`, one batch row of N tokens, and position ids of its own.
+    A model that uses it is called with the texts as `packed=`, one batch row of N tokens, and position ids.
     """
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface
@@ -263,8 +263,8 @@ def _transformers_attention(
     softcap: float | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """The signature transformers calls: `[1, H, N, d]` in, `[1, N, H, d]` out."""
-    del attention_mask  # the texts say it
+    """Adapt `packed_attention` to the signature that transformers calls: `[1, H, N, d]` in, `[1, N, H, d]` out."""
+    del attention_mask  # `packed` has this information
     spec = AttentionSpec(bool(getattr(module, "is_causal", False)), scaling, sliding_window, softcap)
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     return packed_attention(q, k, v, texts=packed, spec=spec)[None], None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers of BERT and its kin (RoBERTa, XLM-R, CamemBERT) in few, large operations.
+"""The layers of BERT, RoBERTa, XLM-R and CamemBERT in few, large operations.
 
-The arithmetic is transformers' own; what differs is how often memory is crossed. Queries, keys and values come of one
-matrix product, and on a processor oneDNN's kernels take the weights repacked once, add the residual and apply GELU
-while a result is still in cache.
+The arithmetic is that of transformers, but with fewer passes through memory. One matrix product computes queries, keys
+and values. On a processor, oneDNN's kernels take weights that are repacked once. The kernels add the residual and apply
+GELU while a result is still in cache.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["BertBlock", "FusedLinear", "fuse_bert_layers"]
 
 
 class FusedLinear(nn.Module):
-    """`x @ weight.T + bias`, with what follows it in the same kernel where the device has one.
+    """`x @ weight.T + bias`, in one kernel with the operation that follows it if the device has such a kernel.
 
     Args:
-        layers: whose outputs are concatenated; their weights are copied, in the kernel's own layout.
+        layers: linear layers whose outputs are concatenated; their weights are copied, in the kernel's own layout.
     """
 
     def __init__(self, layers: Sequence[nn.Linear]) -> None:
@@ -55,7 +55,7 @@ class FusedLinear(nn.Module):
 
 
 class BertBlock(nn.Module):
-    """One layer, called as transformers calls the layer it stands for, on packed tokens only.
+    """One layer for packed tokens only, with the call signature of the transformers layer that it replaces.
 
     Args:
         layer: a `BertLayer`, `RobertaLayer`, `XLMRobertaLayer` or `CamembertLayer`.
@@ -82,7 +82,7 @@ class BertBlock(nn.Module):
         return self.norm(self.down.plus(self.up.gelu(x), x))[None]
 
     def build_kernels(self, lengths: Iterable[int]) -> None:
-        """Have a processor's kernels made for batches of these lengths, some 50 ms each, before a request waits."""
+        """Build a processor's kernels for batches of these lengths, about 50 ms each, before a request waits."""
         weight = self.attention_norm.weight
         for length in lengths:
             x = torch.zeros(length, len(weight), dtype=weight.dtype, device=weight.device)
@@ -94,8 +94,8 @@ class BertBlock(nn.Module):
 def _has_kernels(dtype: torch.dtype) -> bool:
     """Return whether oneDNN has kernels of a dtype for this processor.
 
-    Its half-precision kernels need AVX512 or AVX-NE-CONVERT. On a processor without them torch computes in half
-    precision all the same, with kernels that take the weights as they are.
+    Its half-precision kernels need AVX512 or AVX-NE-CONVERT. On a processor without them, torch also computes in half
+    precision, with kernels that take the weights without repacking.
     """
     if not torch.backends.mkldnn.is_available():
         return False
@@ -109,19 +109,19 @@ def _has_kernels(dtype: torch.dtype) -> bool:
 def fuse_bert_layers(module: Any) -> bool:  # noqa: ANN401 - a transformers model
     """Replace the layers of an architecture that is `fused` by `BertBlock`s; return whether they were replaced.
 
-    They are not where a layer is a decoder's, or has another activation than the exact GELU.
+    They are not replaced if a layer is a decoder's or has an activation other than the exact GELU.
     """
     layers = module.encoder.layer
     if not layers or not all(_is_plain(layer) for layer in layers):
         return False
     for index, layer in enumerate(layers):
-        # One by one, so that only one layer's weights are held twice.
+        # One at a time, so that only one layer's weights are held twice.
         layers[index] = BertBlock(layer).train(layer.training)
     return True
 
 
 def _is_plain(layer: Any) -> bool:  # noqa: ANN401 - a transformers layer
-    """Return whether a layer of these architectures is an encoder's, with the exact GELU."""
+    """Return whether a layer of these architectures is an encoder layer with the exact GELU."""
     return not layer.is_decoder and _is_exact_gelu(layer.intermediate.intermediate_act_fn)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Causal attention of texts that share a prefix: over the prefix, over each text itself, and both put together.
+"""Causal attention of texts that share a prefix: over the prefix and over each text, and a merge of both.
 
-Softmax over two sets of keys is the mean of the softmax over each, weighted by the share that each has of the sum of
-exponentials (Juravsky et al., "Hydragen", 2024). So the prefix's keys and values are read where they lie, once for the
-queries of all texts, and are never copied beside each text's own.
+Softmax attention over two sets of keys is the weighted mean of the attention over each set. The weight of a set is its
+share of the sum of exponentials (Juravsky et al., "Hydragen", 2024). So the prefix's keys and values are read in place,
+once for the queries of all texts. They are never copied next to the keys and values of each text.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from torch import Tensor
 __all__ = ["AttentionSpec", "attention_behind"]
 
 _QUERIES_AT_ONCE = 256
-"""Rows of a score matrix that is computed in plain sight; bounds its memory for long texts."""
+"""Query rows per block when the score matrix is materialized; bounds peak memory for long texts."""
 
 
 @dataclass(frozen=True)
 class AttentionSpec:
-    """What a model asks of its attention.
+    """Properties of a model's attention.
 
     Attributes:
-        causal: a token sees itself and those before it only.
-        scale: the scores' factor; None is `d ** -0.5`.
-        window: a token sees this many tokens, itself included, on the sides it may see; None is all.
-        softcap: scores s become `softcap * tanh(s / softcap)`.
+        causal: whether a token sees only itself and the tokens before it.
+        scale: factor of the scores; None is `d ** -0.5`.
+        window: number of tokens, itself included, that a token sees on each side it may see; None is all.
+        softcap: bound of the scores: a score s becomes `softcap * tanh(s / softcap)`; None leaves scores unchanged.
     """
 
     causal: bool = False
@@ -39,14 +39,14 @@ class AttentionSpec:
 def attention_behind(
     prefix: tuple[Tensor, Tensor], query: Tensor, key: Tensor, value: Tensor, spec: AttentionSpec
 ) -> Tensor:
-    """Return `[G, H, L, d]`: each of G texts' attention over a prefix and over its own tokens up to each query.
+    """Return `[G, H, L, d]`: attention of each of G texts over a prefix and over its own tokens up to each query.
 
     Args:
-        prefix: its keys and values, `[P, Hkv, d]` each, where Hkv divides H.
+        prefix: keys and values of the prefix, `[P, Hkv, d]` each, where Hkv divides H.
         query: `[G, H, L, d]`.
         key: `[G, H, L, d]`.
         value: `[G, H, L, d]`.
-        spec: what the model asks for; its window reaches farther than P + L.
+        spec: properties of the model's attention; its window covers the prefix and a text together.
     """
     texts, heads, length, width = query.shape
     keys, values = (tensor.transpose(0, 1)[None] for tensor in prefix)  # [1, Hkv, P, d]
@@ -55,7 +55,7 @@ def attention_behind(
     before = before.reshape(heads, texts, length, width).transpose(0, 1)  # [G, H, L, d]
     before_weight = before_weight.reshape(heads, texts, length).transpose(0, 1)  # [G, H, L]
     own, own_weight = _with_weights(query, key, value, spec, causal=True)
-    share = torch.sigmoid(own_weight - before_weight).float().unsqueeze(-1)  # of the sum of exponentials
+    share = torch.sigmoid(own_weight - before_weight).float().unsqueeze(-1)  # of own tokens in the sum of exponentials
     return torch.lerp(before.float(), own.float(), share).to(query.dtype)
 
 
@@ -64,8 +64,9 @@ def _with_weights(
 ) -> tuple[Tensor, Tensor]:
     """Return softmax attention `[G, H, L, d]`, and the logarithm of each sum of exponentials, `[G, H, L]`.
 
-    The logarithm is float64 where it is computed here: of 50, which capped scores reach, float32 has 6 digits behind
-    the point, and an error in it is one in every weight. So exponentials are of a score's distance to the greatest.
+    The logarithm is float64 if it is computed here. Capped scores reach 50, and float32 holds 6 digits after the point
+    of such a number. An error in the logarithm is an error in every weight. So each exponential is that of a score's
+    distance to the greatest score.
     """
     if query.device.type == "cpu" and spec.softcap is None:
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
