@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint to an engine on a device."""
+"""From a checkpoint to an engine on a device."""

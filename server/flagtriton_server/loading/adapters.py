@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PEFT adapters (LoRA and its kin), merged into a module's own weights before anything runs through it."""
+"""PEFT adapters such as LoRA, merged into the weights of a module before its first forward pass."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ _HEAD = "lm_head."
 
 
 def merge_adapter(module: nn.Module, adapter: str) -> nn.Module:
-    """Return the module with an adapter's weights added to its own; nothing of PEFT stays in it.
+    """Return the module with the weights of an adapter merged into its own; no part of PEFT stays in it.
 
-    An adapter that was trained on a model with a language-model head fits the bare model, too; a head that was trained
-    along with it is left to `adapter_heads`.
+    An adapter that was trained on a model with a language-model head also fits the bare model. A head that was trained
+    together with the adapter is left to `adapter_heads`.
 
     Args:
         module: a transformers model.
         adapter: local folder or hub name.
 
     Raises:
-        ValueError: peft is not installed, or the adapter does not fit the module; names a weight.
+        ValueError: peft is not installed, or the adapter does not fit the module; that message names a weight.
         OSError: there is no such adapter.
     """
     try:
@@ -52,7 +52,7 @@ def merge_adapter(module: nn.Module, adapter: str) -> nn.Module:
 
 
 def adapter_heads(adapter: str | None) -> dict[str, Tensor]:
-    """Return the heads that were trained along with an adapter, by the names they have in the model: `lm_head.…`.
+    """Return the heads that were trained together with an adapter, by their names in the model: `lm_head.…`.
 
     Args:
         adapter: local folder or hub name; None has no heads.

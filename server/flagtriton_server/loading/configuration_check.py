@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint's `config.json` may ask for that its answers would be wrong with. Imports no torch."""
+"""The check for entries of a checkpoint's `config.json` that would lead to wrong answers. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _RELATIVE = ("relative_key", "relative_key_query")
 
 
 def check_configuration(checkpoint: str, config: Mapping[str, Any], max_length: int) -> None:
-    """Raise where the architecture that transformers 5 builds is not the one that the weights were trained in.
+    """Raise if the architecture that transformers 5 builds is not the one in which the weights were trained.
 
     Args:
-        checkpoint: for the message.
-        config: its `config.json`, as transformers completes it.
-        max_length: the deployment's.
+        checkpoint: name for the message.
+        config: the checkpoint's `config.json`, as transformers completes it.
+        max_length: `max_length` of the deployment.
 
     Raises:
-        ValueError: BERT with relative positions, which transformers 5 leaves out without a word; T5, which has no
-            encoder alone; or rotary angles that change for all texts of a batch where one is long, and a `max_length`
-            that lets one be.
+        ValueError: the model is BERT with relative positions, which transformers 5 omits without a warning. Or it is
+            T5, an encoder-decoder architecture. Or its rotary angles change for all texts of a batch if one text is
+            long, and `max_length` allows such a text.
     """
     positions = config.get("position_embedding_type")
     if positions in _RELATIVE:
@@ -48,7 +48,7 @@ def check_configuration(checkpoint: str, config: Mapping[str, Any], max_length: 
 
 
 def _rotary(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the parameters of rotary embeddings, of all layers or of each kind of them."""
+    """Yield the parameters of rotary embeddings, those of all layers or of each kind of layer."""
     for name in ("rope_parameters", "rope_scaling"):
         parameters = config.get(name)
         if isinstance(parameters, Mapping):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint to a module on its device, in its precision, on the fastest path that gives the same answers."""
+"""From a checkpoint to a module on its device, in its precision, on the fastest path with the same answers."""
 
 from __future__ import annotations
 
@@ -40,19 +40,22 @@ __all__ = [
 ]
 
 _MOST_KERNEL_TOKENS = 1_024
-"""Batches longer than this take so long by themselves that their kernels can be built when they first come."""
+"""Tokens of the longest batch whose kernels are built at load.
+
+A longer batch takes so long that its kernels can be built on first use.
+"""
 
 _LOG = logging.getLogger(__name__)
 
 
 def choose_precision(name: str, device: torch.device) -> Precision:
-    """Return what `--precision NAME` means on a device.
+    """Return the precision that `--precision NAME` selects on a device.
 
-    `auto` is fp16 on CUDA; on a CPU it is bf16 where the processor computes in it (AMX or AVX512-BF16), else fp32.
-    fp16 on a CPU rounds the weights and computes in fp32, as FlagEmbedding does.
+    `auto` is fp16 on CUDA. On a CPU it is bf16 if the processor computes in bf16 (AMX or AVX512-BF16), else fp32. fp16
+    on a CPU rounds the weights and computes in fp32, as FlagEmbedding does.
 
     Raises:
-        ValueError: another name.
+        ValueError: the name is unknown.
     """
     name = resolve_precision(name, device.type)
     dtypes = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -63,29 +66,30 @@ def choose_precision(name: str, device: torch.device) -> Precision:
 
 
 def encoder_precision(precision: str, device: str) -> Precision:
-    """Return the precision of an encoder that runs elsewhere: on `cpu`, or on a `gpu`."""
+    """Return the precision of an encoder that runs in another step, on a `cpu` or a `gpu`."""
     return choose_precision(precision, torch.device("cuda" if device == "gpu" else "cpu"))
 
 
 @torch.inference_mode()
 def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEncoder:
-    """Return the checkpoint's encoder, without a head.
+    """Return the encoder of a checkpoint, with a head only if the settings have `scores`.
 
-    Texts go through it end to end where its architecture allows and a trial agrees with each text by itself.
+    Texts go through it end to end if its architecture allows that, and packed trial texts get the same answers as each
+    text alone.
 
     Args:
-        settings: the deployment's.
-        devices: one, or several that the weights are spread over; inputs and answers are on the first.
+        settings: settings of the deployment.
+        devices: one device, or several over which the weights are spread; inputs and answers are on the first.
 
     Raises:
-        OSError: the checkpoint is not there or lacks a file.
-        ValueError: its configuration is missing or of no known architecture, its files are not whole, it lacks weights,
-            they do not fit the devices, it has fewer positions than the deployment's `max_length`, or what it computes
-            is not finite in the deployment's precision.
+        OSError: the checkpoint cannot be found or lacks a file.
+        ValueError: its configuration is missing or of no known architecture; its files are not whole; it lacks weights;
+            they do not fit the devices; it has fewer positions than the deployment's `max_length`; or its results are
+            not finite in the deployment's precision.
     """
     from transformers import AutoConfig
 
-    file_finder(settings.checkpoint)  # raises where its folder has gone
+    file_finder(settings.checkpoint)  # raises if its folder does not exist any more
     check_files(settings.checkpoint)
     source = {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
     config = AutoConfig.from_pretrained(settings.checkpoint, **source)
@@ -108,7 +112,7 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
         knows_types=getattr(config, "type_vocab_size", 1) > 1,
         scores=settings.scores,
     )
-    if not settings.pseudo_moe:  # whose class sends numbers in place of what is not finite
+    if not settings.pseudo_moe:  # its class sends numbers in place of nan and infinities
         check_answers(settings.checkpoint, one_answer(padded), precision.name)
     architecture = architecture_of(config.model_type)
     if settings.scores or attention_path(config.model_type, settings.trust_remote_code) == "padded":
@@ -132,14 +136,14 @@ def load_encoder(settings: EncoderSettings, *devices: torch.device) -> LoadedEnc
 
 
 def _set_up(config: PretrainedConfig) -> None:
-    """Take out of a checkpoint's configuration how it was once run, which is no part of the model."""
+    """Remove the settings of earlier runs from a checkpoint's configuration; they are no part of the model."""
     config.use_cache = False  # a decoder would keep keys and values for tokens that never come
     config.return_dict, config.output_hidden_states, config.output_attentions = True, False, False
-    config._attn_implementation = None  # transformers' own choice, not that of the machine it was trained on
+    config._attn_implementation = None  # the choice of transformers, not that of the training machine
 
 
 def _padding(padded: LoadedEncoder, checkpoint: str) -> LoadedEncoder:
-    """Return the encoder that pads texts only if it gives the same answers then."""
+    """Return the encoder, which pads texts of several lengths only if padding does not change its answers."""
     if agree(trial_answers(padded), padded_answers(padded), padded.precision.computed):
         return padded
     _LOG.warning("%s: padding changes its answers, so only texts of one length go through it together", checkpoint)
@@ -149,7 +153,7 @@ def _padding(padded: LoadedEncoder, checkpoint: str) -> LoadedEncoder:
 def _sharing(
     packed: LoadedEncoder, expected: torch.Tensor, settings: EncoderSettings, config: PretrainedConfig
 ) -> LoadedEncoder:
-    """Return the encoder that may compute a prefix once, if its texts see nothing behind a token and it agrees."""
+    """Return an encoder that computes a shared prefix once if its attention is causal and its answers stay the same."""
     causal = [layer.is_causal for layer in packed.module.modules() if hasattr(layer, "is_causal")]
     window = getattr(config, "sliding_window", None)
     within = settings.max_length if window is None else min(settings.max_length, window)
@@ -167,7 +171,7 @@ def _check_fit(
     from transformers import AutoModel
 
     if settings.trust_remote_code:
-        return  # code that comes with a checkpoint may not be made without its weights
+        return  # a module from a checkpoint's code may need its weights to be built
     with torch.device("meta"):
         module = AutoModel.from_config(config)
     check_fit(settings.checkpoint, weights_bytes(module, precision.computed), precision.name, devices)
@@ -183,12 +187,12 @@ def _load_module(
         config=config,
         dtype=precision.stored,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
+        ignore_mismatched_sizes=True,  # they are rejected below, by name
         revision=settings.revision or "main",
         trust_remote_code=settings.trust_remote_code,
         **loading_arguments(devices),
     )
-    if getattr(module, "_hf_peft_config_loaded", False):  # transformers has found one beside a hub name's weights
+    if getattr(module, "_hf_peft_config_loaded", False):  # transformers has found one next to a hub name's weights
         raise ValueError(two_sets_of_weights(settings.checkpoint, "it"))
     check_weights(settings.checkpoint, report["missing_keys"], report["unexpected_keys"])
     _check_shapes(settings.checkpoint, report["mismatched_keys"])
@@ -204,7 +208,7 @@ def _load_module(
 
 
 def _check_shapes(checkpoint: str, mismatched: Iterable[tuple[str, Sequence[int], Sequence[int]]]) -> None:
-    """Raise `ValueError` where weights have another shape, the second of each entry, than `config.json` says."""
+    """Raise `ValueError` if the shape of weights, the second part of an entry, is not that of `config.json`."""
     entries = sorted(mismatched)
     if entries:
         name, stored, expected = entries[0]
@@ -215,7 +219,7 @@ def _check_shapes(checkpoint: str, mismatched: Iterable[tuple[str, Sequence[int]
 
 
 def check_positions(checkpoint: str, max_length: int, config: dict[str, Any]) -> None:
-    """Raise `ValueError` where a deployment takes more tokens than its checkpoint has positions for."""
+    """Raise `ValueError` if a deployment accepts more tokens than its checkpoint has positions for."""
     capacity = position_capacity(config)
     if capacity is not None and max_length > capacity:
         raise ValueError(
@@ -225,12 +229,12 @@ def check_positions(checkpoint: str, max_length: int, config: dict[str, Any]) ->
 
 
 def check_weights(checkpoint: str, missing: Iterable[str], unexpected: Iterable[str] = ()) -> None:
-    """Raise `ValueError` for a checkpoint whose missing weights transformers has made up at random.
+    """Raise `ValueError` for a checkpoint whose missing weights transformers has initialized at random.
 
     Args:
-        checkpoint: for the message.
-        missing: names of the architecture's that the checkpoint does not have.
-        unexpected: names in the checkpoint that the architecture does not have.
+        checkpoint: name for the message.
+        missing: names of weights of the architecture that the checkpoint does not have.
+        unexpected: names of weights of the checkpoint that the architecture does not have.
     """
     lacking = sorted(name for name in missing if not name.startswith("pooler."))
     if not lacking:

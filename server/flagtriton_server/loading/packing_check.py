@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a model give the same answers for texts that lie end to end as for each by itself? Tried once, at load.
+"""The check, once at load, that a model gives texts that lie end to end the same answers as each text alone.
 
-And for texts that are padded, where it knows no other way, and for those that share a prefix, where it allows that.
+It also covers padded texts if the model supports nothing else, and texts that share a prefix if the model allows that.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ _LENGTHS = np.array([13, 7, 7, 3], dtype=np.int64)
 _SHARED = 2
 _LEAST_COSINE = 0.99999
 _LEAST_COSINE_HALF = 0.99
-"""Rounding alone keeps a token's vector above these; a text that sees its neighbour falls far below."""
+"""Bounds of the cosine of a token's two vectors. Rounding stays above; a text that sees its neighbour is far below."""
 
 
 @torch.inference_mode()
 def trial_answers(encoder: LoadedEncoder, *, shared: bool = False) -> Tensor:
-    """Return `[N, D]` float32 hidden states of a few short texts: packed together, or one by one for one that pads.
+    """Return `[N, D]` float32 hidden states of a few short texts: packed together, or each alone if the encoder pads.
 
     Args:
-        encoder: to be tried.
-        shared: the texts share their first tokens, which are computed once.
+        encoder: the encoder to check.
+        shared: whether the texts share their first tokens, which are then computed once.
     """
     texts = _texts(encoder)
     if shared:
@@ -41,7 +41,7 @@ def trial_answers(encoder: LoadedEncoder, *, shared: bool = False) -> Tensor:
 
 @torch.inference_mode()
 def padded_answers(encoder: LoadedEncoder) -> Tensor:
-    """Return what `trial_answers` does, of the same texts, padded to the longest."""
+    """Return the same as `trial_answers`, for the same texts, padded to the longest."""
     return forward(encoder, np.concatenate(_texts(encoder)), _LENGTHS).float()
 
 
@@ -55,7 +55,7 @@ def _texts(encoder: LoadedEncoder) -> list[NDArray[np.int64]]:
 
 @torch.inference_mode()
 def one_answer(encoder: LoadedEncoder) -> Tensor:
-    """Return `[T, D]` float32 hidden states of one short text by itself."""
+    """Return `[T, D]` float32 hidden states of one short text alone."""
     text = np.random.default_rng(0).integers(0, encoder.vocab_size, int(_LENGTHS[0]))
     return forward(encoder, text, _LENGTHS[:1]).float()
 
@@ -69,6 +69,6 @@ def _behind_their_prefix(encoder: LoadedEncoder, texts: list[NDArray[np.int64]])
 
 
 def agree(expected: Tensor, answers: Tensor, computed: torch.dtype) -> bool:
-    """Return whether every token's two vectors, `[N, D]` float32, point the same way up to rounding in `computed`."""
+    """Return whether every token's two vectors, `[N, D]` float32, have one direction up to rounding in `computed`."""
     least = functional.cosine_similarity(expected, answers, dim=-1).min().item()
     return least >= (_LEAST_COSINE if computed == torch.float32 else _LEAST_COSINE_HALF)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where an instance's weights go, and whether they fit there, before any of them is read."""
+"""The devices of an instance's weights, and the check that the weights fit before any of them is read."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _GIB = 2**30
 
 
 def instance_devices(args: Mapping[str, str], shard: str | None = None) -> list[torch.device]:
-    """Return where this instance computes, its inputs on the first; by what Triton hands to `initialize`.
+    """Return the devices on which this instance computes, with its inputs on the first.
 
     Args:
-        args: with the kind and the device of the instance.
-        shard: numbers of the GPUs that one instance is spread over, e.g. `0,1`; None is one device.
+        args: the argument of Triton's `initialize`, with the kind and the device of the instance.
+        shard: numbers of the GPUs over which one instance is spread, e.g. `0,1`; None is one device.
     """
     if shard is not None:
         return [torch.device("cuda", int(number)) for number in shard.split(",")]
@@ -32,10 +32,9 @@ def instance_devices(args: Mapping[str, str], shard: str | None = None) -> list[
 
 
 def loading_arguments(devices: Sequence[torch.device]) -> dict[str, Any]:
-    """Return what tells transformers to read weights straight onto the devices, one tensor after another.
+    """Return the arguments with which transformers reads weights straight onto the devices, one tensor at a time.
 
-    On a processor nothing needs telling: weights in the wanted dtype stay mapped from their file, which instances then
-    share.
+    A processor needs no arguments. Weights in the requested dtype stay mapped from their file, and instances share it.
     """
     if devices[0].type == "cpu":
         return {}
@@ -45,11 +44,11 @@ def loading_arguments(devices: Sequence[torch.device]) -> dict[str, Any]:
 
 
 def weights_bytes(module: torch.nn.Module, dtype: torch.dtype) -> int:
-    """Return how much memory a module's parameters and buffers take, its floating-point ones in a dtype.
+    """Return the bytes that a module's parameters and buffers take, its floating-point ones in a dtype.
 
     Args:
-        module: may be on the `meta` device, where it takes none.
-        dtype: what the weights are computed in.
+        module: the module; on the `meta` device it takes no memory itself.
+        dtype: dtype of the computation with the weights.
     """
     return sum(
         tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.element_size())
@@ -58,16 +57,16 @@ def weights_bytes(module: torch.nn.Module, dtype: torch.dtype) -> int:
 
 
 def check_fit(checkpoint: str, needed: int, precision: str, devices: Sequence[torch.device]) -> None:
-    """Raise where a checkpoint's weights are greater than the free memory.
+    """Raise if the weights of a checkpoint are larger than the free memory.
 
     Args:
-        checkpoint: for the message.
+        checkpoint: name for the message.
         needed: bytes of the weights.
-        precision: for the message.
-        devices: what they are to be spread over.
+        precision: precision of the deployment, for the message.
+        devices: devices over which the weights are spread.
 
     Raises:
-        ValueError: says how much is needed and free, and what to do.
+        ValueError: the weights do not fit; the message has the needed and the free memory, and advice.
     """
     free = sum(_free_bytes(device) for device in devices)
     if needed <= free:
@@ -97,22 +96,22 @@ def _free_bytes(device: torch.device) -> int:
 
 
 def _left_to_container(unlimited: int) -> int:
-    """Return what a container's limit leaves; files that are cached count as free, as they give way."""
+    """Return the bytes that a container's limit leaves. Cached files count as free, because the kernel drops them."""
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         used = int((_CGROUP / "memory.current").read_text())
         fields = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
         cached = int(fields["inactive_file"]) + int(fields["active_file"])
     except (OSError, ValueError, KeyError):
-        return unlimited  # no control group of the second version
+        return unlimited  # no control groups of version 2
     return unlimited if limit == "max" else max(0, int(limit) - used + cached)
 
 
 def limit_threads(instances: int) -> int:
-    """Let torch compute on this instance's share of the cores; return the number of threads.
+    """Limit torch to this instance's share of the cores; return the number of threads.
 
     Args:
-        instances: instances of the step that share the processor.
+        instances: number of instances of the step that share the processor.
     """
     threads = threads_per_instance(instances)
     torch.set_num_threads(threads)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a deployment in fp32 does for its digits: exact rotary angles, and products that nothing rounds on the way.
+"""The accuracy of deployments in fp32: exact rotary angles, and matrix products without intermediate rounding.
 
-A rotary angle is a position times a frequency. Rounded to float32 it is wrong by up to half a unit of its last digit:
-at position 500 by 1.5e-5. That is the greatest error of a decoder's vectors in float32, a hundred times that of a
-product. In float64 it costs a sine and a cosine of d / 2 numbers for each token.
+A rotary angle is a position times a frequency. Rounded to float32, it is wrong by up to half a unit of its last digit:
+by 1.5e-5 at position 500. That is the greatest error of a decoder's vectors in float32, a hundred times that of a
+product. In float64, the angles cost a sine and a cosine of d / 2 numbers for each token.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 __all__ = ["ExactRotary", "compute_in_full", "with_exact_angles"]
 
 _FIXED_FREQUENCIES = frozenset(["default", "linear", "llama3", "yarn", "proportional"])
-"""Kinds of rotary embeddings whose frequencies do not change with a text's length."""
+"""Kinds of rotary embeddings whose frequencies do not depend on the length of a text."""
 
 
 class ExactRotary(nn.Module):
-    """Rotary embeddings (Su et al., "RoFormer", 2021) in the place of transformers' own, with angles in float64.
+    """Rotary embeddings (Su et al., "RoFormer", 2021) with angles in float64, in place of those of transformers.
 
     Args:
-        rotary: transformers'; its frequencies stay as they are, rounded to float32. Where kinds of layers have
-            frequencies of their own, as ModernBERT's local and global layers do, it is called with the kind.
+        rotary: rotary embeddings of transformers. Their frequencies stay unchanged, rounded to float32. If kinds of
+            layers have different frequencies, like ModernBERT's local and global layers, each call names the kind.
     """
 
     def __init__(self, rotary: nn.Module) -> None:
@@ -46,7 +46,7 @@ class ExactRotary(nn.Module):
 
 
 def with_exact_angles(module: nn.Module) -> None:
-    """Let a transformers model that computes in float32 have exact rotary angles, if its frequencies are all fixed."""
+    """Give a transformers model that computes in float32 exact rotary angles if all its frequencies are fixed."""
     rotary = getattr(module, "rotary_emb", None)
     if rotary is None:
         return
@@ -56,11 +56,11 @@ def with_exact_angles(module: nn.Module) -> None:
 
 
 def compute_in_full() -> None:
-    """Have matrix products of float32 computed in float32, where TF32 and bfloat16 have three digits.
+    """Make torch compute matrix products of float32 in float32, not in TF32 or bfloat16, which have three digits.
 
     Raises:
-        ValueError: the environment lets oneDNN round them, on a processor with AMX for example; torch has no call that
-            overrules it.
+        ValueError: the environment lets oneDNN round products, for example on a processor with AMX. torch has no call
+            that overrides it.
     """
     torch.set_float32_matmul_precision("highest")
     for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):

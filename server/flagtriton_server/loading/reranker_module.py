@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reranker that keeps its own head, in the place of an encoder: each token's vector is its pair's score."""
+"""A reranker with its own head, in place of an encoder: the vector of each token is the score of its pair."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["ScoreAsHiddenState"]
 
 
 class ScoreAsHiddenState(nn.Module):
-    """A sequence classifier that answers as an encoder with one component a token does.
+    """A sequence classifier with the interface of an encoder whose hidden size is 1.
 
     Args:
-        classifier: transformers' model, or one that comes with a checkpoint.
-        labels: of its head.
-        checkpoint: for the message.
+        classifier: a model of transformers or of a checkpoint's code.
+        labels: number of labels of its head.
+        checkpoint: name for the message.
 
     Raises:
         ValueError: the head has several labels.
