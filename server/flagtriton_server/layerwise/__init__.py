@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rerankers whose layers are scored one by one: MiniCPM's and Gemma-2's."""
+"""The rerankers with a score for each of several layers: MiniCPM's and Gemma-2's."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The decoder of layerwise rerankers, MiniCPM's or Gemma-2's, one layer at a time over texts that lie end to end.
 
-Written from the papers' mathematics (Hu et al., "MiniCPM", 2024; Gemma Team, "Gemma 2", 2024) and
-docs/reference-behaviour.md#layerwise-scores and #lightweight-scores. Parameters have the names that the released
-checkpoints give them.
-Attention scores are not soft-capped: the lightweight reranker's are not in FlagEmbedding, with which it was trained.
+The code follows the mathematics of the papers (Hu et al., "MiniCPM", 2024; Gemma Team, "Gemma 2", 2024) and
+docs/reference-behaviour.md#layerwise-scores and #lightweight-scores. Parameters have the names that they have in the
+released checkpoints.
+Attention scores are not soft-capped: FlagEmbedding, with which the lightweight reranker was trained, does not cap them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class LayerwiseDecoder(PreTrainedModel):  # type: ignore[misc]
     """The network without its heads; `PreTrainedModel` reads the weights.
 
     Args:
-        config: transformers' own; nothing but its defaults is used.
+        config: configuration of transformers; only its defaults are used.
         spec: the architecture.
     """
 
@@ -54,29 +54,29 @@ class LayerwiseDecoder(PreTrainedModel):  # type: ignore[misc]
         self.post_init()
 
     def embedded(self, input_ids: Tensor) -> Tensor:
-        """Return `[N, D]`, what enters the first layer, for token ids `[N]`."""
+        """Return the input of the first layer, `[N, D]`, for token ids `[N]`."""
         vectors = self.embed_tokens(input_ids)
-        scale = torch.tensor(self.spec.embedding_scale, dtype=vectors.dtype)  # rounded as the vectors are
+        scale = torch.tensor(self.spec.embedding_scale, dtype=vectors.dtype)  # rounded like the vectors
         return vectors * scale.to(vectors.device)
 
     def through(self, layer: int, x: Tensor, angles: Rotation, texts: PackedTexts) -> Tensor:
-        """Return `[N, D]`, what leaves one layer, for what entered it.
+        """Return the output of one layer, `[N, D]`, for its input.
 
         Args:
-            layer: which, from 0.
-            x: `[N, D]`.
-            angles: of each token's place in its text.
-            texts: where each begins.
+            layer: index of the layer, from 0.
+            x: `[N, D]`, the input.
+            angles: rotary angles of each token's position in its text.
+            texts: the packed texts.
         """
         return self.layers[layer](x, angles, texts)
 
 
 class LayerHeads(PreTrainedModel):  # type: ignore[misc]
-    """The heads, under the names that the released checkpoints give them.
+    """The heads, under the names that they have in the released checkpoints.
 
     Args:
-        config: as of `LayerwiseDecoder`.
-        spec: says how many there are.
+        config: as for `LayerwiseDecoder`.
+        spec: the architecture, which has the number of heads.
     """
 
     config_class = PretrainedConfig
@@ -91,7 +91,7 @@ class LayerHeads(PreTrainedModel):  # type: ignore[misc]
 def rotation(positions: Tensor, spec: LayerwiseSpec) -> Rotation:
     """Return the rotary angles' cosines and sines for `[N]` positions (Su et al., "RoFormer", 2021).
 
-    The angles are in float64, as `full_precision` explains.
+    The angles are in float64, for the reason in `loading/precision.py`.
     """
     halves = torch.arange(0, spec.head_dim, 2, dtype=torch.float32, device=positions.device) / spec.head_dim
     angles = (positions[:, None].double() * (spec.rope_theta**-halves).double())[:, None]  # [N, 1, d / 2]
@@ -105,7 +105,7 @@ class _Head(nn.Module):
 
 
 class _RMSNorm(nn.Module):
-    """Root-mean-square normalisation in float32."""
+    """Root-mean-square normalization in float32."""
 
     def __init__(self, spec: LayerwiseSpec) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class _RMSNorm(nn.Module):
 
 
 def _mean_of_squares(x: Tensor) -> Tensor:
-    """Return `[N, 1]` float32; for half precision without a copy of x in float32, which is most of what it costs."""
+    """Return `[N, 1]` float32. In half precision it avoids a copy of x in float32, which would be most of its cost."""
     if x.dtype == torch.float32:
         return x.square().mean(dim=-1, keepdim=True)
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square() / x.shape[-1]
@@ -147,7 +147,7 @@ class _Attention(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    """The gated kind (Shazeer, "GLU Variants Improve Transformer", 2020)."""
+    """The gated feed-forward network (Shazeer, "GLU Variants Improve Transformer", 2020)."""
 
     def __init__(self, spec: LayerwiseSpec) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class _Layer(nn.Module):
 
 
 def _rotated(x: Tensor, angles: Rotation) -> Tensor:
-    """Return `[N, H, d]` turned by each token's angles, computed in float32."""
+    """Return `[N, H, d]` rotated by each token's angles, computed in float32."""
     cosines, sines = angles
     first, second = x.chunk(2, dim=-1)
     turned = torch.empty_like(x)

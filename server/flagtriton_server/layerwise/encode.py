@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of token ids to the vectors of their last tokens at several layers, going no deeper than anyone asked for."""
+"""From rows of token ids to vectors of their last tokens at several layers, no deeper than the requests ask for."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _TRIAL_TOKENS = 13
 
 @dataclass(frozen=True)
 class Depth:
-    """How deep a request's rows go, and what happens to them on the way; those of one depth share forward passes.
+    """Number of layers and token compression of a request's rows. Requests of equal depth share forward passes.
 
     Attributes:
-        deepest: layers that run.
-        ratio: tokens of a passage that become one; 1 leaves them.
-        merging_layers: before which layers that happens.
+        deepest: number of layers that run.
+        ratio: number of passage tokens that become one; 1 leaves them unchanged.
+        merging_layers: layers before which tokens are merged.
     """
 
     deepest: int
@@ -43,7 +43,7 @@ class Depth:
 
     @classmethod
     def of(cls, layers: Sequence[int], options: RerankOptions) -> Depth:
-        """Return that of a request for scores of some layers; compressing nothing is the same however it is said."""
+        """Return the depth of a request for scores of some layers. All ways to compress nothing give the same depth."""
         deepest = max(layers)
         merging = tuple(sorted({layer for layer in options.compress_layers if 0 < layer < deepest}))
         if options.compress_ratio == 1 or not merging:
@@ -56,11 +56,11 @@ class LayerwiseRequest:
     """The rows of one request.
 
     Attributes:
-        input_ids: `[P, T]`, `NO_TOKEN` behind a row's tokens.
-        passage_starts: `[P, 1]` where each row's passage begins.
-        passage_ends: `[P, 1]` where what follows it begins.
-        layers: whose vectors are wanted, K of them in ascending order.
-        depth: how far the rows go.
+        input_ids: `[P, T]`, `NO_TOKEN` after a row's tokens.
+        passage_starts: `[P, 1]` index of the first token of each row's passage.
+        passage_ends: `[P, 1]` index of the first token after the passage.
+        layers: the K layers whose vectors are requested, in ascending order.
+        depth: number of layers and token compression of the rows.
     """
 
     input_ids: NDArray[np.int32]
@@ -71,12 +71,12 @@ class LayerwiseRequest:
 
     @property
     def rows(self) -> int:
-        """P."""
+        """P, the number of rows."""
         return len(self.input_ids)
 
     @property
     def tokens(self) -> int:
-        """Of all rows together."""
+        """Number of tokens of all rows together."""
         return int(token_counts(self.input_ids).sum())
 
     @classmethod
@@ -88,20 +88,20 @@ class LayerwiseRequest:
         passage_ends: NDArray[np.int32],
         options: RerankOptions,
     ) -> LayerwiseRequest:
-        """Return a request with what its options say.
+        """Return a request with the layers and the depth that its options ask for.
 
         Raises:
-            RequestError: it asks for a layer without a head.
+            RequestError: the options ask for a layer without a head.
         """
         layers = spec.chosen_layers(options.cutoff_layers)
         return cls(input_ids, passage_starts, passage_ends, layers, Depth.of(layers, options))
 
 
 def check_parts(input_ids: NDArray[np.int32], starts: NDArray[np.int32], ends: NDArray[np.int32]) -> None:
-    """Refuse places of passages that lie outside their rows.
+    """Reject passages that lie outside their rows.
 
     Raises:
-        RequestError: names the first such row.
+        RequestError: a passage lies outside its row; the message names the first such row.
     """
     lengths = token_counts(input_ids)[:, None]
     wrong = np.flatnonzero((starts < 0) | (starts > ends) | (ends > lengths))
@@ -115,9 +115,9 @@ def check_parts(input_ids: NDArray[np.int32], starts: NDArray[np.int32], ends: N
 
 @torch.inference_mode()
 def encode_layers(decoder: LoadedDecoder, requests: Sequence[LayerwiseRequest], token_budget: int) -> list[Tensor]:
-    """Return every request's vectors, `[P, K, D]` on the processor in the decoder's dtype, behind the last RMSNorm.
+    """Return every request's vectors, `[P, K, D]` on the processor in the decoder's dtype, after the last RMSNorm.
 
-    Requests of one depth go through the network together, whatever layers on the way they want.
+    Requests of equal depth go through the network together, even if they ask for different layers.
 
     Args:
         decoder: the network.
@@ -157,7 +157,7 @@ def _at_depth(
     parts = Parts(starts, ends - starts, texts.lengths - ends)
     shape = len(texts.lengths), len(layers), decoder.spec.hidden_size
     states = torch.zeros(shape, dtype=decoder.precision.computed, device=decoder.device)
-    most_shared = parts.before if depth.ratio > 1 else None  # what is to be merged, each text has for itself
+    most_shared = parts.before if depth.ratio > 1 else None  # tokens that will be merged are never shared
     for batch in texts.segments(token_budget, max_shared_length=decoder.max_shared_length, most_shared=most_shared):
         last = _through(decoder, texts, batch, parts.of_segments(batch), depth, layers)
         own = np.flatnonzero(batch.rows >= 0)  # the others are prefixes
@@ -174,7 +174,7 @@ def _through(
     depth: Depth,
     layers: list[int],
 ) -> Tensor:
-    """Return `[S, K, D]` the vectors of S segments' last tokens."""
+    """Return `[S, K, D]`, the vectors of the last tokens of S segments."""
     device, module = decoder.device, decoder.module
     lengths, parents = batch.lengths, batch.parents
     ids = torch.from_numpy(texts.input_ids[token_indices(batch.starts, lengths)]).to(device)
@@ -200,7 +200,7 @@ def _through(
 def _laid_out(
     decoder: LoadedDecoder, lengths: NDArray[np.int64], parents: NDArray[np.int64], filled: int
 ) -> tuple[PackedTexts, tuple[Tensor, Tensor]]:
-    """Return where segments begin, and their tokens' angles, for `filled` rows of which the last belong to none."""
+    """Return the packed segments and their tokens' angles, for `filled` rows of which the last belong to no segment."""
     positions = np.zeros(filled, dtype=np.int64)
     positions[: int(lengths.sum())] = token_indices(lengths_before(parents, lengths), lengths)
     packed = PackedTexts(lengths, decoder.device, parents if (parents >= 0).any() else None)
@@ -208,7 +208,7 @@ def _laid_out(
 
 
 def _filled_up(rows: Tensor) -> Tensor:
-    """Return rows with zeros behind them, up to a number that a processor has kernels for."""
+    """Return rows with rows of zeros after them, up to a number of rows for which a processor has kernels."""
     if rows.device.type == "cuda":
         return rows
     filled = rows.new_zeros(packed_length(len(rows)), *rows.shape[1:])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The heads of a layerwise reranker: one row of weights for each layer that has one."""
+"""The heads of a layerwise reranker: one row of weights for each layer that has a head."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ __all__ = ["layer_heads"]
 def layer_heads(
     settings: RerankerHeadSettings, precision: Precision, device: torch.device
 ) -> Callable[[Tensor, RerankOptions], Tensor]:
-    """Return what makes logits `[P, K]` float32 of hidden states `[P, K, D]` at K layers and the request's options.
+    """Return a function from hidden states `[P, K, D]` at K layers and a request's options to logits `[P, K]` float32.
 
     Raises:
-        OSError: the checkpoint is not there.
-        ValueError: it lacks a head, or the adapter brings another.
+        OSError: the checkpoint cannot be found.
+        ValueError: it lacks a head, or the adapter has a head that the checkpoint does not have.
     """
     spec = read_spec(settings.checkpoint, settings.revision, settings.model_class)
     heads = load_layer_heads(settings.checkpoint, settings.revision, spec, precision.stored)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A layerwise reranker's checkpoint to its decoder on a device. No code that comes with the checkpoint is run."""
+"""From a layerwise reranker's checkpoint to its decoder on a device. Code of the checkpoint is never run."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ __all__ = ["LoadedDecoder", "load_decoder", "load_layer_heads", "read_spec"]
 
 @dataclass(frozen=True)
 class LoadedDecoder:
-    """A layerwise reranker ready to run.
+    """A layerwise reranker that is ready to run.
 
     Attributes:
-        max_shared_length: texts of up to so many tokens may share a prefix, as long as none is compressed.
-        on_forward_pass: called with every forward pass: the tokens in it, and the places that it computes.
+        max_shared_length: most tokens of a text that may share a prefix; the prefix has no token that is compressed.
+        on_forward_pass: called for every forward pass with its tokens, and the places that it computes.
     """
 
     module: LayerwiseDecoder
@@ -41,11 +41,11 @@ class LoadedDecoder:
 
 
 def read_spec(checkpoint: str, revision: str | None, model_class: str) -> LayerwiseSpec:
-    """Return the architecture of a local folder or hub name.
+    """Return the architecture of a checkpoint, given as a local folder or hub name.
 
     Raises:
-        OSError: the checkpoint is not there or has no `config.json`.
-        ValueError: it is none of this class.
+        OSError: the checkpoint cannot be found or has no `config.json`.
+        ValueError: it is no checkpoint of this model class.
     """
     config, _ = PretrainedConfig.get_config_dict(checkpoint, revision=revision or "main")
     try:
@@ -59,11 +59,11 @@ def load_decoder(settings: LayerwiseSettings, device: torch.device) -> LoadedDec
     """Return the checkpoint's decoder, without its heads.
 
     Raises:
-        OSError: the checkpoint is not there or lacks a file.
-        ValueError: it is of another architecture, lacks weights, they do not fit the device, it has fewer positions
-            than the deployment's `max_length`, or what it computes is not finite in the deployment's precision.
+        OSError: the checkpoint cannot be found or lacks a file.
+        ValueError: it has another architecture; it lacks weights; they do not fit the device; it has fewer positions
+            than the deployment's `max_length`; or its results are not finite in the deployment's precision.
     """
-    from flagtriton_server.layerwise.encode import trial_vectors  # which knows what is loaded here
+    from flagtriton_server.layerwise.encode import trial_vectors  # imported here, because it imports this module
 
     check_files(settings.checkpoint)
     spec = read_spec(settings.checkpoint, settings.revision, settings.model_class)
@@ -95,10 +95,10 @@ def load_decoder(settings: LayerwiseSettings, device: torch.device) -> LoadedDec
 
 
 def load_layer_heads(checkpoint: str, revision: str | None, spec: LayerwiseSpec, dtype: torch.dtype) -> torch.Tensor:
-    """Return `[H, D]`, a row of weights for each layer that has a head, in the order of the layers.
+    """Return `[H, D]`, one row of weights for each layer that has a head, in the order of the layers.
 
     Raises:
-        OSError: the checkpoint is not there.
+        OSError: the checkpoint cannot be found.
         ValueError: it lacks a head.
     """
     heads, report = LayerHeads.from_pretrained(

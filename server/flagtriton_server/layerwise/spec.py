@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The architecture of a layerwise reranker, read from its `config.json`: MiniCPM or Gemma-2. Imports no torch.
 
-Both are decoders whose every later layer may be scored by a head: docs/reference-behaviour.md#layerwise-scores and
+Both are decoders in which a head can score every later layer: docs/reference-behaviour.md#layerwise-scores and
 #lightweight-scores.
 """
 
@@ -22,24 +22,24 @@ _LAYERWISE = RerankerModelClass.DECODER_ONLY_LAYERWISE
 
 @dataclass(frozen=True)
 class LayerwiseSpec:
-    """What the decoder computes. Sizes are in components, scales are factors.
+    """The architecture of the decoder. Sizes are in components, scales are factors.
 
     Attributes:
-        layers: of the whole network.
-        kv_heads: heads of keys and values, which divides `heads`.
-        activation: `silu` or `gelu_pytorch_tanh`, of the gate in the feed-forward part.
-        norm_eps: added to the mean of squares.
-        gemma_norms: RMSNorm multiplies by 1 + weight, in float32, and each branch has a second one behind it.
-        embedding_scale: of the token embeddings.
-        branch_scale: of what attention and the feed-forward part add.
-        attention_scale: of the scores before the softmax.
-        rope_theta: the base of the rotary angles.
-        window: tokens that every second layer, the first included, sees at most; None is all.
-        positions: tokens the model was made for; None is not known.
-        head_layers: the layers that have a head, in order; `cutoff_layers` chooses among them.
-        heads_by_place: head i scores the i-th of the layers that are asked for, rather than the i-th that has one.
-        softcap: scores s become `softcap * tanh(s / softcap)`; None leaves them.
-        projection_bias: the projections of attention have one.
+        layers: number of layers of the whole network.
+        kv_heads: number of heads of keys and values, which divides `heads`.
+        activation: `silu` or `gelu_pytorch_tanh`, the activation of the gate in the feed-forward part.
+        norm_eps: number that is added to the mean of squares.
+        gemma_norms: whether RMSNorm multiplies by 1 + weight, in float32, and each branch ends with a second RMSNorm.
+        embedding_scale: factor of the token embeddings.
+        branch_scale: factor of the output of attention, and of that of the feed-forward part.
+        attention_scale: factor of the attention scores before the softmax.
+        rope_theta: base of the rotary angles.
+        window: most tokens that every second layer sees, from the first layer on; None is all.
+        positions: number of tokens for which the model was made; None is unknown.
+        head_layers: layers that have a head, in order; `cutoff_layers` chooses among them.
+        heads_by_place: whether head i scores the i-th of the requested layers, not the i-th layer that has a head.
+        softcap: bound of the scores: a score s becomes `softcap * tanh(s / softcap)`; None leaves scores unchanged.
+        projection_bias: whether the projections of attention have a bias.
     """
 
     vocab_size: int
@@ -65,10 +65,10 @@ class LayerwiseSpec:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], model_class: str) -> LayerwiseSpec:
-        """Return what a `config.json` of a class describes.
+        """Return the architecture that a `config.json` of a model class describes.
 
         Raises:
-            ValueError: it lacks an entry, or asks for something that the class's released checkpoints have not.
+            ValueError: an entry is missing, or asks for a variant that no released checkpoint of the class has.
         """
         try:
             spec = _minicpm(config) if model_class == _LAYERWISE else _gemma2(config)
@@ -82,10 +82,10 @@ class LayerwiseSpec:
         return spec
 
     def chosen_layers(self, asked: Iterable[int] | None) -> tuple[int, ...]:
-        """Return the layers to score, in ascending order and each once; None asks for the last.
+        """Return the layers to score, each once and in ascending order; None asks for the last layer.
 
         Raises:
-            RequestError: one of them has no head; names those that have.
+            RequestError: one of the layers has no head; the message names the layers that have one.
         """
         chosen = tuple(sorted({self.layers} if asked is None else set(asked)))
         without = [layer for layer in chosen if layer not in self.head_layers]
@@ -99,7 +99,7 @@ class LayerwiseSpec:
         return chosen
 
     def heads_of(self, layers: tuple[int, ...]) -> list[int]:
-        """Return which head scores each of the chosen layers."""
+        """Return the index of the head that scores each of the chosen layers."""
         return list(range(len(layers))) if self.heads_by_place else [self.head_layers.index(layer) for layer in layers]
 
     @property
@@ -147,7 +147,7 @@ def _gemma2(config: Mapping[str, Any]) -> LayerwiseSpec:
 
 
 def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entries that both prefix_groups name alike."""
+    """Return the entries that have the same names in both architectures."""
     return {
         "vocab_size": int(config["vocab_size"]),
         "hidden_size": int(config["hidden_size"]),
@@ -162,7 +162,7 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _expect(config: Mapping[str, Any], **values: object) -> None:
-    """Refuse variants that no released checkpoint of the class is, and that would be computed wrongly."""
+    """Reject variants that no released checkpoint of the class has, and that would get wrong results."""
     for name, value in values.items():
         if name in config and config[name] != value:
             raise ValueError(f"config.json has {name} {config[name]!r}; this version serves {value!r} alone")

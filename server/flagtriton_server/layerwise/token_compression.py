@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Neighbouring tokens of a passage become one, their mean, in the middle of a network; queries and prompts stay.
+"""Token compression: inside a network, neighbouring tokens of a passage become their mean; query and prompt stay.
 
-The lightweight reranker's token compression, docs/reference-behaviour.md#token-compression.
+It is that of the lightweight reranker, docs/reference-behaviour.md#token-compression.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Parts:
     """The three parts of each of S texts that lie end to end: query, passage, prompt.
 
     Attributes:
-        before: `[S]` tokens before the passage.
-        passage: `[S]` tokens of it; may be 0.
-        behind: `[S]` tokens behind it.
+        before: `[S]` number of tokens before the passage.
+        passage: `[S]` number of tokens of the passage; may be 0.
+        behind: `[S]` number of tokens after the passage.
     """
 
     before: NDArray[np.int64]
@@ -40,7 +40,7 @@ class Parts:
         return lengths
 
     def of_segments(self, segments: Segments) -> Parts:
-        """Return the parts of S runs of tokens: of what each text has behind its prefix; a prefix is all query."""
+        """Return the parts of S segments. A text's segment begins after its prefix; a prefix is all `before`."""
         own, shared = segments.rows >= 0, lengths_before(segments.parents, segments.lengths)
         before, passage, behind = (part[segments.rows] for part in (self.before, self.passage, self.behind))
         return Parts(
@@ -48,13 +48,13 @@ class Parts:
         )
 
     def compressed(self, ratio: int) -> Parts:
-        """Return the parts of the texts once each passage's tokens have become one for every `ratio`."""
+        """Return the parts of the compressed texts: each passage has one token for every `ratio`, rounded up."""
         return Parts(self.before, -(-self.passage // ratio), self.behind)
 
     def targets(self, ratio: int) -> NDArray[np.int64]:
-        """Return `[N]` which token of the compressed texts each token goes into."""
+        """Return `[N]`: the index of each token's target among the tokens of the compressed texts."""
         lengths, after = self.lengths, self.compressed(ratio).lengths
-        places = token_indices(np.zeros_like(lengths), lengths)  # [N] of a token in its own text
+        places = token_indices(np.zeros_like(lengths), lengths)  # [N] place of each token in its text
         before, passage = np.repeat(self.before, lengths), np.repeat(self.passage, lengths)
         passed: NDArray[np.int64] = np.clip(places - before, 0, passage)  # tokens of the passage before this one
         inside = passed < passage
@@ -64,12 +64,12 @@ class Parts:
 
 
 def merged(x: Tensor, parts: Parts, ratio: int) -> Tensor:
-    """Return the compressed texts' token vectors, `[N', D]`: of several that become one, the mean, summed in float32.
+    """Return the token vectors of the compressed texts, `[N', D]`. A merged vector is a mean, summed in float32.
 
     Args:
         x: `[N, D]` token vectors of the texts.
-        parts: of each text.
-        ratio: tokens that become one; the last of a passage may be fewer.
+        parts: parts of each text.
+        ratio: number of tokens that become one; the last tokens of a passage may be fewer.
     """
     targets = parts.targets(ratio)
     count = int(parts.compressed(ratio).lengths.sum())
