@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hidden states to a deployment's outputs."""
+"""From hidden states to the outputs of a deployment."""

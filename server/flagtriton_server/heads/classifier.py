@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The heads of rerankers that score one layer: a classification head, or the logit of "Yes".
 
-Only the rows of weights that a score needs are kept: of an LLM's vocabulary the one for "Yes".
+Only the weights that a score needs are kept: of an LLM's vocabulary, the row for "Yes".
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from flagtriton_server.tokenize.text_tokenizer import TextTokenizer
 __all__ = ["RerankerHead", "classification_head", "vocabulary_head"]
 
 RerankerHead: TypeAlias = Callable[[Tensor, RerankOptions], Tensor]
-"""Takes vectors `[P, K, D]` of pairs at K layers and the options they were made with; returns logits `[P, K]`, float32.
+"""Takes vectors `[P, K, D]` of pairs at K layers, and their request's options; returns logits `[P, K]`, float32.
 
-K is 1 but for layerwise rerankers."""
+K is 1 except for layerwise rerankers."""
 
 _ANSWER = "Yes"
 
@@ -32,8 +32,8 @@ _ANSWER = "Yes"
 def classification_head(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
     """Return a classification head over the first token.
 
-    The checkpoint's own class is loaded without its layers, so that the head is read as transformers reads it and
-    little more; what it has of embeddings stays mapped from its file and is never touched.
+    The checkpoint's own class is loaded without its layers. So transformers reads the head, and little else. Embeddings
+    stay mapped from their file and are never read.
     """
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -42,7 +42,7 @@ def classification_head(settings: RerankerHeadSettings, precision: Precision, de
         raise ValueError(f"{settings.checkpoint} has a head for {config.num_labels} labels; a reranker has one")
     model = _without_layers(AutoModelForSequenceClassification, settings, config, precision.stored)
     head = _BertHead(model.bert.pooler, model.classifier) if hasattr(model, "bert") else model.classifier
-    if isinstance(head, nn.Linear):  # which is but the end of this architecture's head
+    if isinstance(head, nn.Linear):  # only the end of this architecture's head
         raise ValueError(
             f"{settings.checkpoint} is a {config.model_type}, whose head is run with the whole model; add it from a "
             "local folder, where flagtriton add can see that"
@@ -51,13 +51,13 @@ def classification_head(settings: RerankerHeadSettings, precision: Precision, de
     head = head.to(device=device, dtype=torch.float32)
 
     def score(states: Tensor, _: RerankOptions) -> Tensor:
-        return head(states.to(device=device, dtype=torch.float32))  # it reads [P, 1, D]'s first row
+        return head(states.to(device=device, dtype=torch.float32))  # the head reads the first row of [P, 1, D]
 
     return score
 
 
 class _BertHead(nn.Module):
-    """BERT's pooler and the linear layer behind it; RoBERTa's head has both in one."""
+    """BERT's pooler and the linear layer after it; RoBERTa's head contains both."""
 
     def __init__(self, pooler: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
@@ -68,10 +68,11 @@ class _BertHead(nn.Module):
 
 
 def vocabulary_head(settings: RerankerHeadSettings, precision: Precision, device: torch.device) -> RerankerHead:
-    """Return the logit of "Yes" as the next token.
+    """Return a head that computes the logit of "Yes" as the next token.
 
-    The checkpoint's own class computes it, from its output layer on: what it does to logits (Gemma-2 caps them) stays
-    its own affair. All else is taken out of it, and of the output layer all rows but one.
+    The checkpoint's own class computes the logit, from its output layer on. So every change that the class makes to
+    logits is kept; Gemma-2 caps them, for example. All earlier layers are removed, and all rows of the output layer
+    except one.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -90,7 +91,7 @@ def vocabulary_head(settings: RerankerHeadSettings, precision: Precision, device
 
 
 class _PassedThrough(nn.Module):
-    """Stands where a model's layers were, whose work is done already."""
+    """An identity in place of a model's layers, whose work is already done."""
 
     def forward(self, inputs_embeds: Tensor, **_: object) -> Any:  # noqa: ANN401 - transformers' own
         from transformers.modeling_outputs import BaseModelOutputWithPast
@@ -112,7 +113,7 @@ def _one_row(output: nn.Linear, row: int, settings: RerankerHeadSettings) -> nn.
 
 
 def _answer_id(settings: RerankerHeadSettings) -> int:
-    """Return the first token of "Yes"."""
+    """Return the id of the first token of "Yes"."""
     tokenizer = TextTokenizer.from_checkpoint(settings.checkpoint, settings.revision, trust_remote_code=False)
     (ids,) = tokenizer.bare_ids([_ANSWER])
     if not ids or tokenizer.unk_id in ids:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BGE-M3's ColBERT output: a vector for every token of a text but the first. Knows nothing of requests."""
+"""BGE-M3's ColBERT output: one vector for every token of a text except the first. Independent of requests."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from flagtriton_server.heads.linear import Head
 __all__ = ["colbert_lengths", "colbert_vectors", "padded_vectors"]
 
 _MOST_BYTES = 2**31 - 1
-"""What one gRPC message holds."""
+"""Limit of one gRPC message, bytes."""
 
 
 def colbert_lengths(token_counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many vectors each text has, `[B]`: one fewer than tokens, the last special token's included."""
+    """Return the number of vectors of each text, `[B]`: one fewer than tokens. The last special token has a vector."""
     return np.maximum(token_counts - 1, 0)
 
 
 def colbert_vectors(states: Tensor, token_counts: NDArray[np.int64], head: Head, options: EmbedOptions) -> Tensor:
-    """Return W h + b of every token but each text's first, cut and normalised as `options` say.
+    """Return W h + b of every token except each text's first, truncated and normalized as `options` ask.
 
     The formula is that of docs/reference-behaviour.md#m3-vectors.
 
     Args:
         states: `[N, D]` hidden states, text by text.
-        token_counts: `[B]` tokens of each text; N in all.
+        token_counts: `[B]` tokens of each text; N in total.
         head: W `[C, D]` and b.
         options: `truncate_dim` and `normalize`.
 
@@ -47,15 +47,15 @@ def colbert_vectors(states: Tensor, token_counts: NDArray[np.int64], head: Head,
 
 
 def padded_vectors(vectors: NDArray[Any], lengths: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return `[B, L, C]`, zeros behind a text's last vector; L is the longest text's, at least 1.
+    """Return `[B, L, C]`, with zeros after a text's last vector. L is that of the longest text, at least 1.
 
     Args:
         vectors: `[N', C]`, text by text.
-        lengths: `[B]` vectors of each text; N' in all.
-        dtype: of the result.
+        lengths: `[B]` number of vectors of each text; N' in total.
+        dtype: dtype of the result.
 
     Raises:
-        RequestError: the result would not fit one reply, or a vector not its dtype.
+        RequestError: the result does not fit into one reply, or a vector does not fit into the dtype.
     """
     shape = (len(lengths), max(1, int(lengths.max(initial=0))), vectors.shape[1])
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -71,7 +71,7 @@ def padded_vectors(vectors: NDArray[Any], lengths: NDArray[np.int64], dtype: np.
 
 
 def _check_range(vectors: NDArray[Any], dtype: np.dtype[Any]) -> None:
-    """Raise for components that the wire's dtype does not hold; unit vectors have none."""
+    """Raise for components that are too large for the wire's dtype; unit vectors have none."""
     if dtype == vectors.dtype or not vectors.size:
         return
     greatest, most = max(float(vectors.max()), -float(vectors.min())), float(np.finfo(dtype).max)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sentence-transformers' modules behind the pooling: Dense layers, and a Normalize between two.
+"""The modules of sentence-transformers after the pooling: Dense layers, and Normalize between two of them.
 
-No pickle's code is run. They compute in float32 whatever the encoder does: one product a text costs little.
+Code in a pickle is never run. The modules compute in float32 in every precision of the encoder, because one product for
+each text costs little.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ _Step: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class DenseLayer:
-    """`activation(x @ weight.T + bias)`, plus x or its projection where there is a residual.
+    """`activation(x @ weight.T + bias)`, plus x or its projection if there is a residual.
 
     Attributes:
         weight: `[C, D]` float32.
         bias: `[C]` or None.
-        activation: of `[B, C]`; a GLU leaves half of them.
-        residual: None adds nothing; else `[C, D]`, or the whole of x where that is empty.
+        activation: function of `[B, C]`; a GLU halves the components.
+        residual: weights `[C, D]` of the projection of x that is added. An empty one adds x itself; None adds nothing.
     """
 
     weight: Tensor
@@ -43,7 +44,7 @@ class DenseLayer:
     residual: Tensor | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return `[B, C]`, behind a GLU `[B, C / 2]`, for x `[B, D]`, both float32."""
+        """Return `[B, C]`, or `[B, C / 2]` with a GLU, for x `[B, D]`, both float32."""
         out = self.activation(functional.linear(x, self.weight, self.bias))
         if self.residual is None:
             return out
@@ -52,27 +53,28 @@ class DenseLayer:
 
 @dataclass(frozen=True)
 class ModuleChain:
-    """What follows pooling, in its order; nothing where it is empty."""
+    """The modules that follow pooling, in order; possibly none."""
 
     steps: Sequence[_Step] = ()
 
     def __call__(self, vectors: Tensor) -> Tensor:
-        """Return `[B, C]` float32 for pooled vectors `[B, D]` on the processor; without steps, those as they are."""
+        """Return `[B, C]` float32 for pooled vectors `[B, D]` on the processor; without steps, unchanged vectors."""
         for step in self.steps:
             vectors = step(vectors.float())
         return vectors
 
 
 def load_chain(modules: str | None, checkpoint: str | None, revision: str | None) -> ModuleChain:
-    """Return the modules that a step's settings name.
+    """Return the modules that the settings of a step name.
 
     Args:
-        modules: `Dense:` and a folder each, or `Normalize`, separated by commas; None is none.
+        modules: `Dense:` and a folder, or `Normalize`, for each module, separated by commas; None is no module.
         checkpoint: local folder or hub name that has these folders.
-        revision: of a hub name.
+        revision: revision of a hub name.
 
     Raises:
-        ValueError: a module's files are missing, cannot be read as tensors alone, or do not fit; names the file.
+        ValueError: a module's files are missing, cannot be read as tensors alone, or do not fit; the message names the
+            file.
     """
     if modules is None:
         return ModuleChain()
@@ -108,7 +110,7 @@ def _dense(module: DenseModule, find: FileFinder) -> DenseLayer:
 def _activation(module: DenseModule) -> _Step:
     name = module.activation.rpartition(".")[2]
     chosen = getattr(nn, name)(**({"dim": -1} if name in OVER_COMPONENTS else {}))
-    activation: _Step = chosen.eval()  # in training an RReLU's slope is random
+    activation: _Step = chosen.eval()  # in training mode, an RReLU's slope is random
     return activation
 
 
@@ -124,7 +126,7 @@ def _read(file: Path) -> object:
 
 
 def _checked(file: Path, content: object, expected: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Return the tensors in float32, all of them finite and of the shapes that are expected."""
+    """Return the tensors in float32, after a check that all are finite and have the expected shapes."""
     tensors = content if isinstance(content, dict) else {}
     found = {name: list(tensor.shape) for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
     if found != expected or len(found) != len(tensors):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BGE-M3's sparse output: a weight for every distinct token of a text. Memory grows with tokens, not the vocabulary.
+"""BGE-M3's sparse output: a weight for each distinct token of a text. Memory grows with tokens, not the vocabulary.
 
-A token's weight is relu(w · h + b); a text's weight for a token id is the greatest among that id's tokens
+The weight of a token is relu(w · h + b). The weight of a token id in a text is the maximum over the tokens with that id
 (docs/reference-behaviour.md#m3-vectors and #m3-encode, after BGE M3-Embedding, arXiv 2402.03216, section 3.2).
 """
 
@@ -22,11 +22,11 @@ __all__ = ["LexicalWeights", "lexical_weights", "token_weights"]
 
 @dataclass(frozen=True)
 class LexicalWeights:
-    """The weights of some texts, one text behind the other; S of them in all.
+    """The weights of some texts, text by text; S weights in total.
 
     Attributes:
-        texts: `[S]` which text each belongs to, ascending.
-        ids: `[S]` token ids, each once a text, in the order of their first occurrence.
+        texts: `[S]` index of the text to which each weight belongs, ascending.
+        ids: `[S]` token ids, each once for a text, in the order of their first occurrence.
         weights: `[S]` float32, above 0.
     """
 
@@ -48,7 +48,7 @@ def token_weights(states: Tensor, head: Head) -> NDArray[np.float32]:
     """Return relu(w · h + b) of every token, `[N]`, for hidden states `[N, D]`.
 
     Raises:
-        NotFiniteError: w · h + b is not finite for a token, which relu may hide.
+        NotFiniteError: w · h + b is not finite for a token, even if relu would hide it.
     """
     logits = head(states).squeeze(-1).float()
     check_finite(logits, "lexical weights")
@@ -59,12 +59,12 @@ def token_weights(states: Tensor, head: Head) -> NDArray[np.float32]:
 def lexical_weights(
     input_ids: NDArray[np.int32], weights: NDArray[np.float32], unweighted: NDArray[np.int32]
 ) -> LexicalWeights:
-    """Return every text's greatest weight of each of its token ids.
+    """Return the maximum weight of each token id of every text.
 
     Args:
-        input_ids: `[B, T]`, `NO_TOKEN` behind a row's tokens; N tokens in all.
-        weights: `[N]` of those tokens, text by text.
-        unweighted: the ids that are left out: some special tokens'.
+        input_ids: `[B, T]`, `NO_TOKEN` after a row's tokens; N tokens in total.
+        weights: `[N]` weights of these tokens, text by text.
+        unweighted: ids that are left out: those of some special tokens.
     """
     texts, columns = np.nonzero(input_ids != NO_TOKEN)  # [N] each
     ids = input_ids[texts, columns].astype(np.int64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BGE-M3's two heads: one linear layer each, in files of their own beside the weights. Never run a pickle's code."""
+"""BGE-M3's two heads: one linear layer each, in separate files next to the weights. Code in a pickle is never run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flagtriton_server.packing.ragged import packed_length
 __all__ = ["Head", "load_colbert_head", "load_head", "load_sparse_head"]
 
 _ROWS_A_BLOCK = 256
-"""Rows go through a head in blocks of this many, so that a processor's kernels are made for 16 numbers of rows only."""
+"""Rows of one block of a head's input. With such blocks, a processor builds kernels for only 16 numbers of rows."""
 
 
 @dataclass(frozen=True)
@@ -47,34 +47,34 @@ class Head:
 
 
 def load_sparse_head(settings: HeadSettings, precision: Precision, device: torch.device) -> Head:
-    """Return the head of the sparse output, as `load_head`.
+    """Return the head of the sparse output, loaded by `load_head`.
 
-    It computes in float32 whatever the encoder does: one product a token costs nothing, and half precision would
-    leave weights three digits. It may also run on a processor behind an encoder on a GPU.
+    It computes in float32 in every precision of the encoder. One product for each token costs nothing, and half
+    precision would leave the weights three digits. The head may also run on a processor after an encoder on a GPU.
     """
     return load_head(settings, "sparse_linear", 1, replace(precision, computed=torch.float32), device)
 
 
 def load_colbert_head(settings: ColbertSettings | ScorerSettings, precision: Precision, device: torch.device) -> Head:
-    """Return the head of the ColBERT output, as `load_head`, in the encoder's own dtype."""
+    """Return the head of the ColBERT output, loaded by `load_head`, in the encoder's dtype."""
     return load_head(settings, "colbert_linear", settings.colbert_dim, precision, device)
 
 
 def load_head(
     settings: HeadSettings, name: str, out_features: int | None, precision: Precision, device: torch.device
 ) -> Head:
-    """Return a checkpoint's head, rounded as its encoder's weights are.
+    """Return a head of a checkpoint, rounded like the weights of its encoder.
 
     Args:
-        settings: which checkpoint.
-        name: of its file, without the suffix: `sparse_linear` or `colbert_linear`.
-        out_features: C that the deployment expects; None takes what the file has.
-        precision: the encoder's.
-        device: where the head computes.
+        settings: settings that name the checkpoint.
+        name: name of the head's file, without the suffix: `sparse_linear` or `colbert_linear`.
+        out_features: C that the deployment expects; None accepts that of the file.
+        precision: precision of the encoder.
+        device: device on which the head computes.
 
     Raises:
-        ValueError: there is no such file, it cannot be read without running code, does not fit, or its values are not
-            finite in the encoder's precision; names the file.
+        ValueError: there is no such file; it cannot be read without running code; it does not fit; or its values are
+            not finite in the encoder's precision. The message names the file.
     """
     file = _first_file(settings, [f"{name}.safetensors", f"{name}.pt"])
     config = json.loads(_first_file(settings, ["config.json"]).read_text(encoding="utf-8"))
@@ -120,7 +120,7 @@ def _checked(file: Path, content: object, expected: tuple[int | None, int | None
 
 
 def _first_file(settings: HeadSettings, names: list[str]) -> Path:
-    """Return the first of several files that the checkpoint has, fetched from the hub where it lies there."""
+    """Return the first of several files that the checkpoint has. A file on the hub is fetched."""
     find = file_finder(settings.checkpoint, settings.revision)
     for name in names:
         with suppress(FilesUnavailableError):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BGE-M3's five scores of pairs (docs/reference-behaviour.md#m3-scores). Knows nothing of requests.
+"""BGE-M3's five scores of pairs (docs/reference-behaviour.md#m3-scores). Independent of requests.
 
-Every pair is scored by itself: neither its score nor the memory it takes depends on the pairs beside it.
+Every pair is scored alone: neither its score nor the memory that it takes depends on the other pairs.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class EncodedSide:
     """The queries, or the passages, of P pairs: U distinct texts in the order of their rows.
 
     Attributes:
-        texts: `[P]` which of the distinct texts each pair has.
+        texts: `[P]` index of each pair's text among the distinct texts.
         dense: `[U, D]` float32.
-        lexical: their weights.
+        lexical: lexical weights of the distinct texts.
         colbert: `[L, C]` float32 for each text, all on one device.
     """
 
@@ -46,12 +46,13 @@ class EncodedSide:
 def five_scores(
     queries: EncodedSide, passages: EncodedSide, weights: tuple[float, float, float]
 ) -> dict[TensorSpec, NDArray[np.float32]]:
-    """Return `[P]` float32 of each score.
+    """Return each of the five scores, `[P]` float32.
 
     Args:
-        queries: of P pairs.
-        passages: of the same pairs.
-        weights: of the dense, the sparse and the ColBERT score in the means. A mean whose weights are all 0 is 0.
+        queries: the queries of P pairs.
+        passages: the passages of the same pairs.
+        weights: weights of the dense, the sparse and the ColBERT score in the means. A mean whose weights are all 0
+            is 0.
     """
     dense = np.einsum("pd,pd->p", queries.dense[queries.texts], passages.dense[passages.texts]).astype(np.float64)
     sparse = _sparse_scores(queries, passages)
@@ -84,7 +85,7 @@ def _weights_by_text(side: EncodedSide) -> list[tuple[NDArray[np.int64], NDArray
 
 
 def _colbert_scores(queries: EncodedSide, passages: EncodedSide) -> NDArray[np.float64]:
-    """Return `[P]`: for each query vector the greatest product with a passage vector, and the mean of those."""
+    """Return `[P]`: the mean over the query vectors of the greatest product of each with a passage vector."""
     pairs = zip(queries.texts, passages.texts, strict=True)
     scores = torch.stack([_late_interaction(queries.colbert[q], passages.colbert[p]) for q, p in pairs])
     return scores.double().cpu().numpy()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hidden states on their way from the encoder to the step behind it, in whatever dtype the model computes in.
+"""The transfer of hidden states from the encoder to the next step, in the dtype in which the model computes.
 
-A deployment's precision may be `auto`, so its `config.pbtxt` cannot name the dtype, and NumPy has no bfloat16: the
-vectors cross as bytes, and both ends work the dtype out of the same settings on the same machine.
+A deployment's precision may be `auto`, so its `config.pbtxt` cannot name the dtype. NumPy has no bfloat16. So the
+vectors cross as bytes, and both ends derive the dtype from the same settings on the same machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["from_bytes", "to_bytes"]
 
 
 def to_bytes(states: Tensor) -> NDArray[np.uint8]:
-    """Return `[B, R, D * itemsize]` for hidden states `[B, R, D]` on the processor; shares their memory."""
+    """Return `[B, R, D * itemsize]` for hidden states `[B, R, D]` on the processor, as a view of their memory."""
     viewed: NDArray[np.uint8] = states.contiguous().view(torch.uint8).numpy()
     return viewed
 
@@ -30,11 +30,11 @@ def from_bytes(array: NDArray[np.uint8], lengths: NDArray[Any], dtype: torch.dty
 
     Args:
         array: `[B, R, D * itemsize]`, the rows of its B texts end to end.
-        lengths: `[B]` rows of each text; N in all.
-        dtype: what they were computed in.
+        lengths: `[B]` rows of each text; N in total.
+        dtype: dtype in which they were computed.
 
     Raises:
-        RequestError: the shape does not hold such rows.
+        RequestError: the shape does not match these rows.
     """
     rows, count = int(lengths.sum()), len(array)
     if len(lengths) != count or rows > count * array.shape[1] or array.shape[2] % dtype.itemsize or not array.size:
