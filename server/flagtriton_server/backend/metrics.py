@@ -31,7 +31,7 @@ from flagtriton.protocol.metrics import (
 )
 from flagtriton.protocol.settings import QueueLimits
 from flagtriton_server.backend.metrics_publisher import MetricsPublisher
-from flagtriton_server.backend.queue import Job, WorkQueue
+from flagtriton_server.backend.queue import QueuedRequest, WorkQueue
 from flagtriton_server.backend.request_log import RequestLog
 from flagtriton_server.backend.requests import RequestContext
 from flagtriton_server.backend.scheduler import StepObserver
@@ -93,11 +93,11 @@ class StepMetrics(StepObserver):
         """Add the duration of a finished batch, in seconds, to the busy time."""
         self._tally.add(BUSY, seconds, process=self._process)
 
-    def on_response(self, job: Job[Any], answer: object) -> None:
+    def on_response(self, request: QueuedRequest[Any], answer: object) -> None:
         """Record a request that got its answer, or an exception in place of one."""
         error = answer if isinstance(answer, Exception) else None
-        waited_s, seconds = job.dequeued_at - job.enqueued_at, time.monotonic() - job.enqueued_at
-        priority = priority_name(job.bulk)
+        waited_s, seconds = request.dequeued_at - request.enqueued_at, time.monotonic() - request.enqueued_at
+        priority = priority_name(request.bulk)
         self._count(priority, error)
         self._tally.add(REQUESTS_TAKEN, priority=priority)
         self._tally.add(QUEUE_SECONDS, waited_s, priority=priority)
@@ -106,9 +106,9 @@ class StepMetrics(StepObserver):
             for bound_s, bound in _BOUNDS_S.items():
                 if seconds <= bound_s:
                     self._tally.add(REQUESTS_WITHIN, priority=priority, seconds=bound)
-            self._tally.add(*((TOKENS, job.tokens) if self._encodes else (TEXTS, job.work.rows)))
-        sizes = {"texts": job.work.rows, "tokens": job.tokens}
-        self._write(priority, error, job.request_id, **sizes, queue_ms=_ms(waited_s), total_ms=_ms(seconds))
+            self._tally.add(*((TOKENS, request.tokens) if self._encodes else (TEXTS, request.work.rows)))
+        sizes = {"texts": request.work.rows, "tokens": request.tokens}
+        self._write(priority, error, request.request_id, **sizes, queue_ms=_ms(waited_s), total_ms=_ms(seconds))
 
     def on_rejected(self, context: RequestContext, error: Exception) -> None:
         """Count a request that was rejected before it was queued."""

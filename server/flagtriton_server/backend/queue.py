@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from flagtriton.protocol.settings import QueueLimits
 from flagtriton_server.errors import RequestError
 
-__all__ = ["Job", "WorkQueue"]
+__all__ = ["QueuedRequest", "WorkQueue"]
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ _NEARLY = 7 / 8
 
 
 @dataclass(frozen=True)
-class Job(Generic[T]):
+class QueuedRequest(Generic[T]):
     """One request in the queue.
 
     Attributes:
@@ -58,37 +58,38 @@ class _Lane(Generic[T]):
     """The requests of one priority, in the order of their arrival."""
 
     name: str
-    jobs: deque[Job[T]] = field(default_factory=deque)
+    requests: deque[QueuedRequest[T]] = field(default_factory=deque)
     tokens: int = 0
 
-    def add(self, job: Job[T], limits: QueueLimits) -> None:
-        if self.jobs and (len(self.jobs) >= limits.requests or self.tokens + job.tokens > limits.tokens):
+    def add(self, request: QueuedRequest[T], limits: QueueLimits) -> None:
+        count = len(self.requests)
+        if count and (count >= limits.requests or self.tokens + request.tokens > limits.tokens):
             raise RequestError(
-                f"the model is busy: {len(self.jobs)} {self.name} requests of {self.tokens} tokens wait, of at most "
+                f"the model is busy: {count} {self.name} requests of {self.tokens} tokens wait, of at most "
                 f"{limits.requests} and {limits.tokens}; send it again later",
                 "UNAVAILABLE",
             )
-        self.jobs.append(job)
-        self.tokens += job.tokens
+        self.requests.append(request)
+        self.tokens += request.tokens
 
     def is_nearly_full(self, limits: QueueLimits) -> bool:
         """Return whether 7/8 of a limit is used. The rest is for requests that are already on their way."""
-        return len(self.jobs) >= _NEARLY * limits.requests or self.tokens >= _NEARLY * limits.tokens
+        return len(self.requests) >= _NEARLY * limits.requests or self.tokens >= _NEARLY * limits.tokens
 
-    def pop(self) -> Job[T]:
-        job = self.jobs.popleft()
-        self.tokens -= job.tokens
-        return replace(job, dequeued_at=time.monotonic())
+    def pop(self) -> QueuedRequest[T]:
+        request = self.requests.popleft()
+        self.tokens -= request.tokens
+        return replace(request, dequeued_at=time.monotonic())
 
-    def pop_within(self, tokens: int) -> list[Job[T]]:
+    def pop_within(self, tokens: int) -> list[QueuedRequest[T]]:
         """Take requests in their order, up to a number of tokens; skip those that do not fit."""
-        popped: list[Job[T]] = []
-        for _ in range(len(self.jobs)):
-            if self.jobs[0].tokens <= tokens:
-                tokens -= self.jobs[0].tokens
+        popped: list[QueuedRequest[T]] = []
+        for _ in range(len(self.requests)):
+            if self.requests[0].tokens <= tokens:
+                tokens -= self.requests[0].tokens
                 popped.append(self.pop())
             else:
-                self.jobs.rotate(-1)
+                self.requests.rotate(-1)
         return popped
 
 
@@ -118,50 +119,50 @@ class WorkQueue(Generic[T]):
         self._closed = False
         self._last_interactive_at = -math.inf
 
-    def put(self, job: Job[T]) -> None:
+    def put(self, request: QueuedRequest[T]) -> None:
         """Add a request.
 
         Raises:
             RequestError: UNAVAILABLE, because too many requests wait, or the queue is closed.
         """
         now = time.monotonic()
-        entered = replace(job, enqueued_at=now, expires_at=now + min(job.timeout_s, self._limits.timeout_s))
+        entered = replace(request, enqueued_at=now, expires_at=now + min(request.timeout_s, self._limits.timeout_s))
         with self._changed:
             if self._closed:
                 raise RequestError("the model is being unloaded; send it again later", "UNAVAILABLE")
-            lane = self._bulk if job.bulk else self._interactive
-            if not job.bulk:
+            lane = self._bulk if request.bulk else self._interactive
+            if not request.bulk:
                 self._last_interactive_at = now
             try:
                 lane.add(entered, self._limits)
             finally:
                 if lane.is_nearly_full(self._limits):
-                    self._tell(job.bulk, True)
+                    self._tell(request.bulk, True)
             self._changed.notify_all()
 
-    def take(self) -> list[Job[T]]:
+    def take(self) -> list[QueuedRequest[T]]:
         """Wait for requests and return the next batch, of one priority; empty once the queue is closed and empty."""
         with self._changed:
-            self._changed.wait_for(lambda: self._interactive.jobs or self._bulk.jobs or self._closed)
+            self._changed.wait_for(lambda: self._interactive.requests or self._bulk.requests or self._closed)
             return self._taken(self._next_lane())
 
-    def take_interactive(self) -> list[Job[T]]:
+    def take_interactive(self) -> list[QueuedRequest[T]]:
         """Return the next batch of interactive requests without waiting; empty if there are none."""
-        if not self._interactive.jobs:  # without the lock, because this runs before every layer
+        if not self._interactive.requests:  # without the lock, because this runs before every layer
             return []
         with self._changed:
             return self._taken(self._interactive)
 
-    def take_short(self) -> list[Job[T]]:
+    def take_short(self) -> list[QueuedRequest[T]]:
         """Return interactive requests that fit one batch together, without waiting; skip those that do not fit."""
-        if not self._interactive.jobs:  # without the lock, as above
+        if not self._interactive.requests:  # without the lock, as above
             return []
         with self._changed:
-            jobs = self._interactive.pop_within(self._batch_token_budget)
-            if jobs:
+            requests = self._interactive.pop_within(self._batch_token_budget)
+            if requests:
                 self._tell(False, self._interactive.is_nearly_full(self._limits))
             self._changed.notify_all()
-            return jobs
+            return requests
 
     def had_interactive_within(self, seconds: float) -> bool:
         """Return whether an interactive request came within the last `seconds`, so that another one is likely."""
@@ -171,7 +172,7 @@ class WorkQueue(Generic[T]):
         """Return the number of requests of a priority that wait, and the tokens of their texts."""
         with self._changed:
             lane = self._bulk if bulk else self._interactive
-            return len(lane.jobs), lane.tokens
+            return len(lane.requests), lane.tokens
 
     def wait_until_below(self, tokens: int, timeout_s: float) -> None:
         """Wait until the queue has fewer than `tokens` tokens, is closed, or the timeout has passed."""
@@ -189,15 +190,15 @@ class WorkQueue(Generic[T]):
     def _next_lane(self) -> _Lane[T]:
         self._turns = (self._turns + 1) % _BATCHES_BEFORE_BULK
         first, second = (self._bulk, self._interactive) if self._turns == 0 else (self._interactive, self._bulk)
-        return first if first.jobs else second
+        return first if first.requests else second
 
-    def _taken(self, lane: _Lane[T]) -> list[Job[T]]:
-        jobs: list[Job[T]] = []
+    def _taken(self, lane: _Lane[T]) -> list[QueuedRequest[T]]:
+        requests: list[QueuedRequest[T]] = []
         tokens = 0
-        while lane.jobs and (not jobs or tokens + lane.jobs[0].tokens <= self._batch_token_budget):
-            jobs.append(lane.pop())
-            tokens += jobs[-1].tokens
-        if jobs:
-            self._tell(jobs[0].bulk, lane.is_nearly_full(self._limits))
+        while lane.requests and (not requests or tokens + lane.requests[0].tokens <= self._batch_token_budget):
+            requests.append(lane.pop())
+            tokens += requests[-1].tokens
+        if requests:
+            self._tell(requests[0].bulk, lane.is_nearly_full(self._limits))
         self._changed.notify_all()
-        return jobs
+        return requests

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
-from flagtriton_server.backend.queue import Job, WorkQueue
+from flagtriton_server.backend.queue import QueuedRequest, WorkQueue
 from flagtriton_server.errors import RequestError
 
 __all__ = ["StepObserver", "Worker"]
@@ -25,7 +25,7 @@ T = TypeVar("T")
 class StepObserver:
     """Callbacks for the events of a worker. This base class ignores them."""
 
-    def on_response(self, job: Job[Any], answer: object) -> None:
+    def on_response(self, request: QueuedRequest[Any], answer: object) -> None:
         """Handle a request that got its answer, or an exception in place of one."""
 
     def on_batch_done(self, seconds: float) -> None:
@@ -91,8 +91,8 @@ class Worker(Generic[T]):
             return
         self._is_preemptible = False
         try:
-            if jobs := self._queue.take_interactive():
-                self._answer(jobs)
+            if requests := self._queue.take_interactive():
+                self._answer(requests)
         finally:
             self._is_preemptible = True
 
@@ -102,8 +102,8 @@ class Worker(Generic[T]):
             return
         self._passes = True
         try:
-            if jobs := self._queue.take_short():
-                self._answer(jobs)
+            if requests := self._queue.take_short():
+                self._answer(requests)
         finally:
             self._passes = False
 
@@ -114,45 +114,45 @@ class Worker(Generic[T]):
             self._begun.set_exception(error)
             return
         self._begun.set_result(None)
-        while jobs := self._queue.take():
+        while requests := self._queue.take():
             began = time.monotonic()
-            self._is_preemptible = jobs[0].bulk
-            self._answer(jobs)
+            self._is_preemptible = requests[0].bulk
+            self._answer(requests)
             self._is_preemptible = False
             self._watch.on_batch_done(time.monotonic() - began)
-            del jobs  # the requests' tensors stay in shared memory as long as the jobs exist
+            del requests  # the requests' tensors stay in shared memory as long as the requests exist
 
-    def _answer(self, jobs: Sequence[Job[T]]) -> None:
+    def _answer(self, requests: Sequence[QueuedRequest[T]]) -> None:
         wanted = []
-        for job in jobs:
-            reason = _given_up(job)
+        for request in requests:
+            reason = _given_up(request)
             if reason is None:
-                wanted.append(job)
+                wanted.append(request)
             else:
-                self._send(job, reason)
+                self._send(request, reason)
         if not wanted:
             return
         try:
-            answers: Sequence[Any] = self._run([job.work for job in wanted])
+            answers: Sequence[Any] = self._run([request.work for request in wanted])
         except Exception as error:  # any error: the next requests must not be affected
             self._log_error(traceback.format_exc())
             failure = RequestError(f"the model failed on this batch: {type(error).__name__}, see its log", "INTERNAL")
             answers = [failure] * len(wanted)
-        for job, answer in zip(wanted, answers, strict=True):
-            self._send(job, answer)
+        for request, answer in zip(wanted, answers, strict=True):
+            self._send(request, answer)
 
-    def _send(self, job: Job[T], answer: object) -> None:
+    def _send(self, request: QueuedRequest[T], answer: object) -> None:
         try:
-            job.answer(answer)
-            self._watch.on_response(job, answer)
+            request.answer(answer)
+            self._watch.on_response(request, answer)
         except Exception:  # an answer that cannot be sent must not stop the others
             self._log_error(traceback.format_exc())
 
 
-def _given_up(job: Job[Any]) -> RequestError | None:
+def _given_up(request: QueuedRequest[Any]) -> RequestError | None:
     """Return the error of a request that is not run, because it was cancelled or has expired; else None."""
-    if job.is_cancelled():
+    if request.is_cancelled():
         return RequestError("the client has cancelled this request", "CANCELLED")
-    if job.expires_at < time.monotonic():
+    if request.expires_at < time.monotonic():
         return RequestError("the request has waited too long; send it again later", "UNAVAILABLE")
     return None

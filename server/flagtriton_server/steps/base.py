@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from flagtriton.protocol.settings import QueueLimits
 from flagtriton_server.backend.metrics import StepMetrics
-from flagtriton_server.backend.queue import Job, WorkQueue
+from flagtriton_server.backend.queue import QueuedRequest, WorkQueue
 from flagtriton_server.backend.requests import PbRequest, RequestContext, StepRequest
 from flagtriton_server.backend.responses import PbResponse, ResponseSender, respond_later
 from flagtriton_server.backend.scheduler import Worker
@@ -115,7 +115,7 @@ class QueuedStep(Generic[T]):
         if not self._admits(context.bulk):
             raise RequestError("the model is busy: its queue is full; send it again later", "UNAVAILABLE")
         self._queue.put(
-            Job(
+            QueuedRequest(
                 work,
                 work.tokens,
                 sender.send,

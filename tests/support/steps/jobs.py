@@ -13,7 +13,7 @@ import pytest
 from flagtriton.protocol.settings import QueueLimits
 from flagtriton_server.backend import queue as queue_module
 from flagtriton_server.backend import scheduler
-from flagtriton_server.backend.queue import Job, WorkQueue
+from flagtriton_server.backend.queue import QueuedRequest, WorkQueue
 
 __all__ = ["NO_LIMITS", "TURN", "Answers", "ended", "in_thread", "job", "queue", "settable_clock", "waits"]
 
@@ -31,12 +31,12 @@ class Answers(list[tuple[Any, Any]]):
         return lambda answer: self.append((work, answer))
 
 
-def job(work: Any, tokens: int = 1, answers: Answers | None = None, **more: Any) -> Job[Any]:
+def job(work: Any, tokens: int = 1, answers: Answers | None = None, **more: Any) -> QueuedRequest[Any]:
     """Return a request whose answer is kept if `answers` are given."""
-    return Job(work, tokens, (Answers() if answers is None else answers).to(work), **more)
+    return QueuedRequest(work, tokens, (Answers() if answers is None else answers).to(work), **more)
 
 
-def queue(*jobs: Job[Any], limits: QueueLimits = NO_LIMITS) -> WorkQueue[Any]:
+def queue(*jobs: QueuedRequest[Any], limits: QueueLimits = NO_LIMITS) -> WorkQueue[Any]:
     """Return one in which these wait."""
     made: WorkQueue[Any] = WorkQueue(limits, TURN)
     for each in jobs:

@@ -18,7 +18,7 @@ import pytest
 from flagtriton.protocol.metrics import METRICS
 from flagtriton.protocol.runtime_files import REQUEST_LOG
 from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings, TokenizerSettings
-from flagtriton_server.backend.queue import Job
+from flagtriton_server.backend.queue import QueuedRequest
 from flagtriton_server.errors import RequestError
 from flagtriton_server.packing.ragged import packed_length
 from tests.support.checkpoints.layerwise import make_layerwise
@@ -44,11 +44,13 @@ def watch(steps: SimpleNamespace, *, encodes: bool = True) -> Any:
     return steps.metrics.StepMetrics({"model_name": "tiny_step", "model_version": "1"}, encodes=encodes)
 
 
-def job(steps: SimpleNamespace, took_s: float, *, waited_s: float = 0.0, tokens: int = 5, **more: Any) -> Job[Any]:
+def job(
+    steps: SimpleNamespace, took_s: float, *, waited_s: float = 0.0, tokens: int = 5, **more: Any
+) -> QueuedRequest[Any]:
     """Return a request that came so long ago."""
     enqueued_at = steps.metrics.time.monotonic() - took_s
     work = SimpleNamespace(rows=2)
-    return Job(work, tokens, print, enqueued_at=enqueued_at, dequeued_at=enqueued_at + waited_s, **more)
+    return QueuedRequest(work, tokens, print, enqueued_at=enqueued_at, dequeued_at=enqueued_at + waited_s, **more)
 
 
 @contextmanager
@@ -121,7 +123,9 @@ def test_times_are_added_up_and_counted_by_their_limits(steps: SimpleNamespace) 
 
 
 def test_what_waits_is_read_when_it_is_told(steps: SimpleNamespace) -> None:
-    waiting = queue(*(Job(None, tokens, print, bulk=bulk) for tokens, bulk in [(3, False), (4, True), (5, True)]))
+    waiting = queue(
+        *(QueuedRequest(None, tokens, print, bulk=bulk) for tokens, bulk in [(3, False), (4, True), (5, True)])
+    )
     made = watch(steps)
     made.of_queue(waiting, steps.metrics.QueueLimits(7, 80))
     both = [(of, priority) for priority in ("interactive", "bulk") for of in ("requests", "tokens")]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.settings import QueueLimits
-from flagtriton_server.backend.queue import Job, WorkQueue
+from flagtriton_server.backend.queue import QueuedRequest, WorkQueue
 from flagtriton_server.errors import RequestError
 from tests.support.steps.jobs import TURN, job, queue, settable_clock
 
@@ -25,7 +25,7 @@ def turns(of: WorkQueue[Any]) -> list[list[Any]]:
     return [[each.work for each in turn] for turn in iter(of.take, [])]
 
 
-def refusal(of: WorkQueue[Any], refused: Job[Any]) -> RequestError:
+def refusal(of: WorkQueue[Any], refused: QueuedRequest[Any]) -> RequestError:
     with pytest.raises(RequestError) as raised:
         of.put(refused)
     return raised.value

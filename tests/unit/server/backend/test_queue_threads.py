@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.backend.queue import Job
+from flagtriton_server.backend.queue import QueuedRequest
 from tests.support.steps.jobs import ended, in_thread, job, queue, waits
 
 
@@ -38,7 +38,7 @@ def test_closing_ends_the_wait_for_a_request() -> None:
 
 
 @pytest.mark.parametrize("jobs", [[], [job("i", 9)], [job("b", 9, bulk=True)], [job("i", 4), job("b", 5, bulk=True)]])
-def test_below_a_number_of_tokens_nobody_waits(jobs: list[Job[Any]]) -> None:
+def test_below_a_number_of_tokens_nobody_waits(jobs: list[QueuedRequest[Any]]) -> None:
     queue(*jobs).wait_until_below(10, 60)
 
 
@@ -51,7 +51,7 @@ def test_below_a_number_of_tokens_nobody_waits(jobs: list[Job[Any]]) -> None:
     ],
     ids=["interactive", "bulk", "both together"],
 )
-def test_from_a_number_of_tokens_on_one_waits_until_fewer_are_left(jobs: list[Job[Any]]) -> None:
+def test_from_a_number_of_tokens_on_one_waits_until_fewer_are_left(jobs: list[QueuedRequest[Any]]) -> None:
     filled = queue(*jobs)
     thread, _ = in_thread(filled.wait_until_below, 10, 60)
     assert waits(thread)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flagtriton.protocol.settings import QueueLimits
-from flagtriton_server.backend.queue import Job, WorkQueue
+from flagtriton_server.backend.queue import QueuedRequest, WorkQueue
 from flagtriton_server.backend.scheduler import StepObserver, Worker
 from flagtriton_server.errors import RequestError
 from tests.support.steps.jobs import TURN, Answers, job, queue, settable_clock
@@ -84,7 +84,7 @@ def test_a_request_is_answered_while_nothing_else_waits() -> None:
     waiting = queue()
     worker: Worker[Any] = Worker(waiting, lambda work: work, print)
     worker.start()
-    waiting.put(Job("a", 1, lambda _: answered.set()))
+    waiting.put(QueuedRequest("a", 1, lambda _: answered.set()))
     assert answered.wait(timeout=30)
     worker.stop()
 
@@ -140,14 +140,14 @@ def test_what_failed_is_in_the_log_with_its_place() -> None:
 
 def test_an_answer_that_cannot_be_sent_does_not_end_the_thread() -> None:
     answers = Answers()
-    running = Running().through(queue(Job("a", TURN, lost), job("b", TURN, answers)))
+    running = Running().through(queue(QueuedRequest("a", TURN, lost), job("b", TURN, answers)))
     assert answers == [("b", "B")]
     assert "OSError: the client is gone" in "".join(running.log)
 
 
 def test_a_refusal_that_cannot_be_sent_does_not_end_the_thread() -> None:
     answers = Answers()
-    waiting = queue(Job("a", TURN, lost, is_cancelled=lambda: True), job("b", TURN, answers))
+    waiting = queue(QueuedRequest("a", TURN, lost, is_cancelled=lambda: True), job("b", TURN, answers))
     running = Running().through(waiting)
     assert answers == [("b", "B")]
     assert "OSError: the client is gone" in "".join(running.log)
@@ -155,13 +155,13 @@ def test_a_refusal_that_cannot_be_sent_does_not_end_the_thread() -> None:
 
 def test_an_answer_that_cannot_be_sent_leaves_the_others_of_its_turn_theirs() -> None:
     answers = Answers()
-    Running().through(queue(job("a", 1, answers), Job("b", 1, lost), job("c", 1, answers)))
+    Running().through(queue(job("a", 1, answers), QueuedRequest("b", 1, lost), job("c", 1, answers)))
     assert answers == [("a", "A"), ("c", "C")]
 
 
 def test_a_refusal_that_cannot_be_sent_leaves_the_others_of_its_turn_their_answers() -> None:
     answers = Answers()
-    gone = Job("b", 1, lost, is_cancelled=lambda: True)
+    gone = QueuedRequest("b", 1, lost, is_cancelled=lambda: True)
     Running().through(queue(job("a", 1, answers), gone, job("c", 1, answers)))
     assert answers == [("a", "A"), ("c", "C")]
 
@@ -253,7 +253,7 @@ class Noting(StepObserver):
         self.error = error
         self.told: list[Any] = []
 
-    def on_response(self, job: Job[Any], answer: object) -> None:
+    def on_response(self, job: QueuedRequest[Any], answer: object) -> None:
         if self.error is not None:
             raise self.error
         self.told.append((job.work, answer, job.enqueued_at <= job.dequeued_at <= time.monotonic()))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flagtriton_server.backend.queue import Job, WorkQueue
+from flagtriton_server.backend.queue import QueuedRequest, WorkQueue
 from flagtriton_server.backend.scheduler import Worker
 from flagtriton_server.errors import RequestError
 from tests.support.steps.jobs import TURN, Answers, job, queue
@@ -29,7 +29,7 @@ class Layers:
     def __init__(
         self,
         waiting: WorkQueue[Any],
-        arriving: dict[tuple[str, int], list[Job[Any]]] | None = None,
+        arriving: dict[tuple[str, int], list[QueuedRequest[Any]]] | None = None,
         failing: tuple[str, ...] = (),
     ) -> None:
         self.waiting, self.arriving, self.failing = waiting, arriving or {}, failing
@@ -53,14 +53,14 @@ class Layers:
     def done(self) -> list[str]:
         """Return the layers in the order they were computed, once all requests are answered."""
         ended = threading.Event()  # behind all others: a queue that is closed before would refuse what arrives
-        self.waiting.put(Job(END, TURN, lambda _: ended.set(), bulk=True))
+        self.waiting.put(QueuedRequest(END, TURN, lambda _: ended.set(), bulk=True))
         self.worker.start()
         assert ended.wait(timeout=30)
         self.worker.stop()
         return self.seen
 
 
-def bulk(name: str, answers: Answers, tokens: int = 1) -> Job[Any]:
+def bulk(name: str, answers: Answers, tokens: int = 1) -> QueuedRequest[Any]:
     return job(name, tokens, answers, bulk=True)
 
 
@@ -175,7 +175,7 @@ def test_bulk_work_that_fails_leaves_those_that_passed_their_answers() -> None:
 
 def test_one_that_passes_and_whose_answer_cannot_be_sent_leaves_bulk_work_its_own() -> None:
     answers = Answers()
-    layers = Layers(queue(bulk("b", answers)), {("b", 1): [Job("i", 1, lost)]})
+    layers = Layers(queue(bulk("b", answers)), {("b", 1): [QueuedRequest("i", 1, lost)]})
     assert layers.done() == ["b0", "i0", "i1", "i2", "b1", "b2"]
     assert answers == [("b", "B")]
     assert "OSError: the client is gone" in "".join(layers.log)

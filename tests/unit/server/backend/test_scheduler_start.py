@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from flagtriton.protocol.settings import EncoderSettings, LayerwiseSettings, QueueLimits
-from flagtriton_server.backend.queue import Job
+from flagtriton_server.backend.queue import QueuedRequest
 from flagtriton_server.backend.scheduler import Worker
 from tests.support.steps.fake_backend import imported_steps, started
 from tests.support.steps.jobs import Answers, ended, in_thread, job, queue, waits
@@ -101,7 +101,7 @@ def test_a_worker_that_waits_holds_no_request(bulk: bool, failing: bool) -> None
     made.start()
     tensors = Tensors()
     held = weakref.ref(tensors)
-    waiting.put(Job(tensors, 1, lambda _: answered.set(), bulk=bulk))
+    waiting.put(QueuedRequest(tensors, 1, lambda _: answered.set(), bulk=bulk))
     del tensors
     assert answered.wait(timeout=30)
     until = time.monotonic() + 1
