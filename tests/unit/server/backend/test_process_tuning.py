@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -46,7 +47,8 @@ def test_more_instances_than_cores_have_one_thread_each(monkeypatch: pytest.Monk
 
 
 def test_all_threads_but_the_first_get_a_lower_priority_and_so_do_those_they_start() -> None:
-    assert run(NICENESS)[0] == "[0, 5, 5, 5]\n"
+    more = min(5, 19 - os.getpriority(os.PRIO_PROCESS, 0))  # there is no niceness above 19
+    assert run(NICENESS)[0] == f"[0, {more}, {more}, {more}]\n"
 
 
 SPINNING = """
