@@ -214,8 +214,7 @@ def test_no_request_is_sent_once_the_caller_has_given_up(count: int, concurrency
     dispatcher.release()
     assert all(reply["rows"] is rows for rows, reply in got)
     assert len({rows.item() for rows, _ in got}) == taken
-    assert len(sent) == len(set(sent)) <= taken + concurrency
-    assert max(sent) <= taken + concurrency  # a thread that is slow to begin may leave a request before it unsent
+    assert len(sent) == len(set(sent)) <= taken + concurrency  # which of them, a slow thread may decide
 
 
 @EXAMPLES
