@@ -34,6 +34,11 @@ unit: $(VENV)/.installed-reference ## run the tests that need no server, on all 
 	$(BIN)/python -m pytest $(UNIT) -m "not alone" --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 	$(BIN)/python -m pytest $(UNIT) -m alone $(ARGS) || [ $$? -eq 5 ]
 
+.PHONY: coverage
+coverage: $(VENV)/.installed-reference ## run the unit tests and require 95 % branch coverage of SDK and server
+	$(BIN)/python -m pytest $(UNIT) -m "not alone" --numprocesses $(WORKERS) --dist loadfile \
+	    --cov flagtriton --cov flagtriton_server --cov-branch --cov-report term:skip-covered --cov-fail-under 95 $(ARGS)
+
 .PHONY: server
 server: $(VENV)/.installed-reference ## run the tests on a real server, but for the documentation's
 	$(BIN)/python -m pytest tests/server --ignore tests/server/test_readme.py $(ARGS)
@@ -82,7 +87,7 @@ dist: $(VENV)/.made ## build the wheel and the source archive in dist/
 
 .PHONY: clean
 clean: ## remove .venv and everything made
-	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo build dist .coverage .pytest_cache .mypy_cache .ruff_cache
 
 # Each stamp is touched only once its step is done, so an interrupted step is done again.
 $(VENV)/.made:

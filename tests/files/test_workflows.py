@@ -27,7 +27,7 @@ CI_RUN = ROOT / ".ci" / "run"
 NAMES = ("ci.yml", "release.yml")
 CHECK = Path(sys.executable).parent / "check-jsonschema"
 
-CI_JOBS = {"lint": "lint", "unit": "unit", "server": "server", "parity": "parity", "docs": "docs"}
+CI_JOBS = {name: name for name in ("lint", "unit", "coverage", "server", "parity", "docs")}
 NIGHTLY: dict[str, click.Command] = {"fuzz": fuzz, "soak": soak}
 
 PINNED = re.compile(r"- uses: [\w-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
