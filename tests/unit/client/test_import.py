@@ -70,17 +70,7 @@ def test_no_name_is_declared_twice(name: str) -> None:
     assert len(names) == len(set(names))
 
 
-# Declared and imported names, by reading the sources.
-
-LAYERS = [
-    {"auto", "integrations"},
-    {"m3"},
-    {"embedders", "rerankers"},
-    {"remote"},
-    {"transport"},
-    {"checkpoints", "protocol", "types", "errors"},
-]
-"""The packages and modules of the SDK from the top; one imports from itself and from lower layers alone."""
+# Imports, by reading the sources; `make lint` checks the layers.
 
 
 @functools.cache
@@ -102,23 +92,6 @@ def path_of(name: str) -> Path:
     module = importlib.import_module(name)
     assert module.__file__ is not None
     return Path(module.__file__)
-
-
-def layer_of(module: str) -> int | None:
-    """Return the layer's index; None for the package itself, whose names are those of all layers."""
-    parts = module.split(".")
-    return None if len(parts) == 1 else next(i for i, layer in enumerate(LAYERS) if parts[1] in layer)
-
-
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "flagtriton"])
-def test_modules_import_from_lower_layers_alone(name: str) -> None:
-    own, package = layer_of(name), name.split(".")[1]
-    for module, imported in imports_of(path_of(name)):
-        target = f"{module}.{imported}" if module == "flagtriton" else module
-        layer = layer_of(target)
-        assert own is not None
-        assert layer is not None
-        assert target.split(".")[1] == package or layer > own or own == layer == len(LAYERS) - 1, target
 
 
 def test_no_modules_import_each_other() -> None:
